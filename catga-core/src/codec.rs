@@ -1,0 +1,349 @@
+//! Bytes and messages, by content type.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use crate::{BoxError, Error, ErrorKind};
+
+/// Writes and reads messages in one format. JSON is the default; MessagePack and CBOR come with the
+/// features `msgpack` and `cbor`; others are implemented here.
+///
+/// # Behaviour
+/// - `decode` reads the whole input, refuses trailing bytes, and bounds depth: it never overflows
+///   the stack on hostile input, and never allocates by a length that the input merely claims.
+pub trait Codec: Send + Sync + fmt::Debug + 'static {
+    /// The media type that stands in the `content-type` header.
+    fn content_type(&self) -> &'static str;
+
+    /// Writes a value.
+    ///
+    /// # Errors
+    /// Whatever keeps the value from being written.
+    fn encode(&self, value: &dyn erased_serde::Serialize) -> Result<Bytes, BoxError>;
+
+    /// Reads a value into `target`.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the bytes.
+    fn decode(&self, bytes: &[u8], target: &mut dyn DecodeTarget) -> Result<(), BoxError>;
+}
+
+/// Where [`Codec::decode`] puts what it read: hands over a deserializer, gets the value out.
+pub trait DecodeTarget {
+    /// Reads the value from `deserializer`.
+    ///
+    /// # Errors
+    /// What the value's `Deserialize` refused.
+    fn fill(
+        &mut self,
+        deserializer: &mut dyn erased_serde::Deserializer<'_>,
+    ) -> Result<(), erased_serde::Error>;
+}
+
+struct Slot<T>(Option<T>);
+
+impl<T: DeserializeOwned> DecodeTarget for Slot<T> {
+    fn fill(
+        &mut self,
+        deserializer: &mut dyn erased_serde::Deserializer<'_>,
+    ) -> Result<(), erased_serde::Error> {
+        self.0 = Some(erased_serde::deserialize(deserializer)?);
+        Ok(())
+    }
+}
+
+/// JSON ([RFC 8259](https://www.rfc-editor.org/rfc/rfc8259)), at most 128 levels deep.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Json;
+
+impl Json {
+    /// The content type that is understood when a message names none.
+    pub const CONTENT_TYPE: &str = "application/json";
+}
+
+impl Codec for Json {
+    fn content_type(&self) -> &'static str {
+        Self::CONTENT_TYPE
+    }
+
+    fn encode(&self, value: &dyn erased_serde::Serialize) -> Result<Bytes, BoxError> {
+        Ok(serde_json::to_vec(value)?.into())
+    }
+
+    fn decode(&self, bytes: &[u8], target: &mut dyn DecodeTarget) -> Result<(), BoxError> {
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        target.fill(&mut <dyn erased_serde::Deserializer<'_>>::erase(&mut json))?;
+        Ok(json.end()?)
+    }
+}
+
+/// MessagePack with field names ([specification](https://github.com/msgpack/msgpack/blob/master/spec.md)).
+#[cfg(feature = "msgpack")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MessagePack;
+
+#[cfg(feature = "msgpack")]
+impl Codec for MessagePack {
+    fn content_type(&self) -> &'static str {
+        "application/vnd.msgpack"
+    }
+
+    fn encode(&self, value: &dyn erased_serde::Serialize) -> Result<Bytes, BoxError> {
+        Ok(rmp_serde::to_vec_named(value)?.into())
+    }
+
+    fn decode(&self, bytes: &[u8], target: &mut dyn DecodeTarget) -> Result<(), BoxError> {
+        let mut rest = bytes;
+        let mut msgpack = rmp_serde::Deserializer::new(&mut rest);
+        msgpack.set_max_depth(128);
+        target.fill(&mut <dyn erased_serde::Deserializer<'_>>::erase(
+            &mut msgpack,
+        ))?;
+        whole(rest)
+    }
+}
+
+/// CBOR ([RFC 8949](https://www.rfc-editor.org/rfc/rfc8949)).
+#[cfg(feature = "cbor")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cbor;
+
+#[cfg(feature = "cbor")]
+impl Codec for Cbor {
+    fn content_type(&self) -> &'static str {
+        "application/cbor"
+    }
+
+    fn encode(&self, value: &dyn erased_serde::Serialize) -> Result<Bytes, BoxError> {
+        Ok(minicbor_serde::to_vec(value)?.into())
+    }
+
+    fn decode(&self, bytes: &[u8], target: &mut dyn DecodeTarget) -> Result<(), BoxError> {
+        bounded(bytes)?;
+        let mut cbor = minicbor_serde::Deserializer::new(bytes);
+        target.fill(&mut <dyn erased_serde::Deserializer<'_>>::erase(&mut cbor))?;
+        whole(&bytes[cbor.decoder().position()..])
+    }
+}
+
+/// Refuses what is nested more than 128 levels deep: the deserializer itself has no bound.
+#[cfg(feature = "cbor")]
+fn bounded(bytes: &[u8]) -> Result<(), BoxError> {
+    use minicbor::data::Token;
+
+    // How many items each open array or map still takes; `None` until a break.
+    let mut open: Vec<Option<u64>> = Vec::new();
+    for token in minicbor::decode::Tokenizer::new(bytes) {
+        let entered = match token? {
+            Token::Array(n) => Some(Some(n)),
+            Token::Map(n) => Some(Some(
+                n.checked_mul(2).ok_or("a map claims too many entries")?,
+            )),
+            Token::Tag(_) => Some(Some(1)),
+            Token::BeginArray | Token::BeginMap | Token::BeginBytes | Token::BeginString => {
+                Some(None)
+            }
+            Token::Break => {
+                open.pop();
+                None
+            }
+            _ => None,
+        };
+        match entered {
+            Some(Some(0)) | None => {}
+            Some(items) if open.len() < 128 => {
+                open.push(items);
+                continue;
+            }
+            Some(_) => return Err("nested more than 128 levels deep".into()),
+        }
+        // An item is complete: it may have been the last of those around it.
+        while let Some(Some(left)) = open.last_mut() {
+            *left -= 1;
+            if *left > 0 {
+                break;
+            }
+            open.pop();
+        }
+    }
+    Ok(())
+}
+
+#[cfg(any(feature = "msgpack", feature = "cbor"))]
+fn whole(rest: &[u8]) -> Result<(), BoxError> {
+    if rest.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{} bytes follow the value", rest.len()).into())
+    }
+}
+
+/// The codecs that an application knows: it writes with the first and reads with all.
+#[derive(Clone, Debug)]
+pub struct Codecs(Arc<[Arc<dyn Codec>]>);
+
+impl Codecs {
+    /// `codecs`, the one to write with first; a later one of the same content type is not used.
+    #[must_use]
+    pub fn new(codecs: impl IntoIterator<Item = Arc<dyn Codec>>) -> Self {
+        let codecs: Arc<[_]> = codecs.into_iter().collect();
+        assert!(
+            !codecs.is_empty(),
+            "an application needs a codec to write with"
+        );
+        Self(codecs)
+    }
+
+    /// The codec that messages are written with.
+    #[must_use]
+    pub fn writer(&self) -> &dyn Codec {
+        &*self.0[0]
+    }
+
+    /// Reads `bytes` of a content type.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Decode`] when no codec has this content type, or the bytes are no such value.
+    pub fn decode<T: DeserializeOwned>(
+        &self,
+        content_type: &str,
+        bytes: &[u8],
+    ) -> Result<T, Error> {
+        let Some(codec) = self
+            .0
+            .iter()
+            .find(|codec| codec.content_type() == content_type)
+        else {
+            let known: Vec<_> = self.0.iter().map(|codec| codec.content_type()).collect();
+            let shown: String = content_type.chars().take(80).collect();
+            return Err(Error::new(
+                ErrorKind::Decode,
+                "decode",
+                format!(
+                    "no codec for content type {shown:?} (known: {})",
+                    known.join(", ")
+                ),
+            ));
+        };
+        decode(&**codec, bytes)
+    }
+}
+
+impl Default for Codecs {
+    /// JSON, and what the features add for reading.
+    fn default() -> Self {
+        Self::new([
+            Arc::new(Json) as Arc<dyn Codec>,
+            #[cfg(feature = "msgpack")]
+            Arc::new(MessagePack),
+            #[cfg(feature = "cbor")]
+            Arc::new(Cbor),
+        ])
+    }
+}
+
+pub(crate) fn encode(
+    codec: &dyn Codec,
+    value: &dyn erased_serde::Serialize,
+    what: &str,
+) -> Result<Bytes, Error> {
+    codec.encode(value).map_err(|e| {
+        Error::new(
+            ErrorKind::Encode,
+            "encode",
+            format!(
+                "`{what}` cannot be written as {}: {e}",
+                codec.content_type()
+            ),
+        )
+        .with_source(e)
+    })
+}
+
+fn decode<T: DeserializeOwned>(codec: &dyn Codec, bytes: &[u8]) -> Result<T, Error> {
+    let mut slot = Slot(None);
+    let failed = |e: BoxError| {
+        let what = std::any::type_name::<T>();
+        Error::new(
+            ErrorKind::Decode,
+            "decode",
+            format!(
+                "the payload is no `{what}` as {}: {e}",
+                codec.content_type()
+            ),
+        )
+        .with_source(e)
+    };
+    codec.decode(bytes, &mut slot).map_err(failed)?;
+    slot.0
+        .ok_or_else(|| failed("the codec read nothing".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::{Deserialize, Serialize};
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Order {
+        id: String,
+        lines: Vec<(u32, f64)>,
+        note: Option<String>,
+    }
+
+    fn codecs() -> Vec<Arc<dyn Codec>> {
+        Codecs::default().0.to_vec()
+    }
+
+    #[test]
+    fn every_codec_round_trips() {
+        let order = Order {
+            id: "ö-17".into(),
+            lines: vec![(1, 2.5), (u32::MAX, -0.0)],
+            note: None,
+        };
+        for codec in codecs() {
+            let bytes = encode(&*codec, &order, "Order").unwrap();
+            assert_eq!(
+                decode::<Order>(&*codec, &bytes).unwrap(),
+                order,
+                "{codec:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn trailing_truncated_and_deep_input_is_refused() {
+        for codec in codecs() {
+            let bytes = encode(&*codec, &vec![7u32], "numbers").unwrap();
+            let mut long = bytes.to_vec();
+            long.extend_from_slice(&bytes);
+            assert!(
+                decode::<Vec<u32>>(&*codec, &long).is_err(),
+                "{codec:?} took trailing bytes"
+            );
+            assert!(
+                decode::<Vec<u32>>(&*codec, b"").is_err(),
+                "{codec:?} took nothing"
+            );
+        }
+        // A hundred thousand arrays, each in the other, in JSON, MessagePack and CBOR.
+        for (codec, open) in codecs().iter().zip([b'[', 0x91, 0x81]) {
+            let deep = vec![open; 100_000];
+            let error = decode::<serde_json::Value>(&**codec, &deep).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Decode, "{codec:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_content_type_names_the_known_ones() {
+        let error = Codecs::default()
+            .decode::<u32>("text/plain", b"1")
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Decode);
+        assert!(error.message().contains("application/json"), "{error}");
+    }
+}

@@ -1,0 +1,184 @@
+//! What a subscription hands over, and how it is settled.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::{Claim, Envelope, Error, Reason, Reply, async_trait};
+
+/// A message handed to this node, to be settled once.
+///
+/// Settling takes the delivery by value, so that it cannot happen twice. Dropping an unsettled
+/// delivery leaves it to the broker's redelivery, after its lease ran out.
+#[must_use = "an unsettled delivery is redelivered"]
+#[derive(Debug)]
+pub struct Delivery {
+    envelope: Envelope,
+    count: u32,
+    time_left: Option<Duration>,
+    receipt: Option<Box<dyn Receipt>>,
+}
+
+impl Delivery {
+    /// A delivery that the broker wants settled.
+    pub fn new(envelope: Envelope, receipt: Box<dyn Receipt>) -> Self {
+        Self {
+            envelope,
+            count: 1,
+            time_left: None,
+            receipt: Some(receipt),
+        }
+    }
+
+    /// A delivery that nobody waits for: QoS 0.
+    pub fn unacknowledged(envelope: Envelope) -> Self {
+        Self {
+            envelope,
+            count: 1,
+            time_left: None,
+            receipt: None,
+        }
+    }
+
+    /// Sets how often the message has been delivered, this time included.
+    pub fn with_count(mut self, count: u32) -> Self {
+        self.count = count.max(1);
+        self
+    }
+
+    /// Sets how long the caller of this request still waits.
+    pub fn with_time_left(mut self, time_left: Duration) -> Self {
+        self.time_left = Some(time_left);
+        self
+    }
+
+    /// The message.
+    #[must_use]
+    pub fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    /// The message, to be changed: a QoS 0 message gets its id here.
+    pub fn envelope_mut(&mut self) -> &mut Envelope {
+        &mut self.envelope
+    }
+
+    /// How often the message has been delivered to this group, this time included: 1 at first.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// How long the caller of this request still waits, counted from when `recv` returned it.
+    #[must_use]
+    pub fn time_left(&self) -> Option<Duration> {
+        self.time_left
+    }
+
+    /// Whether the broker waits for this delivery to be settled.
+    #[must_use]
+    pub fn is_acknowledged(&self) -> bool {
+        self.receipt.is_some()
+    }
+
+    /// Tells the broker that the handler still runs: the lease starts anew.
+    ///
+    /// # Errors
+    /// [`LostOwnership`](crate::ErrorKind::LostOwnership) when the lease ran out before.
+    pub async fn extend(&mut self) -> Result<(), Error> {
+        match &mut self.receipt {
+            Some(receipt) => receipt.extend().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the broker what became of the message. Does nothing at QoS 0.
+    ///
+    /// # Errors
+    /// - [`LostOwnership`](crate::ErrorKind::LostOwnership): the lease ran out before; another member has the message.
+    /// - Others: the broker did not take it, and redelivers when the lease runs out.
+    pub async fn settle(self, settlement: Settlement) -> Result<(), Error> {
+        match self.receipt {
+            Some(receipt) => receipt.settle(self.envelope, settlement).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// The broker's side of one delivery: implemented by backends, used through [`Delivery`].
+#[async_trait]
+pub trait Receipt: Send + Sync + fmt::Debug {
+    /// Settles the delivery of `envelope`.
+    ///
+    /// # Behaviour
+    /// - An ack is queued and flushed by the backend: the future is ready at once unless the queue is full.
+    /// - A [`Completion`] with a claim is confirmed by the store before the future ends. A backend that
+    ///   declares [`Capability::FusedCompletion`](crate::Capability::FusedCompletion) completes claim, response and
+    ///   ack in one step; to others the runtime passes completions without a claim.
+    /// - A dead letter is stored before the message is acked; when it cannot be stored the message stays.
+    /// - A lease that ran out gives [`ErrorKind::LostOwnership`](crate::ErrorKind::LostOwnership) where the
+    ///   broker can tell, and never settles what another member now holds.
+    async fn settle(
+        self: Box<Self>,
+        envelope: Envelope,
+        settlement: Settlement,
+    ) -> Result<(), Error>;
+
+    /// Restarts the lease.
+    ///
+    /// # Errors
+    /// [`ErrorKind::LostOwnership`](crate::ErrorKind::LostOwnership) when it ran out before.
+    async fn extend(&mut self) -> Result<(), Error>;
+}
+
+/// What becomes of a delivery.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Settlement {
+    /// Handled: never again.
+    Ack,
+    /// Handled, with what has to be recorded or answered together with the ack.
+    Complete(Completion),
+    /// Failed: again, not before this delay.
+    Nak {
+        /// The delay, at least.
+        after: Duration,
+    },
+    /// Not started: to any member at once, and where the backend can tell, not counted as a delivery.
+    Release,
+    /// Failed for good: into the dead letters, then never again.
+    DeadLetter(Reason),
+    /// Dropped without trace: never again, and no dead letter.
+    Term,
+}
+
+/// What is recorded or answered when a delivery is handled.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Completion {
+    /// The inbox claim to complete, by its owner.
+    pub claim: Option<Claim>,
+    /// The answer to the caller of a request, kept with the claim.
+    pub response: Option<Reply>,
+}
+
+impl Completion {
+    /// Nothing but the ack.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Completes an inbox claim.
+    #[must_use]
+    pub fn with_claim(mut self, claim: Claim) -> Self {
+        self.claim = Some(claim);
+        self
+    }
+
+    /// Answers a request.
+    #[must_use]
+    pub fn with_response(mut self, response: Reply) -> Self {
+        self.response = Some(response);
+        self
+    }
+}

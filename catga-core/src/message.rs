@@ -1,0 +1,149 @@
+//! What a message type says about itself.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::num::NonZeroU16;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A type that travels. Derived, never written by hand: `#[derive(Event)]` or `#[derive(Request)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a message",
+    label = "not a message",
+    note = "derive `Event` for something that happened, or `Request` for something that is to be answered: `#[derive(Event, Serialize, Deserialize)]`"
+)]
+pub trait Message: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// What a handler answers: `()` for every event.
+    type Response: Serialize + DeserializeOwned + Send + Sync + 'static;
+    /// The name on the wire; see [`Name`](crate::Name) for what is allowed.
+    const NAME: &'static str;
+    /// The version of the schema, from 1.
+    const VERSION: u32 = 1;
+    /// The delivery guarantee.
+    const QOS: QoS;
+    /// Whether it is an event or a request.
+    const KIND: Kind;
+    /// The number of partitions that [`routing_key`](Self::routing_key) spreads over.
+    const PARTITIONS: Option<NonZeroU16> = None;
+
+    /// The value of the field that `#[route_by(..)]` names: messages with one key keep their order
+    /// in `ordered` handlers.
+    fn routing_key(&self) -> Option<Cow<'_, str>> {
+        None
+    }
+}
+
+/// Something that happened: published to everybody whom it concerns.
+///
+/// # Examples
+/// ```
+/// # use std::borrow::Cow;
+/// use catga_core::{Event, Kind, Message, QoS};
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct OrderCreated { order_id: String }
+///
+/// // What `#[derive(Event)]` writes:
+/// impl Message for OrderCreated {
+///     const NAME: &'static str = "OrderCreated";
+///     const QOS: QoS = QoS::AtMostOnce;
+///     const KIND: Kind = Kind::Event;
+///     type Response = ();
+/// }
+/// impl Event for OrderCreated {}
+/// assert_eq!(OrderCreated::VERSION, 1);
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "not an event",
+    note = "derive it: `#[derive(Event, Serialize, Deserialize)]`"
+)]
+pub trait Event: Message {}
+
+/// Something that one node is asked to do or to tell, and answers.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a request",
+    label = "not a request",
+    note = "derive it: `#[derive(Request, Serialize, Deserialize)]`, with `#[response(..)]` unless the answer is `()`"
+)]
+pub trait Request: Message {}
+
+/// What a message is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Something that happened.
+    Event,
+    /// Something to be answered.
+    Request {
+        /// Whether the serving side remembers the id, so that a retry does not run twice.
+        idempotent: bool,
+    },
+}
+
+/// A field that `#[route_by(..)]` can name.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a routing key",
+    label = "not a routing key",
+    note = "route by a string, an integer or a UUID, or implement `catga::RoutingKey`"
+)]
+pub trait RoutingKey {
+    /// The key: equal values give equal keys, in every process.
+    fn routing_key(&self) -> Cow<'_, str>;
+}
+
+impl RoutingKey for str {
+    fn routing_key(&self) -> Cow<'_, str> {
+        Cow::Borrowed(self)
+    }
+}
+
+impl RoutingKey for String {
+    fn routing_key(&self) -> Cow<'_, str> {
+        Cow::Borrowed(self)
+    }
+}
+
+impl<T: RoutingKey + ?Sized> RoutingKey for &T {
+    fn routing_key(&self) -> Cow<'_, str> {
+        (**self).routing_key()
+    }
+}
+
+macro_rules! routing_key_by_display {
+    ($($type:ty),*) => {$(
+        impl RoutingKey for $type {
+            fn routing_key(&self) -> Cow<'_, str> {
+                Cow::Owned(self.to_string())
+            }
+        }
+    )*};
+}
+
+routing_key_by_display!(
+    u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, bool, char
+);
+routing_key_by_display!(uuid::Uuid, crate::MessageId);
+
+/// The delivery guarantee of a message type (quality of service).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum QoS {
+    /// QoS 0: fire and forget. May be lost, is never duplicated by us.
+    #[default]
+    AtMostOnce = 0,
+    /// QoS 1: stored before `publish` returns, redelivered until a handler succeeds.
+    AtLeastOnce = 1,
+    /// QoS 2: QoS 1 with deduplication when published and when handled.
+    ExactlyOnce = 2,
+}
+
+impl fmt::Display for QoS {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::AtMostOnce => "at_most_once",
+            Self::AtLeastOnce => "at_least_once",
+            Self::ExactlyOnce => "exactly_once",
+        })
+    }
+}
