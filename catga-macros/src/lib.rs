@@ -1,1 +1,160 @@
+//! The macros of [Catga]: `#[derive(Event)]`, `#[derive(Request)]` and `#[handler]`.
+//!
+//! Programs reach them through `catga`, whose private names generated code uses: the two crates have
+//! the same version always.
+//!
+//! [Catga]: https://docs.rs/catga
 
+mod attr;
+mod check;
+mod expand_handler;
+mod expand_message;
+mod handler;
+mod message;
+mod mistakes;
+mod options;
+mod place;
+mod root;
+mod signature;
+mod value;
+
+use proc_macro::TokenStream;
+
+use crate::message::Role;
+
+/// Makes a struct or enum an event: something that happened, published to everybody whom it concerns.
+///
+/// `Serialize` and `Deserialize` are derived beside it. The derives come first: rustc refuses the
+/// attributes below when they stand above them.
+///
+/// | attribute | says | default |
+/// |---|---|---|
+/// | `#[qos(at_most_once)]` | fire and forget; may be lost | this |
+/// | `#[qos(at_least_once)]` | stored before `publish` returns, redelivered until a handler succeeds | |
+/// | `#[qos(exactly_once)]` | the same, with duplicates recognised when published and when handled | |
+/// | `#[message(name = "orders.created")]` | the name on the wire: `A-Z a-z 0-9 _ -`, single dots between, at most 128 bytes | the type's name |
+/// | `#[message(version = 2)]` | the version of the schema, from 1 | 1 |
+/// | `#[route_by(field, partitions = 16)]` | messages with one value of this field keep their order in `ordered` handlers; 1 to 65535 partitions | no order; 16 |
+/// | `#[catga(crate = path)]` | where `catga` is, if not in `Cargo.toml` | found there, renamed or not |
+///
+/// The type owns its data: it has no generic parameters and no lifetimes. `#[route_by]` takes a field of a
+/// struct, by its name or, in a tuple struct, by its number.
+///
+/// # Examples
+/// ```
+/// use catga::{Event, Message, QoS};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Event, Serialize, Deserialize)]
+/// #[qos(at_least_once)]
+/// #[message(name = "orders.shipped", version = 2)]
+/// #[route_by(order_id, partitions = 8)]
+/// struct OrderShipped {
+///     order_id: String,
+///     tracking_number: String,
+/// }
+///
+/// assert_eq!(OrderShipped::NAME, "orders.shipped");
+/// assert_eq!(OrderShipped::QOS, QoS::AtLeastOnce);
+/// let shipped = OrderShipped { order_id: "o-1".into(), tracking_number: "t-9".into() };
+/// assert_eq!(shipped.routing_key().as_deref(), Some("o-1"));
+/// ```
+#[proc_macro_derive(Event, attributes(qos, message, route_by, response, request, catga))]
+pub fn derive_event(input: TokenStream) -> TokenStream {
+    message::derive(Role::Event, input.into()).into()
+}
+
+/// Makes a struct or enum a request: something that one node is asked to do or to tell, and answers.
+///
+/// Takes the attributes of [`Event`](derive@Event), and these:
+///
+/// | attribute | says | default |
+/// |---|---|---|
+/// | `#[response(OrderAccepted)]` | the type of the answer, which is `Serialize` and `Deserialize` too | `()` |
+/// | `#[request(idempotent = false)]` | for pure queries: answered anew each time, so that no store is asked whether it ran before | `true` |
+/// | `#[qos(at_least_once)]` | retried while its caller waits | this |
+/// | `#[qos(at_most_once)]` | one try | |
+///
+/// `#[qos(exactly_once)]` is refused: a request is idempotent already, a retry gets the response that was kept.
+///
+/// # Examples
+/// ```
+/// use catga::{Kind, Message, Request};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Request, Serialize, Deserialize)]
+/// #[response(u32)]
+/// #[request(idempotent = false)]
+/// struct StockOf(String);
+///
+/// assert_eq!(StockOf::KIND, Kind::Request { idempotent: false });
+/// ```
+#[proc_macro_derive(Request, attributes(qos, message, route_by, response, request, catga))]
+pub fn derive_request(input: TokenStream) -> TokenStream {
+    message::derive(Role::Request, input.into()).into()
+}
+
+/// Registers an `async fn` as the handler of a message.
+///
+/// The first argument is the message, taken by value or by `&`. Up to eight more are extractors, taken by
+/// value: `Context`, `State<T>`, `Headers`, `Attempt`, or anything that implements `FromContext`. The
+/// handler of an event returns nothing or `Result<()>`, that of a request `Result<Response>`.
+///
+/// | option | says | default |
+/// |---|---|---|
+/// | `group = "billing"` | the consumer group: each message goes to one member of each group | `{service}.{message name}` |
+/// | `each_node` | every node handles every message; events only | one node of the group does |
+/// | `concurrency = 16` | the most calls at once, on this node | 64 |
+/// | `attempts = 5` | attempts before a message is dead-lettered; not for `at_most_once` | 4 |
+/// | `timeout = "30s"` | the longest that one attempt may take | 30 s |
+/// | `backoff = "200ms..30s"` | the shortest and the longest delay between attempts; not for `at_most_once` | 200 ms to 30 s |
+/// | `ordered` | one message of a partition at a time, in order; needs `#[route_by(..)]`; not for `at_most_once` | no order |
+/// | `start = "new"` | a new group skips what was published before it | `"oldest"`: starts at the oldest message retained |
+/// | `crate = path` | where `catga` is, if not in `Cargo.toml` | found there, renamed or not |
+///
+/// The defaults of numbers and durations are those of the application. The flags `each_node` and `ordered`
+/// may be spelled out, as in `each_node = true`. Durations are written as in `"1m 30s"`, `"200ms"`.
+///
+/// The function stays as it is, so that a test just calls it. Beside it stands a hidden type of the same name, by
+/// which `handlers![on_order, billing::bill]` finds it: a scope that has a type or module of that name already
+/// cannot have the handler as well.
+///
+/// Handlers register themselves wherever they are, also in a library. But **a library that the program never
+/// names is not linked**, and its handlers are silently missing: name it once, `use orders as _;`, in `main.rs`
+/// and in each file of integration tests. In static libraries even that may not help: register with
+/// `.handlers(handlers![..])` there. Generic functions and methods cannot register themselves and are refused.
+///
+/// # Examples
+/// ```
+/// use catga::prelude::*;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Event, Serialize, Deserialize)]
+/// #[qos(at_least_once)]
+/// struct OrderShipped {
+///     order_id: String,
+/// }
+///
+/// #[derive(Clone)]
+/// struct Invoices;
+///
+/// impl Invoices {
+///     async fn send(&self, _order_id: &str) -> std::io::Result<()> {
+///         Ok(())
+///     }
+/// }
+///
+/// #[handler(group = "billing", concurrency = 16, attempts = 5, timeout = "30s")]
+/// async fn bill(shipped: OrderShipped, State(invoices): State<Invoices>) -> Result<()> {
+///     invoices.send(&shipped.order_id).await?;
+///     Ok(())
+/// }
+///
+/// // A test calls it as the function that it is.
+/// let billed = bill(OrderShipped { order_id: "o-1".into() }, State(Invoices));
+/// # drop(billed);
+/// ```
+#[proc_macro_attribute]
+pub fn handler(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    handler::handler(arguments.into(), &item.into()).into()
+}

@@ -1,0 +1,58 @@
+//! `#[handler]`: reads options and function, checks them, and writes what stands beside the function.
+
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use quote::quote;
+
+use crate::expand_handler::{expand, stand_in};
+use crate::mistakes::Mistakes;
+use crate::signature::{Function, check};
+use crate::{options, root};
+
+/// The function as it was written, and its registration or its mistakes.
+pub(crate) fn handler(arguments: TokenStream, item: &TokenStream) -> TokenStream {
+    let mut mistakes = Mistakes::default();
+    let options = options::read(arguments, &mut mistakes);
+    let root = root::root(options.facade.as_ref());
+    let function: Function = match syn::parse2(item.clone()) {
+        Ok(function) => function,
+        Err(error) => {
+            mistakes.add(not_a_function(item, error));
+            return quote!(#item #mistakes);
+        }
+    };
+    match check(&function, &mut mistakes) {
+        Some(handler) if mistakes.is_empty() => {
+            let beside = expand(&root, &options, &function, &handler);
+            // The attribute asks for `async`, so that clippy need not ask why.
+            quote!(#[allow(clippy::unused_async)] #item #beside)
+        }
+        checked => {
+            // Not beside a method: an `impl` can hold no type.
+            let beside = (checked.is_some() || function.signature.inputs.is_empty())
+                .then(|| stand_in(&root, &function));
+            quote!(#item #mistakes #beside)
+        }
+    }
+}
+
+/// Says that the item is no function, unless it looks like one with a mistake in its signature.
+fn not_a_function(item: &TokenStream, error: syn::Error) -> syn::Error {
+    let has_fn = item
+        .clone()
+        .into_iter()
+        .any(|token| token.to_string() == "fn");
+    if has_fn {
+        return error;
+    }
+    let first = item.clone().into_iter().find(|token| !is_attribute(token));
+    syn::Error::new_spanned(first, "`#[handler]` belongs on an async function")
+}
+
+/// Whether a token is `#` or the brackets behind it.
+fn is_attribute(token: &TokenTree) -> bool {
+    match token {
+        TokenTree::Punct(punct) => punct.as_char() == '#',
+        TokenTree::Group(group) => group.delimiter() == Delimiter::Bracket,
+        _ => false,
+    }
+}

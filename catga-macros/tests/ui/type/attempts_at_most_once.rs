@@ -1,0 +1,12 @@
+use catga::prelude::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+struct Moved;
+
+#[handler(attempts = 3)]
+async fn on_moved(moved: Moved) {
+    drop(moved);
+}
+
+fn main() {}
