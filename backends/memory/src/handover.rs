@@ -1,0 +1,49 @@
+//! Entries on their way from a log to a member.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use catga_core::Envelope;
+
+/// One delivery: never used twice.
+pub(crate) type Token = u64;
+
+/// An entry on its way to a member.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    pub(crate) envelope: Envelope,
+    pub(crate) count: u32,
+    pub(crate) token: Token,
+}
+
+/// Who has a batch: the channel to its member, the member, or the log again.
+///
+/// A member that does not read its channel in time never saw the batch, so its expiry is no failed
+/// attempt. This decides, once and for both sides, which it was.
+#[derive(Debug, Default)]
+pub(crate) struct Handover(AtomicU8);
+
+impl Handover {
+    const ON_ITS_WAY: u8 = 0;
+    const TAKEN: u8 = 1;
+    const REVOKED: u8 = 2;
+
+    /// Whether the member may handle the batch.
+    pub(crate) fn take(&self) -> bool {
+        self.decide(Self::TAKEN) == Self::TAKEN
+    }
+
+    /// Whether the batch was never taken, nor will be.
+    pub(crate) fn revoke(&self) -> bool {
+        self.decide(Self::REVOKED) == Self::REVOKED
+    }
+
+    fn decide(&self, wish: u8) -> u8 {
+        match self
+            .0
+            .compare_exchange(Self::ON_ITS_WAY, wish, Ordering::AcqRel, Ordering::Acquire)
+        {
+            Ok(_) => wish,
+            Err(decided) => decided,
+        }
+    }
+}

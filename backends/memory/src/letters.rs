@@ -1,0 +1,102 @@
+//! The dead letters of one message name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use catga_core::{DeadLetter, DeadLetterFilter, DeadLetterId, Name, Reason};
+
+use crate::group::Job;
+
+/// A bounded store. When it is full nothing goes in, since what is in it was acknowledged.
+#[derive(Debug)]
+pub(crate) struct Letters {
+    capacity: usize,
+    /// Shared by the streams of a bus, so that numbers tell the age across all of them.
+    numbers: Arc<AtomicU64>,
+    kept: BTreeMap<u64, Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    letter: DeadLetter,
+    group: usize,
+    job: Job,
+}
+
+impl Letters {
+    pub(crate) fn new(capacity: usize, numbers: Arc<AtomicU64>) -> Self {
+        Self {
+            capacity,
+            numbers,
+            kept: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.kept.len() >= self.capacity
+    }
+
+    pub(crate) fn keep(&mut self, group: usize, group_name: Name, job: Job, reason: Reason) {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let envelope = job.entry.envelope.clone();
+        let id = letter_id(number, envelope.name());
+        let mut letter = DeadLetter::new(id, envelope, group_name, reason, job.count);
+        letter.published_at = job.entry.published_at;
+        letter.dead_at = SystemTime::now();
+        letter.generation = job.generation;
+        self.kept.insert(number, Kept { letter, group, job });
+    }
+
+    /// Up to `limit` that are meant, oldest first, after number `after`.
+    pub(crate) fn list(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Vec<DeadLetter> {
+        let from = after.map_or(0, |number| number.saturating_add(1));
+        self.kept
+            .range(from..)
+            .map(|(_, kept)| &kept.letter)
+            .filter(|letter| filter.matches(letter))
+            .take(limit)
+            .cloned()
+            .collect()
+    }
+
+    pub(crate) fn inspect(&self, number: u64) -> Option<DeadLetter> {
+        self.kept.get(&number).map(|kept| kept.letter.clone())
+    }
+
+    /// Takes a letter out, as a job of the next generation for its group.
+    pub(crate) fn take(&mut self, number: u64) -> Option<(usize, Job)> {
+        let Kept { group, mut job, .. } = self.kept.remove(&number)?;
+        job.seq = None;
+        job.count = 0;
+        job.generation += 1;
+        Some((group, job))
+    }
+
+    pub(crate) fn purge(&mut self, filter: &DeadLetterFilter) -> u64 {
+        let before = self.kept.len();
+        self.kept.retain(|_, kept| !filter.matches(&kept.letter));
+        (before - self.kept.len()) as u64
+    }
+}
+
+/// The number in fixed width comes first: ids sort by age.
+fn letter_id(number: u64, message: &Name) -> DeadLetterId {
+    DeadLetterId::new(format!("{number:016x}~{message}"))
+}
+
+/// The number and the message name in an id.
+pub(crate) fn parse_id(id: &DeadLetterId) -> Option<(u64, &str)> {
+    let (number, message) = id.as_str().split_once('~')?;
+    Some((u64::from_str_radix(number, 16).ok()?, message))
+}

@@ -1,0 +1,218 @@
+//! A subscription at QoS 1, and the settling of its deliveries.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use catga_core::{
+    Capability, Delivery, Envelope, Error, Receipt, Settlement, Subscribe, Subscription,
+    SubscriptionStats, async_trait,
+};
+use tokio::select;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot;
+
+use crate::bus::Connection;
+use crate::error;
+use crate::handover::Token;
+use crate::log::{MemberId, Verdict};
+use crate::stream::{Batch, Command, Control, Fetch, Stream};
+
+/// A member of a group.
+#[derive(Debug)]
+pub(crate) struct LogSubscription {
+    connection: Arc<Connection>,
+    stream: Arc<Stream>,
+    member: MemberId,
+    waiting: Arc<AtomicU64>,
+    /// A fetch that was sent. It outlives the `recv` that began it: the next one goes on with it.
+    pending: Option<oneshot::Receiver<Batch>>,
+    left: bool,
+}
+
+impl LogSubscription {
+    /// Joins the group: when this returns, the group exists.
+    pub(crate) async fn join(
+        connection: Arc<Connection>,
+        stream: Arc<Stream>,
+        subscribe: &Subscribe,
+    ) -> Result<Self, Error> {
+        let member = stream.new_member();
+        let (reply, answer) = oneshot::channel();
+        let join = Control::Join {
+            member,
+            subscribe: subscribe.clone(),
+            reply,
+        };
+        // Made before the reply, so that a caller who gives up half-way leaves the group.
+        let mut this = Self {
+            member,
+            connection,
+            stream,
+            waiting: Arc::default(),
+            pending: None,
+            left: false,
+        };
+        let sent = this.stream.control.send(join);
+        sent.map_err(|_| error::gone("subscribe"))?;
+        this.waiting = answer.await.map_err(|_| error::gone("subscribe"))?;
+        Ok(this)
+    }
+
+    /// Waits for the answer to a fetch, which is sent unless one is on its way.
+    async fn fetch(&mut self, max: usize) -> Result<Batch, Error> {
+        let gone = || error::gone("receive");
+        if self.pending.is_none() {
+            let permit = self.stream.commands.reserve().await.map_err(|_| gone())?;
+            let (reply, answer) = oneshot::channel();
+            permit.send(Command::Fetch(Fetch {
+                member: self.member,
+                max,
+                closed: self.connection.closed.clone(),
+                reply,
+            }));
+            self.pending = Some(answer);
+        }
+        let answer = self.pending.as_mut().expect("set above");
+        let batch = answer.await;
+        self.pending = None;
+        batch.map_err(|_| gone())
+    }
+
+    /// Turns a batch into deliveries; what is above `max` goes back.
+    fn hand_out(&self, batch: Batch, max: usize, into: &mut Vec<Delivery>) {
+        let mut entries = batch.entries.into_iter();
+        into.extend(entries.by_ref().take(max).map(|entry| {
+            let receipt = LogReceipt {
+                stream: Arc::clone(&self.stream),
+                token: entry.token,
+            };
+            Delivery::new(entry.envelope, Box::new(receipt)).with_count(entry.count)
+        }));
+        let rest: Vec<Token> = entries.map(|entry| entry.token).collect();
+        if !rest.is_empty() {
+            // A stream that is gone has nobody to give it to.
+            let _ = self.stream.control.send(Control::GiveBack(rest));
+        }
+    }
+
+    fn leave(&mut self) {
+        if std::mem::replace(&mut self.left, true) {
+            return;
+        }
+        let mut unseen = Vec::new();
+        if let Some(mut pending) = self.pending.take() {
+            // From here on nothing more is sent; what was sent before is taken out.
+            pending.close();
+            if let Ok(batch) = pending.try_recv()
+                && batch.handover.take()
+            {
+                unseen.extend(batch.entries.iter().map(|entry| entry.token));
+            }
+        }
+        let member = self.member;
+        let _ = self.stream.control.send(Control::Leave { member, unseen });
+    }
+}
+
+#[async_trait]
+impl Subscription for LogSubscription {
+    async fn recv(&mut self, max: usize, into: &mut Vec<Delivery>) -> Result<(), Error> {
+        let max = max.max(1);
+        let closed = self.connection.closed.clone();
+        loop {
+            if self.left || closed.is_raised() {
+                self.leave();
+                return Err(error::closed("receive"));
+            }
+            let batch = select! {
+                biased;
+                () = closed.raised() => continue,
+                batch = self.fetch(max) => batch?,
+            };
+            if batch.handover.take() {
+                self.hand_out(batch, max, into);
+                return Ok(());
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), Error> {
+        self.leave();
+        Ok(())
+    }
+
+    fn stats(&self) -> SubscriptionStats {
+        SubscriptionStats::new(0, Some(self.waiting.load(Ordering::Relaxed)))
+    }
+}
+
+impl Drop for LogSubscription {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// The right to settle one delivery. Dropping it leaves the message to the end of its lease.
+#[derive(Debug)]
+struct LogReceipt {
+    stream: Arc<Stream>,
+    token: Token,
+}
+
+impl LogReceipt {
+    /// Tells the log, and does not wait to hear what it says.
+    async fn tell(&self, verdict: Verdict) -> Result<(), Error> {
+        let command = Command::Settle {
+            token: self.token,
+            verdict,
+            reply: None,
+        };
+        match self.stream.commands.try_send(command) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(command)) => {
+                let sent = self.stream.commands.send(command).await;
+                sent.map_err(|_| error::gone("settle"))
+            }
+            Err(TrySendError::Closed(_)) => Err(error::gone("settle")),
+        }
+    }
+
+    async fn ask(&self, operation: &'static str, verdict: Verdict) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Settle {
+            token: self.token,
+            verdict,
+            reply: Some(reply),
+        };
+        let sent = self.stream.commands.send(command).await;
+        sent.map_err(|_| error::gone(operation))?;
+        answer.await.map_err(|_| error::gone(operation))?
+    }
+}
+
+#[async_trait]
+impl Receipt for LogReceipt {
+    async fn settle(
+        self: Box<Self>,
+        _envelope: Envelope,
+        settlement: Settlement,
+    ) -> Result<(), Error> {
+        let verdict = match settlement {
+            Settlement::Ack => return self.tell(Verdict::Done).await,
+            // No inbox lives here, so that there is nothing to complete a claim in.
+            Settlement::Complete(completion) if completion.claim.is_some() => {
+                return Err(error::unsupported("settle", Capability::FusedCompletion));
+            }
+            Settlement::Complete(_) | Settlement::Term => Verdict::Done,
+            Settlement::Nak { after } => Verdict::Retry(after),
+            Settlement::Release => Verdict::Release,
+            Settlement::DeadLetter(reason) => Verdict::DeadLetter(reason),
+            _ => return Err(error::unknown_settlement()),
+        };
+        self.ask("settle", verdict).await
+    }
+
+    async fn extend(&mut self) -> Result<(), Error> {
+        self.ask("extend", Verdict::Extend).await
+    }
+}

@@ -1,0 +1,263 @@
+//! Moving messages in this process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use catga_core::{
+    Capabilities, Capability, ConnectionState, Consumers, Envelope, Error, Published, QoS, Reply,
+    Serve, Subscribe, Subscription, Target, Transport, async_trait,
+};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot;
+use tokio::task::consume_budget;
+use tokio::time::{Instant, timeout_at};
+
+use crate::bus::Connection;
+use crate::desk::{Command, Job};
+use crate::error;
+use crate::ring::RingSubscription;
+use crate::serve::ServeSubscription;
+use crate::stream::Publish;
+use crate::subscription::LogSubscription;
+use crate::timer::from_now;
+
+/// What this backend can do.
+pub(crate) const CAPABILITIES: &[Capability] = &[
+    Capability::AtLeastOnce,
+    Capability::Groups,
+    Capability::EachNode,
+    Capability::DelayedNak,
+    Capability::UncountedRelease,
+    Capability::Requests,
+    Capability::Nodes,
+    Capability::FusedDeadLetter,
+    Capability::TypedPayload,
+];
+
+/// A connection's transport.
+#[derive(Debug)]
+pub(crate) struct MemoryTransport {
+    connection: Arc<Connection>,
+}
+
+/// A publish that a log has not accepted yet.
+type Accepting = oneshot::Receiver<()>;
+
+impl MemoryTransport {
+    pub(crate) fn new(connection: Arc<Connection>) -> Self {
+        Self { connection }
+    }
+
+    /// Checks what can be wrong on our side.
+    fn check(&self, operation: &'static str, envelope: &Envelope) -> Result<(), Error> {
+        self.connection.check_open(operation)?;
+        let max = self.connection.bus.settings.max_payload;
+        let size = envelope.size_bytes();
+        if size > max {
+            return Err(error::too_large(operation, envelope.name(), size, max));
+        }
+        if envelope.qos() == QoS::ExactlyOnce {
+            return Err(error::unsupported(operation, Capability::ExactlyOnce));
+        }
+        Ok(())
+    }
+
+    /// QoS 0: into the rings of whoever subscribes now.
+    fn spread(&self, envelope: &Envelope) {
+        let topics = self.connection.bus.tables.topics.load();
+        if let Some(topic) = topics.get(envelope.name()) {
+            topic.publish(envelope);
+        }
+    }
+
+    /// QoS 1, first half: queues the message at its log.
+    async fn send(&self, envelope: &Envelope, by: Instant) -> Result<Accepting, Error> {
+        let bus = &self.connection.bus;
+        let stream = bus.stream("publish", envelope.name()).await?;
+        let (accepted, accepting) = oneshot::channel();
+        let publish = Publish {
+            envelope: envelope.clone(),
+            accepted,
+        };
+        match stream.publishes.try_send(publish) {
+            Ok(()) => Ok(accepting),
+            Err(TrySendError::Closed(_)) => Err(error::gone("publish")),
+            Err(TrySendError::Full(publish)) => {
+                match timeout_at(by, stream.publishes.send(publish)).await {
+                    Ok(Ok(())) => Ok(accepting),
+                    Ok(Err(_)) => Err(error::gone("publish")),
+                    Err(_) => Err(self.full(envelope)),
+                }
+            }
+        }
+    }
+
+    /// QoS 1, second half: waits until the log took it. A publish that is given up here is not
+    /// stored, neither now nor later: closing the channel and the log's answer exclude each other.
+    async fn accepted(
+        &self,
+        envelope: &Envelope,
+        mut accepting: Accepting,
+        by: Instant,
+    ) -> Result<Published, Error> {
+        let answer = if let Ok(answer) = timeout_at(by, &mut accepting).await {
+            answer.map_err(|_| error::gone("publish"))
+        } else {
+            accepting.close();
+            accepting.try_recv().map_err(|_| self.full(envelope))
+        };
+        answer.map(|()| Published::new())
+    }
+
+    fn full(&self, envelope: &Envelope) -> Error {
+        error::log_full(envelope.name(), self.connection.bus.settings.capacity)
+    }
+
+    async fn store(&self, envelope: &Envelope, by: Instant) -> Result<Published, Error> {
+        let accepting = self.send(envelope, by).await?;
+        self.accepted(envelope, accepting, by).await
+    }
+}
+
+#[async_trait]
+impl Transport for MemoryTransport {
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+            .iter()
+            .fold(Capabilities::none(), |all, one| all.with(*one))
+            .with_max_payload_bytes(self.connection.bus.settings.max_payload)
+    }
+
+    fn state(&self) -> ConnectionState {
+        if self.connection.closed.is_raised() || self.connection.bus.is_dead() {
+            ConnectionState::Closed
+        } else {
+            ConnectionState::Connected
+        }
+    }
+
+    async fn publish(&self, envelope: &Envelope, deadline: Duration) -> Result<Published, Error> {
+        self.check("publish", envelope)?;
+        if envelope.qos() == QoS::AtMostOnce {
+            self.spread(envelope);
+            // Without it a loop of publishes would never let a consumer on the same thread run.
+            consume_budget().await;
+            return Ok(Published::new());
+        }
+        // Boxed, so that the future of a QoS 0 publish stays small.
+        Box::pin(self.store(envelope, from_now(deadline))).await
+    }
+
+    async fn publish_many(
+        &self,
+        envelopes: &[Envelope],
+        deadline: Duration,
+    ) -> Vec<Result<Published, Error>> {
+        let by = from_now(deadline);
+        let mut sent = Vec::with_capacity(envelopes.len());
+        for envelope in envelopes {
+            sent.push(match self.check("publish", envelope) {
+                Err(error) => Err(error),
+                Ok(()) if envelope.qos() == QoS::AtMostOnce => {
+                    self.spread(envelope);
+                    consume_budget().await;
+                    Ok(None)
+                }
+                Ok(()) => self.send(envelope, by).await.map(Some),
+            });
+        }
+        let mut outcomes = Vec::with_capacity(envelopes.len());
+        for (envelope, sent) in envelopes.iter().zip(sent) {
+            outcomes.push(match sent {
+                Ok(Some(accepting)) => self.accepted(envelope, accepting, by).await,
+                Ok(None) => Ok(Published::new()),
+                Err(error) => Err(error),
+            });
+        }
+        outcomes
+    }
+
+    async fn subscribe(&self, subscribe: &Subscribe) -> Result<Box<dyn Subscription>, Error> {
+        self.connection.check_open("subscribe")?;
+        if subscribe.ordered.is_some() {
+            return Err(error::unsupported("subscribe", Capability::Ordered));
+        }
+        let connection = Arc::clone(&self.connection);
+        let message = subscribe.message.clone();
+        match subscribe.qos {
+            QoS::AtMostOnce => {
+                let group = match &subscribe.consumers {
+                    Consumers::Group(group) => Some(group.clone()),
+                    // Everybody gets everything; at QoS 0 no state tells a node's subscriptions apart.
+                    _ => None,
+                };
+                let joined = RingSubscription::join(connection, message, group).await?;
+                Ok(Box::new(joined))
+            }
+            QoS::AtLeastOnce => {
+                let stream = connection.bus.stream("subscribe", &message).await?;
+                let joined = LogSubscription::join(connection, stream, subscribe).await?;
+                Ok(Box::new(joined))
+            }
+            QoS::ExactlyOnce => Err(error::unsupported("subscribe", Capability::ExactlyOnce)),
+        }
+    }
+
+    async fn serve(&self, serve: &Serve) -> Result<Box<dyn Subscription>, Error> {
+        self.connection.check_open("serve")?;
+        let connection = Arc::clone(&self.connection);
+        let desk = connection.bus.desk("serve", &serve.request).await?;
+        let joined = ServeSubscription::join(connection, desk, serve).await?;
+        Ok(Box::new(joined))
+    }
+
+    async fn request(
+        &self,
+        to: &Target,
+        envelope: &Envelope,
+        attempt: u32,
+        time_left: Duration,
+    ) -> Result<Reply, Error> {
+        self.check("request", envelope)?;
+        let name = envelope.name();
+        let desk = self.connection.bus.tables.desks.load().get(name).cloned();
+        let desk = desk.ok_or_else(|| error::no_responders(name, to))?;
+        let deadline = from_now(time_left);
+        let (reply, answer) = oneshot::channel();
+        let job = Job {
+            // What a server in another process would see.
+            envelope: envelope.clone().without_value(),
+            to: to.clone(),
+            attempt,
+            deadline,
+            started: false,
+            reply,
+        };
+        let answer = timeout_at(deadline, async {
+            let sent = desk.commands.send(Command::Request(job)).await;
+            sent.map_err(|_| error::gone("request"))?;
+            // Only a desk that ended, or found the deadline over, drops a request without an answer.
+            let gone = || error::gone("request").with_unknown_outcome();
+            answer.await.map_err(|_| {
+                if desk.commands.is_closed() {
+                    gone()
+                } else {
+                    error::request_timeout(name, time_left)
+                }
+            })?
+        });
+        answer
+            .await
+            .unwrap_or_else(|_| Err(error::request_timeout(name, time_left)))
+    }
+
+    async fn flush(&self) -> Result<(), Error> {
+        // What was handed over is where it belongs: nothing leaves this process.
+        self.connection.check_open("flush")
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        self.connection.closed.raise();
+        Ok(())
+    }
+}
