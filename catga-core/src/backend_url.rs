@@ -1,5 +1,6 @@
 //! The URL of a backend.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -121,7 +122,7 @@ impl FromStr for BackendUrl {
         let decode = |part: &str| {
             percent_decode_str(part)
                 .decode_utf8()
-                .map(|s| s.into_owned())
+                .map(Cow::into_owned)
                 .map_err(|_| wrong("has a part that is not UTF-8"))
         };
         let (user, password) =

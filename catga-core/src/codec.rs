@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::{BoxError, Error, ErrorKind};
@@ -197,10 +198,23 @@ impl Codecs {
         Self(codecs)
     }
 
+    /// All codecs, the one that writes first.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Codec>> {
+        self.0.iter()
+    }
+
     /// The codec that messages are written with.
     #[must_use]
     pub fn writer(&self) -> &dyn Codec {
         &*self.0[0]
+    }
+
+    /// Writes `value`, which errors call `what`, with the [`writer`](Self::writer).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Encode`] when the value cannot be written.
+    pub fn encode<T: Serialize>(&self, value: &T, what: &str) -> Result<Bytes, Error> {
+        encode(self.writer(), value, what)
     }
 
     /// Reads `bytes` of a content type.
@@ -285,7 +299,7 @@ fn decode<T: DeserializeOwned>(codec: &dyn Codec, bytes: &[u8]) -> Result<T, Err
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::{Deserialize, Serialize};
+    use serde::Deserialize;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Order {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Envelope, Error, Name, async_trait};
+use crate::{Envelope, Error, Name, NodeId, async_trait};
 
 /// Why a message was given up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +114,8 @@ pub struct DeadLetter {
     pub envelope: Envelope,
     /// The group that failed.
     pub group: Name,
+    /// In an `each_node` group, the node that failed: a redrive goes to it alone.
+    pub node: Option<NodeId>,
     /// Why.
     pub reason: Reason,
     /// How often it was delivered.
@@ -127,7 +129,7 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// A dead letter of generation 0; the backend fills in the rest.
+    /// A dead letter of generation 0, of a group that shares its messages; the backend fills in the rest.
     #[must_use]
     pub fn new(
         id: DeadLetterId,
@@ -141,6 +143,7 @@ impl DeadLetter {
             id,
             envelope,
             group,
+            node: None,
             reason,
             deliveries,
             published_at: now,
@@ -226,7 +229,7 @@ pub trait DeadLetters: Send + Sync + fmt::Debug + 'static {
     /// One dead letter, when it is still there.
     async fn inspect(&self, id: &DeadLetterId) -> Result<Option<DeadLetter>, Error>;
 
-    /// Hands the message to the one group that failed, as a first delivery of the next generation.
+    /// Hands the message to the one group (and node, if the letter names one) that failed, as a first delivery of the next generation.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) when there is no such dead letter.

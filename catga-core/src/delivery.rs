@@ -14,6 +14,7 @@ use crate::{Claim, Envelope, Error, Reason, Reply, async_trait};
 pub struct Delivery {
     envelope: Envelope,
     count: u32,
+    generation: u32,
     time_left: Option<Duration>,
     receipt: Option<Box<dyn Receipt>>,
 }
@@ -24,6 +25,7 @@ impl Delivery {
         Self {
             envelope,
             count: 1,
+            generation: 0,
             time_left: None,
             receipt: Some(receipt),
         }
@@ -34,6 +36,7 @@ impl Delivery {
         Self {
             envelope,
             count: 1,
+            generation: 0,
             time_left: None,
             receipt: None,
         }
@@ -42,6 +45,12 @@ impl Delivery {
     /// Sets how often the message has been delivered, this time included.
     pub fn with_count(mut self, count: u32) -> Self {
         self.count = count.max(1);
+        self
+    }
+
+    /// Sets how often the message has been redriven from the dead letters.
+    pub fn with_generation(mut self, generation: u32) -> Self {
+        self.generation = generation;
         self
     }
 
@@ -66,6 +75,12 @@ impl Delivery {
     #[must_use]
     pub fn count(&self) -> u32 {
         self.count
+    }
+
+    /// How often the message has been redriven: the generation to claim it with in the inbox.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// How long the caller of this request still waits, counted from when `recv` returned it.

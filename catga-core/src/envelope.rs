@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU16;
 
+use bytes::Bytes;
+
 use crate::{Codec, Error, Headers, Json, Message, MessageId, Name, Payload, QoS};
 
 /// A message on its way: id, name, version, headers, payload, and where it was routed to.
@@ -131,10 +133,10 @@ impl Envelope {
         &self.payload
     }
 
-    /// The payload, taken out.
+    /// Takes the payload out and leaves an empty one: for deliveries that nobody settles.
     #[must_use]
-    pub fn into_payload(self) -> Payload {
-        self.payload
+    pub fn take_payload(&mut self) -> Payload {
+        std::mem::replace(&mut self.payload, Bytes::new().into())
     }
 
     /// The payload's media type.
@@ -171,7 +173,7 @@ impl Envelope {
     /// that is not encoded.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        self.payload.as_bytes().map_or(0, bytes::Bytes::len) + self.headers.size_bytes()
+        self.payload.as_bytes().map_or(0, Bytes::len) + self.headers.size_bytes()
     }
 }
 

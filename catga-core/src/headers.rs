@@ -66,13 +66,11 @@ impl Headers {
         let (name, value) = (name.into(), value.into());
         check(&name, &value)?;
         let entries = Arc::make_mut(self.0.get_or_insert_default());
-        match entries.iter_mut().find(|(key, _)| *key == name) {
-            Some((_, old)) => Ok(Some(std::mem::replace(old, value))),
-            None => {
-                entries.push((name, value));
-                Ok(None)
-            }
+        if let Some((_, old)) = entries.iter_mut().find(|(key, _)| *key == name) {
+            return Ok(Some(std::mem::replace(old, value)));
         }
+        entries.push((name, value));
+        Ok(None)
     }
 
     /// Takes a header out.

@@ -56,20 +56,30 @@ pub struct Claim {
     pub owner: Owner,
     /// The store's own version of the claim (a KV revision), which a renewal moves.
     pub revision: u64,
+    /// The generation that was claimed, which a store writes again when it renews or gives up.
+    pub generation: u32,
     /// Whether another owner held the claim before and may have run the handler in part.
     pub may_have_run: bool,
 }
 
 impl Claim {
-    /// A claim as the store granted it.
+    /// A claim of generation 0, as the store granted it.
     #[must_use]
     pub fn new(key: InboxKey, owner: Owner, revision: u64, may_have_run: bool) -> Self {
         Self {
             key,
             owner,
             revision,
+            generation: 0,
             may_have_run,
         }
+    }
+
+    /// Sets the generation that was claimed.
+    #[must_use]
+    pub fn with_generation(mut self, generation: u32) -> Self {
+        self.generation = generation;
+        self
     }
 }
 

@@ -54,3 +54,5 @@ pub use transport::{
 
 /// The attribute that the traits below are implemented with, so that a backend needs no version of its own.
 pub use async_trait::async_trait;
+/// The bytes of a payload.
+pub use bytes::Bytes;

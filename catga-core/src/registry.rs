@@ -24,6 +24,12 @@ impl Incarnation {
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
+
+    /// The token that a registry compares.
+    #[must_use]
+    pub fn as_uuid(&self) -> &Uuid {
+        &self.0
+    }
 }
 
 impl fmt::Debug for Incarnation {

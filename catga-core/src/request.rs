@@ -74,17 +74,24 @@ pub struct RemoteError {
 }
 
 impl RemoteError {
-    /// What a caller gets to see of `error`.
+    /// What a caller gets to see of `error`: its message with those of its causes.
     #[must_use]
     pub fn new(error: &Error) -> Self {
+        let mut message = error.message().to_owned();
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            message.push_str(": ");
+            message.push_str(&error.to_string());
+            cause = error.source();
+        }
         Self {
             kind: error.kind().as_str().to_owned(),
-            message: error.message().to_owned(),
+            message,
             retryable: error.retry() != Retry::Never,
         }
     }
 
-    /// The error as the caller's own, from `target`.
+    /// The error as the caller's own.
     #[must_use]
     pub fn into_error(self, operation: &'static str) -> Error {
         let kind = ErrorKind::parse(&self.kind).unwrap_or(ErrorKind::Handler);

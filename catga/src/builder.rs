@@ -1,0 +1,417 @@
+//! From annotations and a URL to a running application.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use catga_core::{
+    BackendUrl, Capabilities, Codec, Codecs, ConnectOptions, Driver, Error, Name, NodeInfo,
+    NodeRegistry, Serve, Subscription,
+};
+
+use crate::app::{Catga, Inner};
+use crate::backoff::Backoff;
+use crate::extract::States;
+use crate::handlers::Handlers;
+use crate::members::Members;
+use crate::settings::{Settings, all_problems};
+use crate::shutdown::Lifecycle;
+use crate::table::{BackendAbilities, Entry, Table};
+use crate::{consume, drivers, members, shutdown};
+
+type Override = Box<dyn FnOnce(&mut Settings) -> Result<(), Error> + Send>;
+
+/// Collects what an application needs, and starts it.
+///
+/// Settings rise in this order: defaults, URL options, environment (`CATGA_URL`, `CATGA_SERVICE`,
+/// `CATGA_NODE`, `CATGA_ENDPOINT`, `CATGA_NAMESPACE`), this builder. Every setting below is also a URL
+/// option of the same name: `memory://orders?attempts=7&backoff=50ms..1s`.
+#[derive(Default)]
+#[must_use = "nothing runs before `.start().await`"]
+pub struct CatgaBuilder {
+    url: Option<String>,
+    overrides: Vec<Override>,
+    states: States,
+    handlers: Option<Handlers>,
+    drivers: Vec<Arc<dyn Driver>>,
+    codecs: Vec<Arc<dyn Codec>>,
+    registry: Option<Arc<dyn NodeRegistry>>,
+}
+
+impl CatgaBuilder {
+    /// Sets the backend by its URL; without, it comes from `CATGA_URL`.
+    pub fn connect(mut self, url: impl Into<String>) -> Self {
+        self.url = Some(url.into());
+        self
+    }
+
+    fn set(
+        mut self,
+        set: impl FnOnce(&mut Settings) -> Result<(), Error> + Send + 'static,
+    ) -> Self {
+        self.overrides.push(Box::new(set));
+        self
+    }
+
+    fn name(self, name: String, put: fn(&mut Settings, Name)) -> Self {
+        self.set(move |settings| Name::token(name).map(|name| put(settings, name)))
+    }
+
+    /// Sets what keeps installations on one broker apart. Default: `catga`.
+    pub fn namespace(self, namespace: impl Into<String>) -> Self {
+        self.name(namespace.into(), |settings, name| settings.namespace = name)
+    }
+
+    /// Sets the service that this is a node of: nodes of one service share its requests and groups.
+    /// Default: the name of the executable.
+    pub fn service(self, service: impl Into<String>) -> Self {
+        self.name(service.into(), |settings, name| settings.service = name)
+    }
+
+    /// Sets the id of this node. Default: a fresh one at each start.
+    pub fn node(self, node: impl Into<String>) -> Self {
+        self.name(node.into(), |settings, name| settings.node = Some(name))
+    }
+
+    /// Sets where people reach this node: shown to others, never dialled.
+    pub fn endpoint(self, endpoint: impl Into<String>) -> Self {
+        let endpoint = endpoint.into();
+        self.set(move |settings| {
+            settings.endpoint = Some(endpoint);
+            Ok(())
+        })
+    }
+
+    /// Sets how many attempts a message has before it is dead-lettered. Default: 4.
+    pub fn attempts(self, attempts: u32) -> Self {
+        self.set(move |settings| {
+            settings.attempts = attempts;
+            Ok(())
+        })
+    }
+
+    /// Sets the least and the most delay between attempts. Default: 200 ms to 30 s.
+    pub fn backoff(self, least: Duration, most: Duration) -> Self {
+        self.set(move |settings| {
+            settings.backoff = Backoff::new(least, most);
+            Ok(())
+        })
+    }
+
+    /// Sets how many calls of one handler run at once. Default: 64.
+    pub fn concurrency(self, concurrency: u32) -> Self {
+        self.set(move |settings| {
+            settings.concurrency = concurrency;
+            Ok(())
+        })
+    }
+
+    /// Sets the longest that one attempt may take. Default: 30 s.
+    pub fn handler_timeout(self, timeout: Duration) -> Self {
+        self.set(move |settings| {
+            settings.handler_timeout = timeout;
+            Ok(())
+        })
+    }
+
+    /// Sets how long a delivery may stay unsettled before it is redelivered; it is renewed while its
+    /// handler runs. Default: 30 s.
+    pub fn ack_wait(self, ack_wait: Duration) -> Self {
+        self.set(move |settings| {
+            settings.ack_wait = ack_wait;
+            Ok(())
+        })
+    }
+
+    /// Sets how long a publish may take, over all its tries. Default: 5 s.
+    pub fn publish_deadline(self, deadline: Duration) -> Self {
+        self.set(move |settings| {
+            settings.publish_deadline = deadline;
+            Ok(())
+        })
+    }
+
+    /// Sets how long a request may take, over all tries and hops; `None` for as long as it takes. Default: 10 s.
+    pub fn request_deadline(self, deadline: impl Into<Option<Duration>>) -> Self {
+        let deadline = deadline.into();
+        self.set(move |settings| {
+            settings.request_deadline = deadline;
+            Ok(())
+        })
+    }
+
+    /// Sets how often a request is tried again. Default: 3.
+    pub fn request_retries(self, retries: u32) -> Self {
+        self.set(move |settings| {
+            settings.request_retries = retries;
+            Ok(())
+        })
+    }
+
+    /// Sets how often a node says that it lives, and how long it may be silent. Default: 10 s and 30 s.
+    pub fn heartbeat(self, heartbeat: Duration, node_timeout: Duration) -> Self {
+        self.set(move |settings| {
+            settings.heartbeat = heartbeat;
+            settings.node_timeout = node_timeout;
+            Ok(())
+        })
+    }
+
+    /// Sets how long [`Catga::shutdown`] waits for handlers. Default: 30 s.
+    pub fn shutdown_timeout(self, timeout: Duration) -> Self {
+        self.set(move |settings| {
+            settings.shutdown_timeout = timeout;
+            Ok(())
+        })
+    }
+
+    /// Hands every handler a decoded copy, as a networked backend would, instead of the value that was
+    /// published: for tests, where skipped fields must not differ. Default: off.
+    pub fn strict(self, strict: bool) -> Self {
+        self.set(move |settings| {
+            settings.strict = strict;
+            Ok(())
+        })
+    }
+
+    /// Gives handlers a value: they take a clone of it as [`State`](crate::State).
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
+        self.states.insert(state);
+        self
+    }
+
+    /// Registers these handlers, and not those that were linked into the program: see
+    /// [`handlers!`](crate::handlers!).
+    pub fn handlers(mut self, handlers: Handlers) -> Self {
+        self.handlers = Some(match self.handlers {
+            Some(earlier) => earlier.and(handlers),
+            None => handlers,
+        });
+        self
+    }
+
+    /// Adds a backend of one's own.
+    pub fn driver(mut self, driver: impl Driver) -> Self {
+        self.drivers.push(Arc::new(driver));
+        self
+    }
+
+    /// Adds a codec; the first one added writes, all read. Default: JSON.
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        self.codecs.push(Arc::new(codec));
+        self
+    }
+
+    /// Uses this node registry instead of the backend's.
+    pub fn registry(mut self, registry: Arc<dyn NodeRegistry>) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+
+    /// Connects, subscribes every handler, and joins the cluster. When it returns, messages that are
+    /// published from now on reach the handlers.
+    ///
+    /// # Errors
+    /// [`Config`](catga_core::ErrorKind::Config) with *all* that is wrong with settings and handlers, each with file
+    /// and line; [`Connect`](catga_core::ErrorKind::Connect) when the backend cannot be reached;
+    /// [`DuplicateNode`](catga_core::ErrorKind::DuplicateNode) when a live node has this id.
+    ///
+    /// # Cancel safety
+    /// Dropping the future undoes what was started; at worst the registry lists the node until its time-out.
+    pub async fn start(self) -> Result<Catga, Error> {
+        let (plan, url) = self.plan(&|variable| std::env::var(variable).ok())?;
+        plan.connect(&url).await
+    }
+
+    /// Everything that can be found wrong without a connection.
+    fn plan(self, env: &dyn Fn(&str) -> Option<String>) -> Result<(Plan, BackendUrl), Error> {
+        let url = self.url.or_else(|| env("CATGA_URL")).unwrap_or_default();
+        if url.is_empty() {
+            return Err(all_problems(&[
+                "no backend was named: add `.connect(\"memory://\")` to the builder, or set CATGA_URL".to_owned(),
+            ]));
+        }
+        let url: BackendUrl = url.parse()?;
+        let mut drivers = self.drivers;
+        drivers.extend(drivers::built_in());
+        let driver = drivers::find(url.scheme(), &drivers)?;
+
+        let mut problems = Vec::new();
+        let mut settings = Settings::read(&url, &*driver, env, &mut problems);
+        for set in self.overrides {
+            if let Err(error) = set(&mut settings) {
+                problems.push(error.message().to_owned());
+            }
+        }
+        settings.check(&mut problems);
+        let handlers = self.handlers.unwrap_or_else(Handlers::linked);
+        let others: Vec<_> = drivers
+            .iter()
+            .map(|driver| (driver.name(), abilities(&**driver)))
+            .collect();
+        let backend = BackendAbilities {
+            name: driver.name(),
+            capabilities: abilities(&*driver),
+            others: &others,
+        };
+        let table = Table::new(
+            handlers.defs(),
+            &settings,
+            &self.states,
+            &backend,
+            &mut problems,
+        );
+        if !problems.is_empty() {
+            return Err(all_problems(&problems));
+        }
+        let codecs = match self.codecs {
+            own if own.is_empty() => Codecs::default(),
+            own => Codecs::new(own.into_iter().chain(Codecs::default().iter().cloned())),
+        };
+        Ok((
+            Plan {
+                settings,
+                driver,
+                table,
+                states: self.states,
+                codecs,
+                registry: self.registry,
+            },
+            url,
+        ))
+    }
+}
+
+impl fmt::Debug for CatgaBuilder {
+    /// The URL may hold a password, and is not shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CatgaBuilder")
+            .field("states", &self.states)
+            .finish_non_exhaustive()
+    }
+}
+
+fn abilities(driver: &dyn Driver) -> Capabilities {
+    driver
+        .capabilities()
+        .iter()
+        .fold(Capabilities::none(), |all, one| all.with(*one))
+}
+
+/// What was found right, to be connected.
+#[derive(Debug)]
+struct Plan {
+    settings: Settings,
+    driver: Arc<dyn Driver>,
+    table: Table,
+    states: States,
+    codecs: Codecs,
+    registry: Option<Arc<dyn NodeRegistry>>,
+}
+
+impl Plan {
+    async fn connect(self, url: &BackendUrl) -> Result<Catga, Error> {
+        let options = ConnectOptions::new(self.settings.namespace.clone())
+            .with_node_timeout(self.settings.node_timeout);
+        let mut backend = self.driver.connect(url, &options).await?;
+        backend.registry = self.registry.or(backend.registry);
+        let id = self.settings.node.clone().unwrap_or_else(fresh_node_id);
+        let node = NodeInfo::new(id, self.settings.service.clone())
+            .with_endpoint(self.settings.endpoint.clone())
+            .with_requests(self.table.request_names());
+        let capabilities = backend.transport.capabilities();
+        let inner = Arc::new(Inner {
+            takes_values: capabilities.has(catga_core::Capability::TypedPayload)
+                && !self.settings.strict,
+            capabilities,
+            members: Members::new(&node),
+            lifecycle: Lifecycle::new(),
+            settings: self.settings,
+            codecs: self.codecs,
+            states: self.states,
+            table: self.table,
+            backend,
+            node,
+        });
+        // From here on a dropped or failed start closes what it opened.
+        let catga = Catga::new(Arc::clone(&inner));
+        match start(&inner).await {
+            Ok(()) => Ok(catga),
+            Err(error) => {
+                undo(&inner).await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Subscribes, joins, and leaves the rest to background tasks.
+async fn start(inner: &Arc<Inner>) -> Result<(), Error> {
+    let mut subscriptions: Vec<(Arc<Entry>, Box<dyn Subscription>)> = Vec::new();
+    for entry in &inner.table.entries {
+        subscriptions.push((Arc::clone(entry), subscribe(inner, entry).await?));
+    }
+    let watch = members::join(inner).await?;
+    let mut loops = tokio::task::JoinSet::new();
+    for (entry, subscription) in subscriptions {
+        loops.spawn(consume::run(Arc::clone(inner), entry, subscription));
+    }
+    tokio::spawn(shutdown::supervise(
+        Arc::clone(inner),
+        loops,
+        members::keep(inner, watch),
+    ));
+    announce(inner);
+    Ok(())
+}
+
+async fn subscribe(inner: &Inner, entry: &Entry) -> Result<Box<dyn Subscription>, Error> {
+    let transport = &inner.backend.transport;
+    let subscription = if entry.is_request() {
+        let serve = Serve::new(
+            entry.message.clone(),
+            inner.node.service.clone(),
+            inner.node.id.clone(),
+        );
+        transport
+            .serve(&serve.with_max_in_flight(entry.slots.limit()))
+            .await
+    } else {
+        transport
+            .subscribe(&entry.subscribe(&inner.settings, &inner.node.id))
+            .await
+    };
+    subscription.map_err(|error| error.with_context("handler", entry.def.site))
+}
+
+/// Takes back what a failed start did. A double does not unregister the node that has its id: the
+/// registry sees to that by the incarnation.
+async fn undo(inner: &Inner) {
+    if let Some(registry) = &inner.backend.registry
+        && let Err(error) = registry.unregister(&inner.node).await
+    {
+        tracing::debug!(%error, "leaving after a failed start");
+    }
+    if let Err(error) = inner.backend.transport.close().await {
+        tracing::debug!(%error, "closing after a failed start");
+    }
+}
+
+fn fresh_node_id() -> Name {
+    let id = catga_core::MessageId::new().as_uuid().simple().to_string();
+    // The last digits are the random ones; the first are the time.
+    Name::token(format!("node-{}", &id[20..])).expect("hexadecimal digits are allowed in names")
+}
+
+fn announce(inner: &Inner) {
+    let node = &inner.node;
+    tracing::info!(backend = inner.backend.name, service = %node.service, node = %node.id, handlers = inner.table.entries.len(), "catga started");
+    for entry in &inner.table.entries {
+        tracing::info!(message = %entry.message, qos = %entry.def.message.qos, group = %entry.group, handler = %entry.def.site, "handler");
+    }
+    if cfg!(panic = "abort") {
+        tracing::warn!(
+            "this program is built with panic = \"abort\": a handler that panics ends the process"
+        );
+    }
+}

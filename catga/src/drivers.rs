@@ -1,0 +1,74 @@
+//! Which backend a URL means.
+
+use std::sync::Arc;
+
+use catga_core::{Driver, Error, ErrorKind};
+
+/// Backends of our own by scheme, and the feature that brings each.
+const FEATURES: &[(&str, &str)] = &[("memory", "memory")];
+
+/// The backends that are compiled in.
+pub(crate) fn built_in() -> Vec<Arc<dyn Driver>> {
+    vec![
+        #[cfg(feature = "memory")]
+        Arc::new(catga_memory::MemoryDriver),
+    ]
+}
+
+/// The driver of a scheme.
+pub(crate) fn find(scheme: &str, drivers: &[Arc<dyn Driver>]) -> Result<Arc<dyn Driver>, Error> {
+    if let Some(driver) = drivers
+        .iter()
+        .find(|driver| driver.schemes().contains(&scheme))
+    {
+        return Ok(Arc::clone(driver));
+    }
+    let mut known: Vec<_> = drivers
+        .iter()
+        .flat_map(|driver| driver.schemes())
+        .copied()
+        .collect();
+    known.sort_unstable();
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
+    let remedy = match FEATURES.iter().find(|(own, _)| *own == scheme) {
+        Some((_, feature)) => format!("enable the feature \"{feature}\" of catga"),
+        None => "check the spelling, or add your own with `.driver(..)`".to_owned(),
+    };
+    Err(Error::new(
+        ErrorKind::Config,
+        "connect",
+        format!("no driver for scheme \"{scheme}\": {remedy} (available: {known})"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_scheme_lists_the_known() {
+        let error = find("natz", &built_in()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(
+            error.message().contains("no driver for scheme \"natz\""),
+            "{error}"
+        );
+        #[cfg(feature = "memory")]
+        assert!(error.message().contains("(available: memory)"), "{error}");
+    }
+
+    #[test]
+    fn a_scheme_that_is_off_names_its_feature() {
+        let error = find("memory", &[]).unwrap_err();
+        assert!(
+            error
+                .message()
+                .contains("enable the feature \"memory\" of catga (available: none)"),
+            "{error}"
+        );
+    }
+}

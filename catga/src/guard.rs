@@ -1,0 +1,147 @@
+//! Polling handlers so that their panics stay theirs.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use catga_core::{Error, ErrorKind, ReasonKind, Retry};
+
+use crate::HandlerError;
+use crate::handlers::BoxFuture;
+
+/// Why an attempt did not succeed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The payload is no such message.
+    Decode(Error),
+    /// The handler returned an error.
+    Handler(HandlerError),
+    /// The handler panicked, with this text.
+    Panic(String),
+    /// The handler took longer than this.
+    TimedOut(Duration),
+    /// The message came back this often without any verdict: it kills its consumers.
+    Crashed(u32),
+    /// The caller's time was over before the handler began.
+    Expired,
+    /// The application was shut down before the handler came to an end.
+    Stopped,
+}
+
+impl Failure {
+    /// Whether another attempt would fail the same way.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::Decode(_) | Self::Crashed(_) => true,
+            Self::Handler(error) => error.is_terminal(),
+            _ => false,
+        }
+    }
+
+    /// The delay that the handler asked for.
+    pub(crate) fn delay(&self) -> Option<Duration> {
+        match self {
+            Self::Handler(error) => error.delay(),
+            _ => None,
+        }
+    }
+
+    /// The kind of dead letter that a final failure makes.
+    pub(crate) fn reason_kind(&self) -> ReasonKind {
+        match self {
+            Self::Decode(_) => ReasonKind::Decode,
+            Self::Crashed(_) => ReasonKind::Crashed,
+            Self::Handler(error) if error.is_terminal() => ReasonKind::Terminal,
+            _ => ReasonKind::Exhausted,
+        }
+    }
+
+    /// The failure as the caller of a request sees it.
+    pub(crate) fn into_error(self, operation: &'static str, request: &str) -> Error {
+        let (kind, retry) = match &self {
+            Self::Decode(error) => (error.kind(), Retry::Never),
+            Self::Handler(error) => (ErrorKind::Handler, error.retry_hint()),
+            Self::Panic(_) => (ErrorKind::Panic, Retry::Now),
+            Self::TimedOut(_) => (ErrorKind::Timeout, Retry::Now),
+            Self::Expired => (ErrorKind::Timeout, Retry::Never),
+            Self::Crashed(_) => (ErrorKind::Handler, Retry::Never),
+            Self::Stopped => (ErrorKind::Closed, Retry::Now),
+        };
+        let never_ran = matches!(self, Self::Decode(_) | Self::Expired);
+        let text = match &self {
+            // The cause is the source, and says itself what it is.
+            Self::Handler(_) => format!("the handler of `{request}` failed"),
+            _ => format!("the handler of `{request}` failed: {self}"),
+        };
+        let error = Error::new(kind, operation, text).with_retry(retry);
+        let error = if never_ran {
+            error
+        } else {
+            error.with_unknown_outcome()
+        };
+        match self {
+            Self::Handler(cause) => error.with_source(cause.into_cause()),
+            _ => error,
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Decode(error) => f.write_str(error.message()),
+            Self::Handler(error) => write!(f, "{error}"),
+            Self::Panic(text) => write!(f, "panicked: {text}"),
+            Self::TimedOut(limit) => write!(f, "took longer than {limit:?}"),
+            Self::Crashed(count) => write!(f, "was started {count} times and never came to an end"),
+            Self::Expired => f.write_str("was not begun: the caller's time was over"),
+            Self::Stopped => f.write_str("was stopped by a shutdown"),
+        }
+    }
+}
+
+thread_local! {
+    /// The application whose handler this thread polls, as its address; 0 when it polls none.
+    static INSIDE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Whether the code that asks runs in a handler of this application.
+pub(crate) fn inside_handler_of(app: usize) -> bool {
+    INSIDE.get() == app
+}
+
+/// Runs `call` as part of a handler of `app`; a panic becomes a failure.
+pub(crate) fn contain<T>(app: usize, call: impl FnOnce() -> T) -> Result<T, Failure> {
+    struct Restore(usize);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            INSIDE.set(self.0);
+        }
+    }
+    let _restore = Restore(INSIDE.replace(app));
+    // Unwind-safe: what a handler left half-done is dropped with its future and never looked at again.
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| Failure::Panic(text_of(&*panic)))
+}
+
+/// Polls a handler once.
+pub(crate) fn poll<T>(
+    app: usize,
+    handler: &mut BoxFuture<Result<T, HandlerError>>,
+    cx: &mut TaskContext<'_>,
+) -> Poll<Result<T, Failure>> {
+    match contain(app, || handler.as_mut().poll(cx)) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(outcome)) => Poll::Ready(outcome.map_err(Failure::Handler)),
+        Err(panic) => Poll::Ready(Err(panic)),
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("with a value that is no text").to_owned()
+}

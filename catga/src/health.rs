@@ -1,0 +1,172 @@
+//! How the application is, and what its handlers counted.
+
+use std::sync::atomic::Ordering;
+
+use catga_core::{ConnectionState, Name, QoS};
+
+use crate::app::Inner;
+use crate::table::Entry;
+
+/// How the application is: as well as its worst part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// The worst of the parts.
+    pub status: HealthStatus,
+    /// Backend, membership and handlers.
+    pub parts: Vec<HealthPart>,
+}
+
+/// How one part is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HealthPart {
+    /// `backend`, `membership` or `handlers`.
+    pub name: &'static str,
+    /// How it is.
+    pub status: HealthStatus,
+    /// Why, in words.
+    pub detail: String,
+}
+
+/// From well to not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum HealthStatus {
+    /// Works.
+    Up,
+    /// Works in part, or will again by itself.
+    Degraded,
+    /// Does not work.
+    Down,
+}
+
+impl Health {
+    pub(crate) fn of(inner: &Inner) -> Self {
+        let backend = match inner.backend.transport.state() {
+            ConnectionState::Connected => (HealthStatus::Up, "connected"),
+            ConnectionState::Reconnecting => (HealthStatus::Degraded, "reconnecting"),
+            ConnectionState::Draining => (HealthStatus::Degraded, "draining"),
+            _ => (HealthStatus::Down, "closed"),
+        };
+        let part = |name, status, detail: String| HealthPart {
+            name,
+            status,
+            detail,
+        };
+        let mut parts = vec![part(
+            "backend",
+            backend.0,
+            format!("{}: {}", inner.backend.name, backend.1),
+        )];
+        if inner.backend.registry.is_some() {
+            let (status, detail) = match inner.members.trouble() {
+                None => (
+                    HealthStatus::Up,
+                    format!("{} nodes", inner.members.nodes().len()),
+                ),
+                Some(trouble) => (HealthStatus::Degraded, trouble),
+            };
+            parts.push(part("membership", status, detail));
+        }
+        let full: Vec<_> = inner
+            .table
+            .entries
+            .iter()
+            .filter(|e| e.slots.free() == 0)
+            .map(|e| e.def.site.name)
+            .collect();
+        parts.push(match (inner.lifecycle.is_running(), full.as_slice()) {
+            (false, _) => part("handlers", HealthStatus::Down, "shut down".to_owned()),
+            (true, []) => part(
+                "handlers",
+                HealthStatus::Up,
+                format!("{} registered", inner.table.entries.len()),
+            ),
+            // All its places being taken is what back-pressure looks like: busy, not broken.
+            (true, full) => part(
+                "handlers",
+                HealthStatus::Up,
+                format!("at their limit: {}", full.join(", ")),
+            ),
+        });
+        let status = parts
+            .iter()
+            .map(|part| part.status)
+            .max()
+            .unwrap_or(HealthStatus::Up);
+        Self { status, parts }
+    }
+}
+
+/// A handler that is registered, and what it counted since the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HandlerInfo {
+    /// The function's name.
+    pub name: &'static str,
+    /// The function's module.
+    pub module: &'static str,
+    /// The source file.
+    pub file: &'static str,
+    /// The line in it.
+    pub line: u32,
+    /// The message that it handles.
+    pub message: Name,
+    /// The version of the message's schema.
+    pub version: u32,
+    /// The message's guarantee.
+    pub qos: QoS,
+    /// The consumer group.
+    pub group: Name,
+    /// Whether every node handles every message.
+    pub each_node: bool,
+    /// The most calls at once.
+    pub concurrency: usize,
+    /// What it counted.
+    pub stats: HandlerStats,
+}
+
+/// What a handler counted on this node since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HandlerStats {
+    /// Calls that succeeded.
+    pub handled: u64,
+    /// Calls that failed: an error, a panic, a time-out, a payload that cannot be decoded.
+    pub failed: u64,
+    /// Failures after which the message is delivered again.
+    pub retried: u64,
+    /// Failures after which the message went to the dead letters.
+    pub dead_lettered: u64,
+    /// QoS 0 messages that were dropped because the handler was too slow.
+    pub dropped: u64,
+    /// Calls that run now.
+    pub in_flight: usize,
+}
+
+impl HandlerInfo {
+    pub(crate) fn of(entry: &Entry) -> Self {
+        let (site, counters) = (entry.def.site, &entry.counters);
+        Self {
+            name: site.name,
+            module: site.module,
+            file: site.file,
+            line: site.line,
+            message: entry.message.clone(),
+            version: entry.def.message.version,
+            qos: entry.def.message.qos,
+            group: entry.group.clone(),
+            each_node: entry.def.options.each_node,
+            concurrency: entry.slots.limit(),
+            stats: HandlerStats {
+                handled: counters.handled.load(Ordering::Relaxed),
+                failed: counters.failed.load(Ordering::Relaxed),
+                retried: counters.retried.load(Ordering::Relaxed),
+                dead_lettered: counters.dead_lettered.load(Ordering::Relaxed),
+                dropped: counters.dropped.load(Ordering::Relaxed),
+                in_flight: entry.slots.taken(),
+            },
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Settings: defaults, then the URL, then the environment, then the builder.
+
+use std::time::Duration;
+
+use catga_core::{BackendUrl, Driver, Error, ErrorKind, Name, NodeId};
+
+use crate::backoff::Backoff;
+
+/// What an application runs with.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) namespace: Name,
+    pub(crate) service: Name,
+    /// `None`: a fresh id at each start.
+    pub(crate) node: Option<NodeId>,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) attempts: u32,
+    pub(crate) backoff: Backoff,
+    pub(crate) concurrency: u32,
+    pub(crate) handler_timeout: Duration,
+    pub(crate) ack_wait: Duration,
+    pub(crate) publish_deadline: Duration,
+    pub(crate) request_deadline: Option<Duration>,
+    pub(crate) request_retries: u32,
+    pub(crate) heartbeat: Duration,
+    pub(crate) node_timeout: Duration,
+    pub(crate) absence: Duration,
+    pub(crate) shutdown_timeout: Duration,
+    pub(crate) strict: bool,
+}
+
+impl Settings {
+    /// The defaults, with the executable's name as the service.
+    fn new() -> Self {
+        Self {
+            namespace: Name::from_static("catga"),
+            service: executable(),
+            node: None,
+            endpoint: None,
+            attempts: 4,
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
+            concurrency: 64,
+            handler_timeout: Duration::from_secs(30),
+            ack_wait: Duration::from_secs(30),
+            publish_deadline: Duration::from_secs(5),
+            request_deadline: Some(Duration::from_secs(10)),
+            request_retries: 3,
+            heartbeat: Duration::from_secs(10),
+            node_timeout: Duration::from_secs(30),
+            absence: Duration::from_secs(24 * 60 * 60),
+            shutdown_timeout: Duration::from_secs(30),
+            strict: false,
+        }
+    }
+
+    /// What URL and environment say; every problem goes into `problems`.
+    pub(crate) fn read(
+        url: &BackendUrl,
+        driver: &dyn Driver,
+        env: &dyn Fn(&str) -> Option<String>,
+        problems: &mut Vec<String>,
+    ) -> Self {
+        let mut settings = Self::new();
+        for (key, value) in url.options() {
+            match OPTIONS.iter().find(|option| option.0 == key) {
+                Some((_, set)) => {
+                    if let Err(problem) = set(&mut settings, value) {
+                        problems.push(format!("URL option `{key}={value}`: {problem}"));
+                    }
+                }
+                None if driver.options().contains(&key) => {}
+                None => problems.push(unknown_option(key, driver)),
+            }
+        }
+        for (variable, set) in VARIABLES {
+            if let Some(value) = env(variable)
+                && let Err(problem) = set(&mut settings, &value)
+            {
+                problems.push(format!(
+                    "environment variable `{variable}={value}`: {problem}"
+                ));
+            }
+        }
+        settings
+    }
+
+    /// What does not fit together.
+    pub(crate) fn check(&self, problems: &mut Vec<String>) {
+        let mut demand = |fits: bool, problem: &str| {
+            if !fits {
+                problems.push(problem.to_owned());
+            }
+        };
+        demand(self.attempts > 0, "`attempts` must be at least 1");
+        demand(self.concurrency > 0, "`concurrency` must be at least 1");
+        demand(
+            !self.ack_wait.is_zero(),
+            "`ack_wait` must be longer than nothing",
+        );
+        demand(
+            !self.handler_timeout.is_zero(),
+            "`handler_timeout` must be longer than nothing",
+        );
+        demand(
+            !self.heartbeat.is_zero(),
+            "`heartbeat` must be longer than nothing",
+        );
+        demand(
+            self.node_timeout >= self.heartbeat.saturating_mul(2),
+            "`node_timeout` must be at least two heartbeats, or a single late one takes the node out",
+        );
+    }
+}
+
+type Set = fn(&mut Settings, &str) -> Result<(), String>;
+
+/// What the URL can say to any backend.
+const OPTIONS: &[(&str, Set)] = &[
+    ("absence", |s, v| duration(v).map(|d| s.absence = d)),
+    ("ack_wait", |s, v| duration(v).map(|d| s.ack_wait = d)),
+    ("attempts", |s, v| number(v).map(|n| s.attempts = n)),
+    ("backoff", |s, v| Backoff::parse(v).map(|b| s.backoff = b)),
+    ("concurrency", |s, v| number(v).map(|n| s.concurrency = n)),
+    ("endpoint", |s, v| {
+        s.endpoint = Some(v.to_owned());
+        Ok(())
+    }),
+    ("handler_timeout", |s, v| {
+        duration(v).map(|d| s.handler_timeout = d)
+    }),
+    ("heartbeat", |s, v| duration(v).map(|d| s.heartbeat = d)),
+    ("namespace", |s, v| token(v).map(|n| s.namespace = n)),
+    ("node", |s, v| token(v).map(|n| s.node = Some(n))),
+    ("node_timeout", |s, v| {
+        duration(v).map(|d| s.node_timeout = d)
+    }),
+    ("publish_deadline", |s, v| {
+        duration(v).map(|d| s.publish_deadline = d)
+    }),
+    ("request_deadline", |s, v| match v {
+        "none" => {
+            s.request_deadline = None;
+            Ok(())
+        }
+        _ => duration(v).map(|d| s.request_deadline = Some(d)),
+    }),
+    ("request_retries", |s, v| {
+        number(v).map(|n| s.request_retries = n)
+    }),
+    ("service", |s, v| token(v).map(|n| s.service = n)),
+    ("shutdown_timeout", |s, v| {
+        duration(v).map(|d| s.shutdown_timeout = d)
+    }),
+    ("strict", |s, v| {
+        v.parse()
+            .map(|b| s.strict = b)
+            .map_err(|_| "write `true` or `false`".to_owned())
+    }),
+];
+
+/// What the environment can say, beside `CATGA_URL`.
+const VARIABLES: &[(&str, Set)] = &[
+    ("CATGA_SERVICE", |s, v| token(v).map(|n| s.service = n)),
+    ("CATGA_NODE", |s, v| token(v).map(|n| s.node = Some(n))),
+    ("CATGA_ENDPOINT", |s, v| {
+        s.endpoint = Some(v.to_owned());
+        Ok(())
+    }),
+    ("CATGA_NAMESPACE", |s, v| token(v).map(|n| s.namespace = n)),
+];
+
+fn unknown_option(key: &str, driver: &dyn Driver) -> String {
+    let shown: String = key.chars().take(40).collect();
+    let mut known: Vec<_> = OPTIONS
+        .iter()
+        .map(|option| option.0)
+        .chain(driver.options().iter().copied())
+        .collect();
+    known.sort_unstable();
+    format!(
+        "unknown URL option {shown:?} (known for {}: {})",
+        driver.name(),
+        known.join(", ")
+    )
+}
+
+fn number(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "write a whole number".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|e| format!("write a duration, as in 500ms or 30s ({e})"))
+}
+
+fn token(text: &str) -> Result<Name, String> {
+    Name::token(text).map_err(|e| e.message().to_owned())
+}
+
+/// The name of the executable, made into a token.
+fn executable() -> Name {
+    let path = std::env::current_exe().unwrap_or_default();
+    let stem = path
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .unwrap_or_default();
+    let allowed = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '_' {
+            c
+        } else {
+            '-'
+        }
+    };
+    let token: String = stem.chars().take(64).map(allowed).collect();
+    Name::token(token).unwrap_or(Name::from_static("catga"))
+}
+
+/// All problems in one error, numbered, a line each.
+pub(crate) fn all_problems(problems: &[String]) -> Error {
+    let text = match problems {
+        [one] => one.clone(),
+        many => {
+            let lines: Vec<_> = many
+                .iter()
+                .enumerate()
+                .map(|(i, p)| format!("\n  {}. {p}", i + 1))
+                .collect();
+            format!("{} problems:{}", many.len(), lines.concat())
+        }
+    };
+    Error::new(ErrorKind::Config, "start", text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use catga_core::{Backend, Capability, ConnectOptions, async_trait};
+
+    #[derive(Debug)]
+    struct Nowhere;
+
+    #[async_trait]
+    impl Driver for Nowhere {
+        fn name(&self) -> &'static str {
+            "nowhere"
+        }
+        fn schemes(&self) -> &'static [&'static str] {
+            &["nowhere"]
+        }
+        fn options(&self) -> &'static [&'static str] {
+            &["capacity"]
+        }
+        fn capabilities(&self) -> &'static [Capability] {
+            &[]
+        }
+        async fn connect(&self, _: &BackendUrl, _: &ConnectOptions) -> Result<Backend, Error> {
+            Err(Error::new(ErrorKind::Connect, "connect", "nowhere"))
+        }
+    }
+
+    fn read(url: &str, env: &[(&str, &str)]) -> (Settings, Vec<String>) {
+        let mut problems = Vec::new();
+        let get = |key: &str| {
+            env.iter()
+                .find(|(k, _)| *k == key)
+                .map(|(_, v)| (*v).to_owned())
+        };
+        let mut settings = Settings::read(&url.parse().unwrap(), &Nowhere, &get, &mut problems);
+        settings.check(&mut problems);
+        settings.service = Name::from_static("test");
+        (settings, problems)
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_url() {
+        let (settings, problems) = read(
+            "nowhere://?node=a&attempts=7&capacity=1",
+            &[("CATGA_NODE", "b")],
+        );
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(
+            (settings.node.unwrap().as_str(), settings.attempts),
+            ("b", 7)
+        );
+    }
+
+    #[test]
+    fn every_problem_is_reported_and_an_unknown_option_lists_the_known() {
+        let url = "nowhere://?atempts=1&backoff=fast&attempts=0&heartbeat=20s&service=a.b";
+        let (_, problems) = read(url, &[("CATGA_NAMESPACE", "x y")]);
+        assert_eq!(problems.len(), 6, "{problems:#?}");
+        assert!(
+            problems[0].contains("atempts") && problems[0].contains("attempts, backoff, capacity")
+        );
+        let error = all_problems(&problems).to_string();
+        assert!(
+            error.contains("6 problems:") && error.contains("\n  6. "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn options_are_sorted_for_the_message_that_lists_them() {
+        assert!(OPTIONS.is_sorted_by_key(|option| option.0));
+    }
+}
