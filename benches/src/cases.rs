@@ -137,10 +137,10 @@ fn send(operations: u64, url: &str) -> Duration {
 /// QoS 0 from publish to handlers, with so many publishes between looks at how far they are that
 /// no ring overflows: a dropped message is no message handled.
 fn at_most_once(operations: u64, handlers: catga::Handlers) -> Duration {
-    const WINDOW: u64 = 512;
+    const WINDOW: u64 = 1024;
     two_cores().block_on(async {
         let (seen, each) = (Seen::default(), handlers.len() as u64);
-        let catga = start(handlers, &seen, "memory://?ring=1024").await;
+        let catga = start(handlers, &seen, "memory://?ring=4096").await;
         let began = Instant::now();
         for i in 0..operations {
             catga.publish(Order::new(i)).await.expect("published");

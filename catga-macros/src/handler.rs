@@ -5,7 +5,7 @@ use quote::quote;
 
 use crate::expand_handler::{expand, stand_in};
 use crate::mistakes::Mistakes;
-use crate::signature::{Function, check};
+use crate::signature::{Function, check, method_token};
 use crate::{options, root};
 
 /// The function as it was written, and its registration or its mistakes.
@@ -26,9 +26,10 @@ pub(crate) fn handler(arguments: TokenStream, item: &TokenStream) -> TokenStream
             // The attribute asks for `async`, so that clippy need not ask why.
             quote!(#[allow(clippy::unused_async)] #item #beside)
         }
-        checked => {
+        _ => {
             // Not beside a method: an `impl` can hold no type.
-            let beside = (checked.is_some() || function.signature.inputs.is_empty())
+            let beside = method_token(&function.signature)
+                .is_none()
                 .then(|| stand_in(&root, &function));
             quote!(#item #mistakes #beside)
         }

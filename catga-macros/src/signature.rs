@@ -97,7 +97,7 @@ pub(crate) fn check(function: &Function, mistakes: &mut Mistakes) -> Option<Hand
 }
 
 /// The token that shows a function to be a method.
-fn method_token(signature: &Signature) -> Option<TokenStream> {
+pub(crate) fn method_token(signature: &Signature) -> Option<TokenStream> {
     match signature.receiver() {
         Some(receiver) => Some(receiver.self_token.to_token_stream()),
         None => find(signature.to_token_stream(), "Self").map(TokenTree::into_token_stream),

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use catga_core::{Error, ErrorKind, ReasonKind, Retry};
@@ -123,6 +123,35 @@ pub(crate) fn contain<T>(app: usize, call: impl FnOnce() -> T) -> Result<T, Fail
     let _restore = Restore(INSIDE.replace(app));
     // Unwind-safe: what a handler left half-done is dropped with its future and never looked at again.
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| Failure::Panic(text_of(&*panic)))
+}
+
+/// What calling a handler and polling it once gave.
+pub(crate) enum First<T> {
+    /// It was ready at once.
+    Ended(Result<T, Failure>),
+    /// It waits for something.
+    Runs(BoxFuture<Result<T, HandlerError>>),
+}
+
+/// Calls a handler and polls it once, where it stands. Whoever goes on with it polls it again, so
+/// that nothing is missed by the waker that wakes nobody.
+pub(crate) fn begin<T>(
+    app: usize,
+    call: impl FnOnce() -> BoxFuture<Result<T, HandlerError>>,
+) -> First<T> {
+    let mut handler = None;
+    let first = contain(app, || {
+        let handler = handler.insert(call());
+        handler
+            .as_mut()
+            .poll(&mut TaskContext::from_waker(Waker::noop()))
+    });
+    match (first, handler) {
+        (Ok(Poll::Pending), Some(handler)) => First::Runs(handler),
+        (Ok(Poll::Ready(outcome)), _) => First::Ended(outcome.map_err(Failure::Handler)),
+        (Ok(Poll::Pending), None) => unreachable!("it was polled where it was kept"),
+        (Err(panic), _) => First::Ended(Err(panic)),
+    }
 }
 
 /// Polls a handler once.

@@ -16,6 +16,8 @@ use crate::app::Inner;
 #[derive(Debug)]
 pub(crate) struct Members {
     view: ArcSwap<View>,
+    /// Nobody but this node is there, so that there is nothing to pick.
+    alone: AtomicBool,
     /// Why others may not see this node.
     unregistered: ArcSwapOption<String>,
     /// Whether changes do not arrive, so that the view may be old.
@@ -27,8 +29,6 @@ pub(crate) struct Members {
 pub(crate) struct View {
     nodes: BTreeMap<NodeId, NodeInfo>,
     by_request: HashMap<Name, Arc<Candidates>>,
-    /// Nobody but this node is there, so that there is nothing to pick.
-    pub(crate) alone: bool,
 }
 
 /// The nodes that answer one request, which take turns.
@@ -42,6 +42,17 @@ impl Candidates {
     /// Whose turn it is: the node and its service.
     pub(crate) fn next(&self) -> &(NodeId, Name) {
         &self.nodes[self.turn.fetch_add(1, Ordering::Relaxed) % self.nodes.len()]
+    }
+
+    /// Whose turn it is; not that of `failed`, when there is anybody else.
+    pub(crate) fn next_but(&self, failed: &NodeId) -> &(NodeId, Name) {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let node = &self.nodes[turn % self.nodes.len()];
+        if node.0 == *failed {
+            &self.nodes[(turn % self.nodes.len() + 1) % self.nodes.len()]
+        } else {
+            node
+        }
     }
 }
 
@@ -69,11 +80,7 @@ impl View {
                 (request, Arc::new(Candidates { nodes, turn }))
             })
             .collect();
-        Self {
-            alone: nodes.len() == 1,
-            nodes,
-            by_request,
-        }
+        Self { nodes, by_request }
     }
 
     /// The nodes that answer a request.
@@ -92,9 +99,14 @@ impl Members {
         let view = View::new(own, BTreeMap::new(), None);
         Self {
             view: ArcSwap::from_pointee(view),
+            alone: AtomicBool::new(true),
             unregistered: ArcSwapOption::empty(),
             unwatched: AtomicBool::new(false),
         }
+    }
+
+    pub(crate) fn alone(&self) -> bool {
+        self.alone.load(Ordering::Relaxed)
     }
 
     pub(crate) fn view(&self) -> arc_swap::Guard<Arc<View>> {
@@ -117,8 +129,10 @@ impl Members {
         let before = self.view.load_full();
         let mut nodes = before.nodes.clone();
         change(&mut nodes);
-        self.view
-            .store(Arc::new(View::new(own, nodes, Some(&before))));
+        let view = View::new(own, nodes, Some(&before));
+        let alone = view.nodes.len() == 1;
+        self.view.store(Arc::new(view));
+        self.alone.store(alone, Ordering::Relaxed);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, Waker};
 
 use catga_core::{
     Capability, Envelope, Error, ErrorKind, Headers, MessageId, NodeId, QoS, Reply, Request, Retry,
@@ -16,7 +15,7 @@ use tracing::{Instrument, Span};
 use crate::app::Inner;
 use crate::consume::{counted, span};
 use crate::context::Attempt;
-use crate::guard::{self, Failure};
+use crate::guard::{self, Failure, First};
 use crate::handlers::{BoxFuture, Call};
 use crate::publish::{stamp, time_left, within};
 use crate::slots::{Slot, Slots};
@@ -40,13 +39,10 @@ impl Inner {
         origin: Option<&Context>,
     ) -> Result<R::Response, Error> {
         self.check_open(origin.is_some())?;
-        let candidates = {
-            let view = self.members.view();
-            if view.alone {
-                None
-            } else {
-                view.candidates(R::NAME).cloned()
-            }
+        let candidates = if self.members.alone() {
+            None
+        } else {
+            self.members.view().candidates(R::NAME).cloned()
         };
         let first = candidates.as_ref().map(|candidates| candidates.next());
         if let Some((entry, call)) = self.table.request::<R>()
@@ -56,7 +52,7 @@ impl Inner {
                 .call_here(entry, call, request, origin, self.deadline(origin))
                 .await;
         }
-        let mut target = match first {
+        let first = match first {
             Some((node, _)) => Target::Node(node.clone()),
             None if self.knows_everybody() => return Err(self.no_handler::<R>()),
             // Nobody knows who is there but the broker.
@@ -64,12 +60,26 @@ impl Inner {
         };
         let deadline = self.deadline(origin);
         let letter = self.letter(request, origin)?;
-        let turn = || match &candidates {
-            Some(candidates) => Target::Node(candidates.next().0.clone()),
-            None => Target::Service(self.node.service.clone()),
-        };
-        self.deliver::<R>(&letter, deadline, || std::mem::replace(&mut target, turn()))
-            .await
+        let mut last = None;
+        self.deliver::<R>(&letter, deadline, || {
+            let target = match last.take() {
+                None => first.clone(),
+                Some(failed) => self.instead_of::<R>(failed),
+            };
+            last = Some(target.clone());
+            target
+        })
+        .await
+    }
+
+    /// Where a request that failed at one node goes next: to another of those who are there by now.
+    fn instead_of<R: Request>(&self, failed: Target) -> Target {
+        match (&failed, self.members.view().candidates(R::NAME)) {
+            (Target::Node(node), Some(candidates)) => {
+                Target::Node(candidates.next_but(node).0.clone())
+            }
+            _ => failed,
+        }
     }
 
     pub(crate) async fn send_to<R: Request>(
@@ -214,9 +224,10 @@ impl Inner {
         origin: Option<&Context>,
         deadline: Option<Instant>,
     ) -> Result<R::Response, Error> {
-        let slot = match Slots::try_take_for(Arc::clone(entry)) {
+        let slots = &entry.slots;
+        let slot = match Slots::try_take_for(slots) {
             Ok(slot) => slot,
-            Err(entry) => match within(deadline, Slots::take(entry)).await {
+            Err(slots) => match within(deadline, Slots::take(slots)).await {
                 Some(slot) => slot,
                 None => return Err(too_late::<R>("no place of its handler came free", false)),
             },
@@ -227,51 +238,24 @@ impl Inner {
         }
         let context = Context::new(Arc::clone(self), None, headers, Attempt::FIRST, deadline);
         let span = span(entry, None);
-        let outcome = match self.begin(call, request, context, &span) {
-            Ok((_, Poll::Ready(outcome))) => outcome,
-            Ok((future, Poll::Pending)) => {
-                let answer = self.finish_in_task(slot, future, span);
-                return match within(deadline, answer).await {
-                    Some(Ok(outcome)) => {
-                        outcome.map_err(|failure| failure.into_error("send", R::NAME))
-                    }
-                    Some(Err(_)) => Err(Failure::Stopped.into_error("send", R::NAME)),
-                    None => Err(too_late::<R>("its handler still runs", true)),
-                };
-            }
-            Err(panic) => Err(panic),
+        let first = {
+            let _entered = span.enter();
+            guard::begin(self.address(), || call.with_value(request, context))
         };
-        counted(entry, &outcome);
+        let outcome = match first {
+            First::Ended(outcome) => {
+                counted(entry, &outcome);
+                outcome
+            }
+            First::Runs(handler) => {
+                let slot = slot.hand_to(Arc::clone(entry));
+                match within(deadline, self.finish_in_task(slot, handler, span)).await {
+                    Some(answer) => answer.unwrap_or(Err(Failure::Stopped)),
+                    None => return Err(too_late::<R>("its handler still runs", true)),
+                }
+            }
+        };
         outcome.map_err(|failure| failure.into_error("send", R::NAME))
-    }
-
-    /// Calls the handler and polls it once, where it stands.
-    #[expect(
-        clippy::type_complexity,
-        reason = "a future with what its first poll gave"
-    )]
-    fn begin<R: Request>(
-        &self,
-        call: &'static Call<R>,
-        request: R,
-        context: Context,
-        span: &Span,
-    ) -> Result<
-        (
-            BoxFuture<Result<R::Response, HandlerError>>,
-            Poll<Result<R::Response, Failure>>,
-        ),
-        Failure,
-    > {
-        let _entered = span.enter();
-        let app = self.address();
-        let mut future = guard::contain(app, || call.with_value(request, context))?;
-        let first = guard::poll(
-            app,
-            &mut future,
-            &mut TaskContext::from_waker(Waker::noop()),
-        );
-        Ok((future, first))
     }
 
     /// Lets a handler that was not ready run on by itself, so that a caller who goes away does not

@@ -105,6 +105,21 @@ impl Slots {
     }
 }
 
+impl AsRef<Slots> for Slots {
+    fn as_ref(&self) -> &Slots {
+        self
+    }
+}
+
+impl Slot<&Slots> {
+    /// Hands the place on to somebody who owns the slots that were borrowed.
+    pub(crate) fn hand_to<T: AsRef<Slots>>(self, owner: T) -> Slot<T> {
+        debug_assert!(std::ptr::eq(self.0, owner.as_ref()), "the same slots");
+        std::mem::forget(self);
+        Slot(owner)
+    }
+}
+
 impl<T: AsRef<Slots>> Drop for Slot<T> {
     fn drop(&mut self) {
         self.0.as_ref().give_back();
