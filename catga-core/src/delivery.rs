@@ -131,7 +131,8 @@ pub trait Receipt: Send + Sync + fmt::Debug {
     ///   ack in one step; to others the runtime passes completions without a claim.
     /// - A dead letter is stored before the message is acked; when it cannot be stored the message stays.
     /// - A lease that ran out gives [`ErrorKind::LostOwnership`](crate::ErrorKind::LostOwnership) where the
-    ///   broker can tell, and never settles what another member now holds.
+    ///   broker or the backend's own clock can tell; nak, release, dead letter and term then change nothing.
+    ///   A late ack may still count, also while another member has the message: it was handled.
     async fn settle(
         self: Box<Self>,
         envelope: Envelope,

@@ -114,6 +114,8 @@ pub enum ClaimOutcome {
 /// - `concurrent_claims_grant_one`: of any number of owners, one is granted while its lease holds.
 /// - `an_expired_claim_is_taken_over`: after the lease another owner is granted, with `may_have_run`.
 /// - `a_lost_claim_cannot_settle`: renew, complete and release by a former owner are refused.
+/// - `an_owner_may_repeat`: after an unknown outcome the same owner claims, renews, completes and releases again,
+///   with the claim as it was, and is answered as if it were the first time.
 /// - `completed_is_final`: until the retention ends, every claim is answered with `Completed`.
 #[async_trait]
 pub trait InboxStore: Send + Sync + fmt::Debug + 'static {

@@ -52,7 +52,8 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     async fn subscribe(&self, subscribe: &Subscribe) -> Result<Box<dyn Subscription>, Error>;
 
     /// Takes the requests of one name, as a node of its service. Each delivery is settled with a
-    /// [`Completion`](crate::Completion) that has a response, or given back with `Release`.
+    /// [`Completion`](crate::Completion) that has a response, or given back with `Release`: to another node
+    /// where the backend can, else the caller gets a retryable error at once.
     async fn serve(&self, serve: &Serve) -> Result<Box<dyn Subscription>, Error>;
 
     /// Sends an encoded request and waits for its one reply. `attempt` counts from 1.
