@@ -7,7 +7,8 @@ use crate::{Error, ErrorKind};
 
 /// Text headers of a message. Names are case-sensitive, as NATS has them; a name occurs once.
 ///
-/// No header costs nothing: an empty map allocates nothing, and a clone shares its entries.
+/// No header costs nothing: an empty map allocates nothing, and a clone shares its entries. Order is
+/// kept in this process and means nothing: a broker may change it, and equality does not look at it.
 ///
 /// # Examples
 /// ```
@@ -18,7 +19,7 @@ use crate::{Error, ErrorKind};
 /// assert_eq!(headers.get("tenant"), Some("acme"));
 /// # Ok::<(), catga_core::Error>(())
 /// ```
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Headers(Option<Arc<Vec<(String, String)>>>);
 
 impl Headers {
@@ -54,8 +55,10 @@ impl Headers {
     /// Sets a header and returns the value it had.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidName`] when the name is no token of [RFC 9110, section 5.6.2], when the value holds
-    /// a control character (a line break would end the header on the wire), or when either is too long.
+    /// [`ErrorKind::InvalidName`] when the name is no token of [RFC 9110, section 5.6.2] or begins with `Nats-` or
+    /// `Catga-` (brokers obey such headers: `Nats-Rollup` deletes a stream); when the value holds a control
+    /// character (a line break would end the header) or begins or ends with a space (which does not
+    /// survive the wire); or when either is too long.
     ///
     /// [RFC 9110, section 5.6.2]: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2
     pub fn insert(
@@ -120,14 +123,26 @@ impl Headers {
     }
 }
 
+fn is_reserved(name: &str) -> bool {
+    let begins = |prefix: &str| {
+        name.get(..prefix.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    begins("Nats-") || begins("Catga-")
+}
+
 fn check(name: &str, value: &str) -> Result<(), Error> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     let problem = if name.is_empty() || !name.bytes().all(token) {
         "its name is not a token of letters, digits and !#$%&'*+-.^_`|~"
+    } else if is_reserved(name) {
+        "names that begin with `Nats-` or `Catga-` are the broker's and ours"
     } else if name.len() > Headers::MAX_NAME_BYTES {
         "its name is longer than 128 bytes"
     } else if value.chars().any(char::is_control) {
         "its value holds a control character"
+    } else if value.trim() != value {
+        "its value begins or ends with a space"
     } else if value.len() > Headers::MAX_VALUE_BYTES {
         "its value is longer than 8 KiB"
     } else {
@@ -140,6 +155,17 @@ fn check(name: &str, value: &str) -> Result<(), Error> {
         format!("invalid header {shown:?}: {problem}"),
     ))
 }
+
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len()
+            && self
+                .iter()
+                .all(|(name, value)| other.get(name) == Some(value))
+    }
+}
+
+impl Eq for Headers {}
 
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -163,6 +189,20 @@ mod tests {
     }
 
     #[test]
+    fn order_means_nothing() {
+        let (mut a, mut b) = (Headers::new(), Headers::new());
+        for (name, value) in [("x", "1"), ("y", "2")] {
+            a.insert(name, value).unwrap();
+        }
+        for (name, value) in [("y", "2"), ("x", "1")] {
+            b.insert(name, value).unwrap();
+        }
+        assert_eq!(a, b);
+        b.insert("y", "3").unwrap();
+        assert_ne!(a, b);
+    }
+
+    #[test]
     fn what_would_break_the_wire_is_refused() {
         let long = "v".repeat(Headers::MAX_VALUE_BYTES + 1);
         for (name, value) in [
@@ -170,6 +210,11 @@ mod tests {
             ("a b", "v"),
             ("a:b", "v"),
             ("ä", "v"),
+            ("Nats-Rollup", "all"),
+            ("nats-msg-id", "7"),
+            ("CATGA-x", "v"),
+            ("a", " v"),
+            ("a", "v\t"),
             ("a", "x\r\ny"),
             ("a", "\0"),
             ("a", long.as_str()),

@@ -60,9 +60,9 @@ impl Load {
     }
 }
 
-/// A node as others see it.
+/// A node as others see it. What a newer version adds is ignored, so that nodes of both see each
+/// other during an upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct NodeInfo {
     /// The node's id.
