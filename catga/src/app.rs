@@ -25,7 +25,7 @@ use crate::table::Table;
 /// last clone is dropped without, its tasks end and what they held goes back to the broker.
 ///
 /// # Examples
-/// ```
+/// ```standalone_crate
 /// use catga::prelude::*;
 /// use serde::{Deserialize, Serialize};
 ///

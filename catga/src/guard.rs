@@ -70,20 +70,13 @@ impl Failure {
             Self::Stopped => (ErrorKind::Closed, Retry::Now),
         };
         let never_ran = matches!(self, Self::Decode(_) | Self::Expired);
-        let text = match &self {
-            // The cause is the source, and says itself what it is.
-            Self::Handler(_) => format!("the handler of `{request}` failed"),
-            _ => format!("the handler of `{request}` failed: {self}"),
-        };
+        // In full, as another node would say it: a caller need not know which one answered.
+        let text = format!("the handler of `{request}` failed: {self}");
         let error = Error::new(kind, operation, text).with_retry(retry);
-        let error = if never_ran {
+        if never_ran {
             error
         } else {
             error.with_unknown_outcome()
-        };
-        match self {
-            Self::Handler(cause) => error.with_source(cause.into_cause()),
-            _ => error,
         }
     }
 }

@@ -73,10 +73,6 @@ impl HandlerError {
     pub(crate) fn retry_hint(&self) -> Retry {
         self.retry
     }
-
-    pub(crate) fn into_cause(self) -> BoxError {
-        self.cause
-    }
 }
 
 impl<E: StdError + Send + Sync + 'static> From<E> for HandlerError {

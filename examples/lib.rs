@@ -1,0 +1,4 @@
+//! Programs that show Catga at work; there is nothing to use from here.
+//!
+//! - `cargo run --example quickstart`: an event, a request and their handlers.
+//! - `cargo run --release --example orders`: three nodes take 100,000 orders, and every count adds up.
