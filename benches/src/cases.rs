@@ -17,8 +17,6 @@ pub struct Case {
     /// The case that this one is held against.
     pub against: Option<&'static str>,
     pub operations: u64,
-    /// Whether all the work is on the calling thread, so that allocations can be counted.
-    pub one_thread: bool,
     pub run: fn(u64) -> Duration,
 }
 
@@ -49,7 +47,11 @@ struct StoredOrder(Order);
 
 impl Order {
     pub fn new(i: u64) -> Self {
-        Self { order_id: format!("order-{i}"), product_id: "product-4711-blue-xl".to_owned(), quantity: i }
+        Self {
+            order_id: format!("order-{i}"),
+            product_id: "product-4711-blue-xl".to_owned(),
+            quantity: i,
+        }
     }
 }
 
@@ -111,15 +113,28 @@ async fn heavy(_: &Heavy, State(seen): State<Seen>) -> Result<()> {
 }
 
 fn one_core() -> Runtime {
-    Builder::new_current_thread().enable_all().build().expect("a runtime")
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 fn two_cores() -> Runtime {
-    Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 async fn start(handlers: catga::Handlers, seen: &Seen, url: &str) -> Catga {
-    Catga::builder().connect(url).handlers(handlers).state(seen.clone()).start().await.expect("it starts")
+    Catga::builder()
+        .connect(url)
+        .handlers(handlers)
+        .state(seen.clone())
+        .start()
+        .await
+        .expect("it starts")
 }
 
 /// `send` to a handler of this node.
@@ -128,7 +143,15 @@ fn send(operations: u64, url: &str) -> Duration {
         let catga = start(handlers![price], &Seen::default(), url).await;
         let began = Instant::now();
         for i in 0..operations {
-            black_box(catga.send(Quote { quantity: i, unit_price: 3 }).await.expect("an answer"));
+            black_box(
+                catga
+                    .send(Quote {
+                        quantity: i,
+                        unit_price: 3,
+                    })
+                    .await
+                    .expect("an answer"),
+            );
         }
         began.elapsed()
     })
@@ -164,7 +187,10 @@ fn at_least_once(operations: u64, window: usize) -> Duration {
             let catga = catga.clone();
             publishers.spawn(async move {
                 for i in (lane..operations).step_by(window) {
-                    catga.publish(StoredOrder(Order::new(i))).await.expect("stored");
+                    catga
+                        .publish(StoredOrder(Order::new(i)))
+                        .await
+                        .expect("stored");
                 }
             });
         }
@@ -180,7 +206,11 @@ fn burning(operations: u64) -> Duration {
         let seen = Seen::default();
         let catga = start(handlers![heavy], &seen, "memory://").await;
         let began = Instant::now();
-        catga.publish_many((0..operations).map(Heavy)).await.into_iter().for_each(|r| r.expect("stored"));
+        catga
+            .publish_many((0..operations).map(Heavy))
+            .await
+            .into_iter()
+            .for_each(|r| r.expect("stored"));
         seen.all(operations).await;
         began.elapsed()
     })
@@ -188,36 +218,74 @@ fn burning(operations: u64) -> Duration {
 
 /// Every case, those by hand before those that are held against them.
 pub fn all() -> Vec<Case> {
-    let case = |name, against, operations, one_thread, run| Case { name, against, operations, one_thread, run };
+    let case = |name, against, operations, run| Case {
+        name,
+        against,
+        operations,
+        run,
+    };
     vec![
-        case("raw: boxed call through Arc<dyn>", None, 2_000_000, true, |n| raw::boxed_call(&one_core(), n)),
-        case("raw: request over mpsc + oneshot", None, 200_000, false, |n| raw::channel_request(&one_core(), n)),
-        case("catga: send, no deadline", Some("raw: boxed call through Arc<dyn>"), 2_000_000, true, |n| {
-            send(n, "memory://?request_deadline=none")
+        case("raw: boxed call through Arc<dyn>", None, 2_000_000, |n| {
+            raw::boxed_call(&one_core(), n)
         }),
-        case("catga: send, default deadline", Some("raw: boxed call through Arc<dyn>"), 2_000_000, true, |n| {
-            send(n, "memory://")
+        case("raw: request over mpsc + oneshot", None, 200_000, |n| {
+            raw::channel_request(&one_core(), n)
         }),
-        case("raw: one queue", None, 500_000, false, |n| raw::queues(&two_cores(), n, 1)),
-        case("catga: QoS 0, one handler by reference", Some("raw: one queue"), 500_000, false, |n| {
-            at_most_once(n, handlers![first])
+        case(
+            "catga: send, no deadline",
+            Some("raw: boxed call through Arc<dyn>"),
+            2_000_000,
+            |n| send(n, "memory://?request_deadline=none"),
+        ),
+        case(
+            "catga: send, default deadline",
+            Some("raw: boxed call through Arc<dyn>"),
+            2_000_000,
+            |n| send(n, "memory://"),
+        ),
+        case("raw: one queue", None, 500_000, |n| {
+            raw::queues(&two_cores(), n, 1)
         }),
-        case("catga: QoS 0, one handler by value", Some("raw: one queue"), 500_000, false, |n| {
-            at_most_once(n, handlers![by_value])
+        case(
+            "catga: QoS 0, one handler by reference",
+            Some("raw: one queue"),
+            500_000,
+            |n| at_most_once(n, handlers![first]),
+        ),
+        case(
+            "catga: QoS 0, one handler by value",
+            Some("raw: one queue"),
+            500_000,
+            |n| at_most_once(n, handlers![by_value]),
+        ),
+        case("raw: three queues", None, 300_000, |n| {
+            raw::queues(&two_cores(), n, 3)
         }),
-        case("raw: three queues", None, 300_000, false, |n| raw::queues(&two_cores(), n, 3)),
-        case("catga: QoS 0, three handlers by reference", Some("raw: three queues"), 300_000, false, |n| {
-            at_most_once(n, handlers![first, second, third])
+        case(
+            "catga: QoS 0, three handlers by reference",
+            Some("raw: three queues"),
+            300_000,
+            |n| at_most_once(n, handlers![first, second, third]),
+        ),
+        case("raw: three hops, 64 at once", None, 200_000, |n| {
+            raw::three_hops(&two_cores(), n, 64)
         }),
-        case("raw: three hops, 64 at once", None, 200_000, false, |n| raw::three_hops(&two_cores(), n, 64)),
-        case("catga: QoS 1, 64 at once", Some("raw: three hops, 64 at once"), 200_000, false, |n| {
-            at_least_once(n, 64)
-        }),
-        case("raw: 100 us of CPU on one core", None, 4_000, true, |n| {
+        case(
+            "catga: QoS 1, 64 at once",
+            Some("raw: three hops, 64 at once"),
+            200_000,
+            |n| at_least_once(n, 64),
+        ),
+        case("raw: 100 us of CPU on one core", None, 4_000, |n| {
             let began = Instant::now();
             (0..n).for_each(|_| raw::burn());
             began.elapsed()
         }),
-        case("catga: handler of 100 us, two cores", Some("raw: 100 us of CPU on one core"), 4_000, false, burning),
+        case(
+            "catga: handler of 100 us, two cores",
+            Some("raw: 100 us of CPU on one core"),
+            4_000,
+            burning,
+        ),
     ]
 }

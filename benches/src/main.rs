@@ -15,10 +15,16 @@ const ROUNDS: usize = 5;
 
 fn main() {
     let filter = std::env::args().nth(1).unwrap_or_default();
-    let mut rows: Vec<Row> = cases::all().into_iter().filter(|case| case.name.contains(&filter)).map(Row::new).collect();
+    let mut rows: Vec<Row> = cases::all()
+        .into_iter()
+        .filter(|case| case.name.contains(&filter))
+        .map(Row::new)
+        .collect();
     if rows.is_empty() {
         eprintln!("no case has {filter:?} in its name; there are:");
-        cases::all().iter().for_each(|case| eprintln!("  {}", case.name));
+        cases::all()
+            .iter()
+            .for_each(|case| eprintln!("  {}", case.name));
         std::process::exit(2);
     }
     for round in 1..=ROUNDS {

@@ -32,7 +32,14 @@ pub fn boxed_call(runtime: &Runtime, operations: u64) -> Duration {
     runtime.block_on(async {
         let began = Instant::now();
         for i in 0..operations {
-            black_box(handler.call(Quote { quantity: i, unit_price: 3 }).await);
+            black_box(
+                handler
+                    .call(Quote {
+                        quantity: i,
+                        unit_price: 3,
+                    })
+                    .await,
+            );
         }
         began.elapsed()
     })
@@ -50,7 +57,16 @@ pub fn channel_request(runtime: &Runtime, operations: u64) -> Duration {
         let began = Instant::now();
         for i in 0..operations {
             let (reply, answer) = oneshot::channel();
-            requests.send((Quote { quantity: i, unit_price: 3 }, reply)).await.expect("the server lives");
+            requests
+                .send((
+                    Quote {
+                        quantity: i,
+                        unit_price: 3,
+                    },
+                    reply,
+                ))
+                .await
+                .expect("the server lives");
             black_box(answer.await.expect("the server answers"));
         }
         began.elapsed()
@@ -66,7 +82,12 @@ pub fn queues(runtime: &Runtime, operations: u64, consumers: usize) -> Duration 
     runtime.block_on(async {
         let seen = Arc::new(AtomicU64::new(0));
         let rings: Vec<_> = (0..consumers)
-            .map(|_| Arc::new(Ring { queue: ArrayQueue::new(1024), filled: Notify::new() }))
+            .map(|_| {
+                Arc::new(Ring {
+                    queue: ArrayQueue::new(1024),
+                    filled: Notify::new(),
+                })
+            })
             .collect();
         let tasks: Vec<_> = rings
             .iter()
@@ -144,7 +165,11 @@ pub fn three_hops(runtime: &Runtime, operations: u64, window: usize) -> Duration
                 for i in (lane..operations).step_by(window) {
                     let (stored, confirmed) = oneshot::channel();
                     let order = Arc::new(Order::new(i));
-                    commands.send(Command::Publish(order, stored)).await.ok().expect("the log lives");
+                    commands
+                        .send(Command::Publish(order, stored))
+                        .await
+                        .ok()
+                        .expect("the log lives");
                     confirmed.await.expect("the log confirms");
                 }
             });

@@ -9,7 +9,7 @@ use crate::{Codec, Error, Headers, Json, Message, MessageId, Name, Payload, QoS}
 /// A message on its way: id, name, version, headers, payload, and where it was routed to.
 ///
 /// A backend writes the payload's bytes as they are and puts the rest into the broker's own
-/// headers, only where it differs from the default (`docs/wire-format.md`).
+/// headers, only where it differs from the default.
 #[derive(Clone, Debug)]
 pub struct Envelope {
     id: Option<MessageId>,

@@ -81,6 +81,7 @@ impl Inner {
     }
 
     /// Refuses new work once the application shuts down; handlers that still run may finish theirs.
+    #[inline]
     pub(crate) fn check_open(&self, from_handler: bool) -> Result<(), Error> {
         let open = if from_handler {
             !self.lifecycle.is_stopped()

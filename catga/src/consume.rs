@@ -363,6 +363,7 @@ fn report(entry: &Entry, delivery: &Delivery, failure: &Failure, fate: &'static 
 }
 
 /// The span of one handling ([OpenTelemetry, messaging spans](https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/)).
+#[inline]
 pub(crate) fn span(entry: &Entry, id: Option<catga_core::MessageId>) -> Span {
     tracing::info_span!(
         "process",

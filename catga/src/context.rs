@@ -66,6 +66,7 @@ impl Attempt {
 }
 
 impl Context {
+    #[inline]
     pub(crate) fn new(
         inner: Arc<Inner>,
         id: Option<MessageId>,

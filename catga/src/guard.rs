@@ -106,6 +106,7 @@ pub(crate) fn inside_handler_of(app: usize) -> bool {
 }
 
 /// Runs `call` as part of a handler of `app`; a panic becomes a failure.
+#[inline]
 pub(crate) fn contain<T>(app: usize, call: impl FnOnce() -> T) -> Result<T, Failure> {
     struct Restore(usize);
     impl Drop for Restore {

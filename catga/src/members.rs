@@ -105,6 +105,7 @@ impl Members {
         }
     }
 
+    #[inline]
     pub(crate) fn alone(&self) -> bool {
         self.alone.load(Ordering::Relaxed)
     }

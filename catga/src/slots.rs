@@ -39,6 +39,7 @@ impl Slots {
         self.limit.saturating_sub(self.taken())
     }
 
+    #[inline]
     fn try_take(&self) -> bool {
         let one_more = |taken| (taken < self.limit).then_some(taken + 1);
         self.taken
@@ -46,6 +47,7 @@ impl Slots {
             .is_ok()
     }
 
+    #[inline]
     fn give_back(&self) {
         self.taken.fetch_sub(1, Ordering::SeqCst);
         // Sequentially consistent with `wait_until`: either we see the waiter, or it sees the place.
