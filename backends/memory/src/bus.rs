@@ -128,10 +128,12 @@ impl Connection {
         }
     }
 
-    /// Refuses what is asked of a connection that was closed.
+    /// Refuses what is asked of a connection that was closed, or whose bus is dead.
     pub(crate) fn check_open(&self, operation: &'static str) -> Result<(), Error> {
         if self.closed.is_raised() {
             Err(error::closed(operation))
+        } else if self.bus.is_dead() {
+            Err(error::gone(operation))
         } else {
             Ok(())
         }

@@ -263,8 +263,7 @@ impl Actor {
             return job.refuse(error);
         }
         if !self.is_served(&job.to) {
-            let error = error::no_responders(&self.name, &job.to);
-            return job.refuse(error);
+            return self.refuse_unserved(job);
         }
         if !after.is_zero() {
             self.next_delayed += 1;
@@ -281,8 +280,7 @@ impl Actor {
     fn enqueue(&mut self, job: Job) {
         let key = Key::of(&job.to).filter(|_| self.is_served(&job.to));
         let Some(key) = key else {
-            let error = error::no_responders(&self.name, &job.to);
-            return job.refuse(error);
+            return self.refuse_unserved(job);
         };
         let queue = self.queues.entry(key).or_default();
         if queue.len() >= self.capacity {
@@ -302,24 +300,29 @@ impl Actor {
         if self.servers.remove(&server).is_none() {
             return;
         }
-        let Self {
-            queues,
-            servers,
-            name,
-            ..
-        } = self;
-        queues.retain(|_, queue| {
+        let queues = std::mem::take(&mut self.queues);
+        for (key, queue) in queues {
             // A queue is of one target, so that its first request speaks for all.
-            let stays = |job: &Job| servers.values().any(|other| other.serves(&job.to));
-            if queue.front().is_some_and(stays) {
-                return true;
+            if queue.front().is_some_and(|job| self.is_served(&job.to)) {
+                self.queues.insert(key, queue);
+            } else {
+                for job in queue {
+                    self.refuse_unserved(job);
+                }
             }
-            for job in queue.drain(..) {
-                let error = error::no_responders(name, &job.to);
-                job.refuse(error);
+        }
+        for (due, job) in std::mem::take(&mut self.delayed) {
+            if self.is_served(&job.to) {
+                self.delayed.insert(due, job);
+            } else {
+                self.refuse_unserved(job);
             }
-            false
-        });
+        }
+    }
+
+    fn refuse_unserved(&self, job: Job) {
+        let error = error::no_responders(&self.name, &job.to);
+        job.refuse(error);
     }
 
     /// Queues what was aside for long enough.

@@ -97,7 +97,7 @@ impl Keeper {
                     .entry(message)
                     .or_default()
                     .join(group.as_ref(), ring);
-                self.tables.topics.store(Arc::new(topics));
+                self.replace(topics).await;
                 let _ = reply.send(());
             }
             Command::Leave {
@@ -128,6 +128,19 @@ impl Keeper {
         }
     }
 
+    /// Puts a new table in place and waits until nobody publishes by the old one.
+    ///
+    /// A publisher holds the table no longer than its pushes take, and `swap` has turned every such
+    /// hold into a count: once the old table is ours alone, rings that are not in the new one are
+    /// quiet. Every change waits, so that there is never a table older than the old one.
+    async fn replace(&self, topics: Topics) {
+        let mut old = self.tables.topics.swap(Arc::new(topics));
+        while let Err(shared) = Arc::try_unwrap(old) {
+            old = shared;
+            yield_now().await;
+        }
+    }
+
     async fn leave(&self, message: &Name, group: Option<&Name>, ring: &Arc<Ring>) {
         let mut topics = Topics::clone(&self.tables.topics.load());
         if let Some(topic) = topics.get_mut(message) {
@@ -137,15 +150,8 @@ impl Keeper {
             }
         }
         let heirs = group.and_then(|group| Some((topics.get(message)?.clone(), group)));
-        let mut old = self.tables.topics.swap(Arc::new(topics));
+        self.replace(topics).await;
         let Some((topic, group)) = heirs else { return };
-        // A publisher may still be pushing by the old table. It holds the table no longer than that
-        // takes, and `swap` has turned every such hold into a count, so that the ring is quiet
-        // once the old table is ours alone.
-        while let Err(shared) = Arc::try_unwrap(old) {
-            old = shared;
-            yield_now().await;
-        }
         while let (Some(heir), Some(envelope)) = (topic.member(group), ring.pop()) {
             heir.push(envelope);
         }
@@ -166,4 +172,57 @@ fn find_or_add<T>(
     changed.insert(name.clone(), Arc::clone(&added));
     table.store(Arc::new(changed));
     added
+}
+
+#[cfg(test)]
+mod tests {
+    use catga_core::{Bytes, Envelope, QoS};
+
+    use super::*;
+
+    const MESSAGE: Name = Name::from_static("orders.created");
+    const GROUP: Name = Name::from_static("g");
+
+    async fn join(keeper: &mpsc::UnboundedSender<Command>) -> Arc<Ring> {
+        let ring = Arc::new(Ring::new(8));
+        let (reply, joined) = oneshot::channel();
+        let join = Command::Join {
+            message: MESSAGE,
+            group: Some(GROUP),
+            ring: Arc::clone(&ring),
+            reply,
+        };
+        keeper.send(join).unwrap();
+        joined.await.unwrap();
+        ring
+    }
+
+    #[tokio::test]
+    async fn a_publisher_with_the_old_table_loses_nothing() {
+        let tables = Arc::new(Tables::default());
+        let keeper = spawn(Settings::default(), Arc::clone(&tables));
+        let leaves = join(&keeper).await;
+        let stays = join(&keeper).await;
+        let (reply, mut left) = oneshot::channel();
+        let leave = Command::Leave {
+            message: MESSAGE,
+            group: Some(GROUP),
+            ring: Arc::clone(&leaves),
+            reply,
+        };
+        let publisher = tables.topics.load();
+        keeper.send(leave).unwrap();
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        assert!(left.try_recv().is_err(), "the old table is still in use");
+        let envelope = Envelope::received(MESSAGE, QoS::AtMostOnce, Bytes::new());
+        // In turn, so that one of the two goes into the ring that leaves.
+        publisher[&MESSAGE].publish(&envelope);
+        publisher[&MESSAGE].publish(&envelope);
+        drop(publisher);
+        left.await.unwrap();
+        assert!(leaves.pop().is_none());
+        assert!(stays.pop().is_some() && stays.pop().is_some());
+    }
 }

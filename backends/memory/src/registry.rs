@@ -125,8 +125,9 @@ impl MemoryWatch {
             }
             let answer = self.fresh.as_mut()?.await;
             self.fresh = None;
+            let watch = answer.ok()?;
             self.ready.push_back(NodeEvent::Lagged);
-            self.begin(answer.ok()?);
+            self.begin(watch);
         }
     }
 }

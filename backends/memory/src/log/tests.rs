@@ -95,8 +95,7 @@ fn a_new_group_begins_at_the_oldest_or_at_the_end() {
     let mut f = Fixture::new(10);
     f.push("early");
     f.join(1, "a");
-    f.log
-        .join(2, &subscribe("b").with_start(catga_core::Start::New));
+    f.log.join(2, &subscribe("b").with_start(Start::New));
     f.push("late");
     assert_eq!(f.one(1).unwrap().0, "early");
     assert_eq!(f.one(1).unwrap().0, "late");
@@ -195,7 +194,9 @@ fn a_nak_waits_for_its_delay_and_goes_before_what_is_new() {
     f.push("c");
     let (_, _, a) = f.one(1).unwrap();
     f.settle(a, Verdict::Retry(SECOND)).unwrap();
-    assert_eq!(f.one(1).unwrap().0, "b");
+    let (text, _, b) = f.one(1).unwrap();
+    assert_eq!(text, "b");
+    f.settle(b, Verdict::Done).unwrap();
     f.pass(SECOND / 2);
     assert_eq!(f.log.next_deadline(), Some(f.now + SECOND / 2));
     f.pass(SECOND / 2);
@@ -273,10 +274,10 @@ fn a_full_store_of_dead_letters_loses_nothing() {
     for text in ["a", "b", "c"] {
         f.push(text);
     }
-    let taken = f.take(1, 3);
-    f.settle(taken[0].token, poison()).unwrap();
-    f.settle(taken[1].token, poison()).unwrap();
-    let full = f.settle(taken[2].token, poison()).unwrap_err();
+    let first = f.take(1, 3);
+    f.settle(first[0].token, poison()).unwrap();
+    f.settle(first[1].token, poison()).unwrap();
+    let full = f.settle(first[2].token, poison()).unwrap_err();
     assert_eq!(full.kind(), ErrorKind::LimitReached);
     f.pass(SECOND);
     let (text, count, token) = f.one(1).unwrap();
