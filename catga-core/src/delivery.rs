@@ -162,7 +162,14 @@ pub enum Settlement {
     /// Not started: to any member at once, and where the backend can tell, not counted as a delivery.
     Release,
     /// Failed for good: into the dead letters, then never again.
-    DeadLetter(Reason),
+    DeadLetter {
+        /// Why.
+        reason: Reason,
+        /// The inbox claim to mark as dead, so that only a redrive handles the message again. As with
+        /// a completion, only a backend that declares
+        /// [`Capability::FusedCompletion`](crate::Capability::FusedCompletion) is passed one.
+        claim: Option<Claim>,
+    },
     /// Dropped without trace: never again, and no dead letter.
     Term,
 }

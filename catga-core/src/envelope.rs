@@ -139,6 +139,15 @@ impl Envelope {
         std::mem::replace(&mut self.payload, Bytes::new().into())
     }
 
+    /// Takes the message out, and leaves all of it but the payload.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let payload = self.take_payload();
+        let mut taken = self.clone();
+        taken.payload = payload;
+        taken
+    }
+
     /// The payload's media type.
     #[must_use]
     pub fn content_type(&self) -> &str {

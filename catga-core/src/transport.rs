@@ -26,19 +26,25 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     fn state(&self) -> ConnectionState;
 
     /// Publishes at the envelope's QoS. The payload is encoded unless the backend takes values
-    /// ([`Capability::TypedPayload`](crate::Capability::TypedPayload)) and the QoS is 0. Retries nothing; ends by `deadline`.
+    /// ([`Capability::TypedPayload`](crate::Capability::TypedPayload)) and the QoS is 0: then a publish that succeeds
+    /// may [take](Envelope::take) the value, so that a single handler gets it as it is; a publish that fails
+    /// leaves the envelope as it was. Retries nothing; ends by `deadline`.
     ///
     /// # Errors
     /// Any, with [`Error::may_be_stored`] telling whether the message may arrive.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the outcome unknown; nothing else is disturbed.
-    async fn publish(&self, envelope: &Envelope, deadline: Duration) -> Result<Published, Error>;
+    async fn publish(
+        &self,
+        envelope: &mut Envelope,
+        deadline: Duration,
+    ) -> Result<Published, Error>;
 
     /// Publishes many, pipelined where the backend can; one outcome for each, in order.
     async fn publish_many(
         &self,
-        envelopes: &[Envelope],
+        envelopes: &mut [Envelope],
         deadline: Duration,
     ) -> Vec<Result<Published, Error>> {
         let mut outcomes = Vec::with_capacity(envelopes.len());

@@ -293,7 +293,11 @@ fn verdict(
     if failure.is_final() || delivery.count() >= entry.attempts {
         report(entry, delivery, &failure, "dead-lettered");
         Counters::add(&entry.counters.dead_lettered);
-        return Settlement::DeadLetter(Reason::new(failure.reason_kind(), failure.to_string()));
+        let reason = Reason::new(failure.reason_kind(), failure.to_string());
+        return Settlement::DeadLetter {
+            reason,
+            claim: None,
+        };
     }
     let after = failure
         .delay()

@@ -82,7 +82,7 @@ impl Inner {
                 match self
                     .backend
                     .transport
-                    .publish(&envelope, self.settings.publish_deadline)
+                    .publish(&mut envelope, self.settings.publish_deadline)
                     .await
                 {
                     Ok(_) => Ok(()),
@@ -114,7 +114,7 @@ impl Inner {
         let mut published = self
             .backend
             .transport
-            .publish_many(&ready, self.settings.publish_deadline)
+            .publish_many(&mut ready, self.settings.publish_deadline)
             .await
             .into_iter();
         let mut ready = ready.into_iter();
@@ -190,14 +190,14 @@ impl Inner {
     }
 
     /// Publishes at QoS 1 or 2 with the same id until it is stored, refused or too late.
-    async fn publish_stored(&self, envelope: Envelope) -> Result<(), Error> {
+    async fn publish_stored(&self, mut envelope: Envelope) -> Result<(), Error> {
         let deadline = Instant::now() + self.settings.publish_deadline;
         let mut may_be_stored = false;
         let mut tries = 0;
         loop {
             tries += 1;
             let left = deadline.saturating_duration_since(Instant::now());
-            let Err(error) = self.backend.transport.publish(&envelope, left).await else {
+            let Err(error) = self.backend.transport.publish(&mut envelope, left).await else {
                 return Ok(());
             };
             may_be_stored |= error.may_be_stored();

@@ -12,6 +12,7 @@ pub(crate) type Token = u64;
 pub(crate) struct Handed {
     pub(crate) envelope: Envelope,
     pub(crate) count: u32,
+    pub(crate) generation: u32,
     pub(crate) token: Token,
 }
 

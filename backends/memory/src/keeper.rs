@@ -216,10 +216,10 @@ mod tests {
             yield_now().await;
         }
         assert!(left.try_recv().is_err(), "the old table is still in use");
-        let envelope = Envelope::received(MESSAGE, QoS::AtMostOnce, Bytes::new());
+        let mut envelope = Envelope::received(MESSAGE, QoS::AtMostOnce, Bytes::new());
         // In turn, so that one of the two goes into the ring that leaves.
-        publisher[&MESSAGE].publish(&envelope);
-        publisher[&MESSAGE].publish(&envelope);
+        publisher[&MESSAGE].publish(&mut envelope);
+        publisher[&MESSAGE].publish(&mut envelope);
         drop(publisher);
         left.await.unwrap();
         assert!(leaves.pop().is_none());

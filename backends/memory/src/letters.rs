@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use catga_core::{DeadLetter, DeadLetterFilter, DeadLetterId, Name, Reason};
+use catga_core::{Consumers, DeadLetter, DeadLetterFilter, DeadLetterId, Name, Reason};
 
 use crate::group::Job;
 
@@ -42,11 +42,16 @@ impl Letters {
         self.kept.len() >= self.capacity
     }
 
-    pub(crate) fn keep(&mut self, group: usize, group_name: Name, job: Job, reason: Reason) {
+    /// Keeps what the group of these consumers gave up.
+    pub(crate) fn keep(&mut self, group: usize, consumers: &Consumers, job: Job, reason: Reason) {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let envelope = job.entry.envelope.clone();
         let id = letter_id(number, envelope.name());
-        let mut letter = DeadLetter::new(id, envelope, group_name, reason, job.count);
+        let name = consumers.group().clone();
+        let mut letter = DeadLetter::new(id, envelope, name, reason, job.count);
+        if let Consumers::EachNode { node, .. } = consumers {
+            letter.node = Some(node.clone());
+        }
         letter.published_at = job.entry.published_at;
         letter.dead_at = SystemTime::now();
         letter.generation = job.generation;

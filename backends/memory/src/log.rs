@@ -207,6 +207,7 @@ impl Log {
             handed.push(Handed {
                 envelope: job.entry.envelope.clone(),
                 count: job.count,
+                generation: job.generation,
                 token,
             });
             self.leases.insert((lease_end, token));
@@ -273,8 +274,8 @@ impl Log {
             }
             Verdict::DeadLetter(reason) => {
                 self.finish(&job);
-                let name = self.groups[group].consumers.group().clone();
-                self.letters.keep(group, name, job, reason);
+                let consumers = &self.groups[group].consumers;
+                self.letters.keep(group, consumers, job, reason);
             }
             Verdict::Extend => unreachable!("returned above"),
         }

@@ -69,12 +69,17 @@ impl Group {
 }
 
 impl Topic {
-    pub(crate) fn publish(&self, envelope: &Envelope) {
-        for ring in &self.everyone {
-            ring.push(envelope.clone());
-        }
-        for ring in self.groups.iter().filter_map(Group::pick) {
-            ring.push(envelope.clone());
+    /// The last ring gets the message itself: where it is the only one, its handler shares the value
+    /// with nobody.
+    pub(crate) fn publish(&self, envelope: &mut Envelope) {
+        let picked = self.groups.iter().filter_map(Group::pick);
+        let mut rings = self.everyone.iter().chain(picked).peekable();
+        while let Some(ring) = rings.next() {
+            if rings.peek().is_some() {
+                ring.push(envelope.clone());
+            } else {
+                ring.push(envelope.take());
+            }
         }
     }
 

@@ -218,7 +218,7 @@ impl Receipt for RequestReceipt {
             Settlement::Nak { after } => self.give_back(after),
             Settlement::Release => self.give_back(Duration::ZERO),
             Settlement::Term => self.fail(ErrorKind::Handler, "the request was dropped"),
-            Settlement::DeadLetter(reason) => {
+            Settlement::DeadLetter { reason, .. } => {
                 let kind = match reason.kind {
                     ReasonKind::Decode => ErrorKind::Decode,
                     ReasonKind::NoHandler => ErrorKind::NoHandler,

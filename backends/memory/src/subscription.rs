@@ -86,7 +86,9 @@ impl LogSubscription {
                 stream: Arc::clone(&self.stream),
                 token: entry.token,
             };
-            Delivery::new(entry.envelope, Box::new(receipt)).with_count(entry.count)
+            Delivery::new(entry.envelope, Box::new(receipt))
+                .with_count(entry.count)
+                .with_generation(entry.generation)
         }));
         let rest: Vec<Token> = entries.map(|entry| entry.token).collect();
         if !rest.is_empty() {
@@ -206,7 +208,10 @@ impl Receipt for LogReceipt {
             Settlement::Complete(_) | Settlement::Term => Verdict::Done,
             Settlement::Nak { after } => Verdict::Retry(after),
             Settlement::Release => Verdict::Release,
-            Settlement::DeadLetter(reason) => Verdict::DeadLetter(reason),
+            Settlement::DeadLetter { claim: Some(_), .. } => {
+                return Err(error::unsupported("settle", Capability::FusedCompletion));
+            }
+            Settlement::DeadLetter { reason, .. } => Verdict::DeadLetter(reason),
             _ => return Err(error::unknown_settlement()),
         };
         self.ask("settle", verdict).await

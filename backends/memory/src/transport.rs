@@ -63,7 +63,7 @@ impl MemoryTransport {
     }
 
     /// QoS 0: into the rings of whoever subscribes now.
-    fn spread(&self, envelope: &Envelope) {
+    fn spread(&self, envelope: &mut Envelope) {
         let topics = self.connection.bus.tables.topics.load();
         if let Some(topic) = topics.get(envelope.name()) {
             topic.publish(envelope);
@@ -136,7 +136,11 @@ impl Transport for MemoryTransport {
         }
     }
 
-    async fn publish(&self, envelope: &Envelope, deadline: Duration) -> Result<Published, Error> {
+    async fn publish(
+        &self,
+        envelope: &mut Envelope,
+        deadline: Duration,
+    ) -> Result<Published, Error> {
         self.check("publish", envelope)?;
         if envelope.qos() == QoS::AtMostOnce {
             self.spread(envelope);
@@ -150,12 +154,12 @@ impl Transport for MemoryTransport {
 
     async fn publish_many(
         &self,
-        envelopes: &[Envelope],
+        envelopes: &mut [Envelope],
         deadline: Duration,
     ) -> Vec<Result<Published, Error>> {
         let by = from_now(deadline);
         let mut sent = Vec::with_capacity(envelopes.len());
-        for envelope in envelopes {
+        for envelope in envelopes.iter_mut() {
             sent.push(match self.check("publish", envelope) {
                 Err(error) => Err(error),
                 Ok(()) if envelope.qos() == QoS::AtMostOnce => {

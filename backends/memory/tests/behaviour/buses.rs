@@ -75,7 +75,10 @@ fn a_bus_whose_runtime_is_gone_is_replaced() {
             assert_eq!(error.kind(), ErrorKind::Closed);
         }
         for qos in [QoS::AtMostOnce, QOS] {
-            let error = old.publish(&message(qos, "a"), SECOND).await.unwrap_err();
+            let error = old
+                .publish(&mut message(qos, "a"), SECOND)
+                .await
+                .unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Closed);
         }
         let new = transport("memory://phoenix").await;
@@ -109,7 +112,7 @@ async fn a_closed_connection_refuses_and_leaves_others_alone() {
         quick.recv(1, &mut Vec::new()).await.unwrap_err(),
         closed
             .transport
-            .publish(&message(QOS, "a"), SECOND)
+            .publish(&mut message(QOS, "a"), SECOND)
             .await
             .unwrap_err(),
         closed

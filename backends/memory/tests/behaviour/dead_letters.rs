@@ -1,6 +1,6 @@
 use catga_core::{
-    DeadLetterFilter, DeadLetterId, Delivery, Envelope, ErrorKind, Name, QoS, Reason, ReasonKind,
-    Settlement, Subscribe,
+    Consumers, DeadLetterFilter, DeadLetterId, Delivery, Envelope, ErrorKind, Name, QoS, Reason,
+    ReasonKind, Settlement, Subscribe,
 };
 
 use crate::{SECOND, ack, connect, in_group, next, nothing, publish, text};
@@ -10,7 +10,10 @@ const QOS: QoS = QoS::AtLeastOnce;
 async fn bury(delivery: Delivery) {
     let reason = Reason::new(ReasonKind::Terminal, "no such product");
     delivery
-        .settle(Settlement::DeadLetter(reason))
+        .settle(Settlement::DeadLetter {
+            reason,
+            claim: None,
+        })
         .await
         .unwrap();
 }
@@ -44,6 +47,7 @@ async fn a_dead_letter_is_listed_redriven_and_purged() {
     assert_eq!(again.kind(), ErrorKind::NotFound);
     let delivery = next(&mut *failing).await;
     assert_eq!((text(&delivery).as_str(), delivery.count()), ("a", 1));
+    assert_eq!(delivery.generation(), 1);
     nothing(&mut *healthy).await;
     bury(delivery).await;
     let page = store.list(&all, None, 10).await.unwrap();
@@ -57,6 +61,31 @@ async fn a_dead_letter_is_listed_redriven_and_purged() {
     assert_eq!(unknown.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_of_one_node_is_redriven_to_it_alone() {
+    let backend = connect("memory://").await;
+    let (bus, store) = (backend.transport, backend.dead_letters.unwrap());
+    let node = |id| Consumers::EachNode {
+        group: Name::from_static("g"),
+        node: Name::from_static(id),
+    };
+    let subscribe = |id| Subscribe::new(in_group(QOS, "g").message, QOS, node(id));
+    let mut one = bus.subscribe(&subscribe("n1")).await.unwrap();
+    let mut two = bus.subscribe(&subscribe("n2")).await.unwrap();
+    publish(&*bus, QOS, "a").await;
+    bury(next(&mut *one).await).await;
+    ack(next(&mut *two).await).await;
+
+    let page = store
+        .list(&DeadLetterFilter::all(), None, 10)
+        .await
+        .unwrap();
+    assert_eq!(page.letters[0].node, Some(Name::from_static("n1")));
+    store.redrive(&page.letters[0].id).await.unwrap();
+    ack(next(&mut *one).await).await;
+    nothing(&mut *two).await;
+}
+
 #[tokio::test]
 async fn pages_go_by_age_across_messages() {
     let backend = connect("memory://").await;
@@ -65,8 +94,8 @@ async fn pages_go_by_age_across_messages() {
     for (i, name) in names.iter().enumerate() {
         let name = Name::new(name).unwrap();
         let body = catga_core::Bytes::from(i.to_string());
-        let envelope = Envelope::received(name.clone(), QOS, body);
-        bus.publish(&envelope, SECOND).await.unwrap();
+        let mut envelope = Envelope::received(name.clone(), QOS, body);
+        bus.publish(&mut envelope, SECOND).await.unwrap();
         let consumers = in_group(QOS, "g").consumers;
         let subscribe = Subscribe::new(name, QOS, consumers);
         let mut subscription = bus.subscribe(&subscribe).await.unwrap();
@@ -104,7 +133,12 @@ async fn a_full_store_keeps_the_message_pending() {
     bury(next(&mut *subscription).await).await;
     let reason = Reason::new(ReasonKind::Exhausted, "again and again");
     let second = next(&mut *subscription).await;
-    let full = second.settle(Settlement::DeadLetter(reason)).await;
+    let full = second
+        .settle(Settlement::DeadLetter {
+            reason,
+            claim: None,
+        })
+        .await;
     assert_eq!(full.unwrap_err().kind(), ErrorKind::LimitReached);
     let again = next(&mut *subscription).await;
     assert_eq!((text(&again).as_str(), again.count()), ("b", 2));

@@ -130,8 +130,8 @@ async fn a_full_log_pushes_back_and_recovers() {
     publish(&*bus, QOS, "b").await;
     // The channel in front of the log takes a few more, whose publishers wait all the same.
     let began = Instant::now();
-    let many: Vec<_> = (0..8).map(|i| message(QOS, &format!("no {i}"))).collect();
-    for outcome in bus.publish_many(&many, SECOND).await {
+    let mut many: Vec<_> = (0..8).map(|i| message(QOS, &format!("no {i}"))).collect();
+    for outcome in bus.publish_many(&mut many, SECOND).await {
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LimitReached);
         assert!(!error.may_be_stored());
@@ -139,7 +139,7 @@ async fn a_full_log_pushes_back_and_recovers() {
     assert!(began.elapsed() >= SECOND && began.elapsed() < SECOND * 5 / 4);
     let waiting = tokio::spawn({
         let bus = bus.clone();
-        async move { bus.publish(&message(QOS, "c"), SECOND).await }
+        async move { bus.publish(&mut message(QOS, "c"), SECOND).await }
     });
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
@@ -180,7 +180,7 @@ async fn rejected_is_never_delivered_and_ok_always() {
                 for i in 0..COUNT / 8 {
                     let text = format!("{p}.{i}");
                     let deadline = Duration::from_micros(100 * (i as u64 % 10));
-                    let published = bus.publish(&message(QOS, &text), deadline).await;
+                    let published = bus.publish(&mut message(QOS, &text), deadline).await;
                     match published {
                         Ok(_) => assert!(stored.insert(text)),
                         Err(error) => assert!(!error.may_be_stored(), "{error}"),
@@ -194,7 +194,9 @@ async fn rejected_is_never_delivered_and_ok_always() {
     for publisher in publishers {
         stored.extend(publisher.await.unwrap());
     }
-    bus.publish(&message(QOS, "end"), SECOND * 5).await.unwrap();
+    bus.publish(&mut message(QOS, "end"), SECOND * 5)
+        .await
+        .unwrap();
     assert_eq!(consumer.await.unwrap(), stored);
 }
 
@@ -205,8 +207,8 @@ async fn a_dropped_recv_loses_nothing() {
     let mut into = Vec::new();
     assert!(timeout(SECOND, one.recv(8, &mut into)).await.is_err());
     // In one go, so that one batch has them all.
-    let many: Vec<_> = (0..8).map(|i| message(QOS, &i.to_string())).collect();
-    for outcome in bus.publish_many(&many, SECOND).await {
+    let mut many: Vec<_> = (0..8).map(|i| message(QOS, &i.to_string())).collect();
+    for outcome in bus.publish_many(&mut many, SECOND).await {
         outcome.unwrap();
     }
     // The batch is on its way to `one`: the next call has it, and gives back what it cannot take.

@@ -44,7 +44,7 @@ fn message(qos: QoS, text: &str) -> Envelope {
 
 async fn publish(transport: &dyn Transport, qos: QoS, text: &str) {
     transport
-        .publish(&message(qos, text), SECOND)
+        .publish(&mut message(qos, text), SECOND)
         .await
         .unwrap();
 }

@@ -176,7 +176,10 @@ async fn a_request_that_failed_for_good_answers_with_the_error() {
     let mut server = serve(&*bus, "n1").await;
     for (settlement, kind) in [
         (
-            Settlement::DeadLetter(Reason::new(ReasonKind::Decode, "no JSON")),
+            Settlement::DeadLetter {
+                reason: Reason::new(ReasonKind::Decode, "no JSON"),
+                claim: None,
+            },
             "decode",
         ),
         (Settlement::Term, "handler"),

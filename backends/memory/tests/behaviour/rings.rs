@@ -124,8 +124,8 @@ impl Message for Value {
 async fn a_value_travels_unencoded() {
     let bus = transport("memory://").await;
     let mut subscription = bus.subscribe(&on_node(QOS, "n1")).await.unwrap();
-    let envelope = Envelope::new(Value(7));
-    bus.publish(&envelope, SECOND).await.unwrap();
+    let mut envelope = Envelope::new(Value(7));
+    bus.publish(&mut envelope, SECOND).await.unwrap();
     let delivery = next(&mut *subscription).await;
     assert!(delivery.envelope().payload().as_bytes().is_none());
     let value = delivery.envelope().payload().as_value::<Value>().unwrap();
@@ -138,9 +138,9 @@ async fn what_the_backend_lacks_is_refused() {
     let bus = backend.transport;
     assert!(!bus.capabilities().has(Capability::ExactlyOnce));
     assert_eq!(bus.capabilities().max_payload_bytes(), Some(3));
-    let once = message(QoS::ExactlyOnce, "x");
+    let mut once = message(QoS::ExactlyOnce, "x");
     let refusals = [
-        bus.publish(&once, SECOND).await.unwrap_err(),
+        bus.publish(&mut once, SECOND).await.unwrap_err(),
         refused(&*bus, &in_group(QoS::ExactlyOnce, "g")).await,
         refused(
             &*bus,
@@ -155,7 +155,7 @@ async fn what_the_backend_lacks_is_refused() {
     }
     for qos in [QOS, QoS::AtLeastOnce] {
         publish(&*bus, qos, "abc").await;
-        let large = bus.publish(&message(qos, "abcd"), SECOND).await;
+        let large = bus.publish(&mut message(qos, "abcd"), SECOND).await;
         let error = large.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PayloadTooLarge);
         assert!(error.message().contains("4 bytes"), "{error}");
