@@ -1,0 +1,194 @@
+//! What is wrong is said at the start, all of it.
+
+use std::time::Duration;
+
+use catga::prelude::{Catga, Context, Event, Request, Result, State, handler, handlers};
+use catga::{CatgaBuilder, ErrorKind, HandlerError};
+use serde::{Deserialize, Serialize};
+
+use crate::harness::{Bus, SOON, scenarios};
+use crate::journal::{Journal, Play, Step};
+use crate::messages::{Answer, Ask, Tick, Work, each_work, on_ask, on_tick, on_work};
+
+scenarios! { "start":
+    Paused wrong_url,
+    Paused unknown_scheme,
+    Paused known_scheme_that_is_off,
+    Paused wrong_option,
+    Paused missing_state,
+    Paused all_problems_at_once,
+    Paused node_id_in_use,
+    Paused failed_start_leaves_nothing,
+}
+
+/// The error of a start that cannot work.
+async fn refused(builder: CatgaBuilder, kind: ErrorKind, parts: &[&str]) -> String {
+    let error = builder.start().await.expect_err("it cannot work");
+    let shown = format!("{error:?}");
+    assert_eq!(error.kind(), kind, "{shown}");
+    for part in parts {
+        assert!(shown.contains(part), "{part:?} is not in: {shown}");
+    }
+    assert!(!shown.contains("sentinel"), "a password is shown: {shown}");
+    shown
+}
+
+/// A URL that is none is refused, in words that show how one looks, and no password.
+async fn wrong_url(_: Bus) -> Result<()> {
+    let node = |url: &str| Catga::builder().connect(url).handlers(handlers![]);
+    for url in ["memory", "me mory://x", "://x", "u:sentinel@host"] {
+        refused(node(url), ErrorKind::Config, &["scheme://"]).await;
+    }
+    for (url, part) in [
+        ("memory://a/path", "no path"),
+        ("memory://a:80", "no port"),
+        ("memory://u:sentinel@a", "no user"),
+    ] {
+        refused(node(url), ErrorKind::Config, &[part]).await;
+    }
+    Ok(())
+}
+
+/// An unknown scheme is refused, with the list of those that are known.
+async fn unknown_scheme(_: Bus) -> Result<()> {
+    let node = Catga::builder().connect("natz://u:sentinel@localhost");
+    let parts = ["no driver for scheme \"natz\"", "available: memory"];
+    refused(node.handlers(handlers![]), ErrorKind::Config, &parts).await;
+    Ok(())
+}
+
+/// A scheme whose backend is not compiled in is refused by name, never served by another.
+async fn known_scheme_that_is_off(_: Bus) -> Result<()> {
+    for url in ["nats://u:sentinel@localhost", "redis://:sentinel@localhost"] {
+        let scheme = url.split(':').next().unwrap_or_default();
+        let node = Catga::builder().connect(url).handlers(handlers![]);
+        let part = format!("no driver for scheme \"{scheme}\"");
+        refused(node, ErrorKind::Config, &[&part, "available: memory"]).await;
+    }
+    Ok(())
+}
+
+/// An unknown option, or one with a value that cannot be meant, is refused with what is allowed.
+async fn wrong_option(bus: Bus) -> Result<()> {
+    let node = |option: &str| {
+        let node = bus.clone().with_option(option).node("a");
+        node.handlers(handlers![])
+    };
+    for (option, parts) in [
+        ("atempts=3", ["atempts", "attempts"]),
+        ("attempts=many", ["attempts=many", "whole number"]),
+        ("attempts=0", ["attempts", "at least 1"]),
+        ("backoff=fast", ["backoff=fast", "200ms..30s"]),
+        ("capacity=0", ["capacity", "from 1"]),
+    ] {
+        refused(node(option), ErrorKind::Config, &parts).await;
+    }
+    let _first = node("capacity=5").start().await?;
+    let conflict = ["capacity=5", "capacity=6"];
+    refused(node("capacity=6"), ErrorKind::Conflict, &conflict).await;
+    Ok(())
+}
+
+/// A State that nobody gave is found at the start, with handler, type, file and line.
+async fn missing_state(bus: Bus) -> Result<()> {
+    let node = bus.node("a").handlers(handlers![on_work]);
+    let parts = ["on_work", "messages.rs:", "Play", ".state(..)"];
+    refused(node, ErrorKind::Config, &parts).await;
+    Ok(())
+}
+
+/// A second type with the name of another.
+#[derive(Event, Serialize, Deserialize)]
+#[message(name = "Tick")]
+struct Tock;
+
+#[handler(group = "tocks")]
+async fn on_tock(_: Tock) {}
+
+#[handler]
+async fn answer_too(_: Ask, _: State<Play>) -> Result<Answer> {
+    Err(HandlerError::terminal("never called"))
+}
+
+#[handler(group = "workers")]
+async fn work_too(_: Work) {}
+
+/// An idempotent request, whose responses somebody would have to keep.
+#[derive(Request, Serialize, Deserialize)]
+struct Settle;
+
+#[handler]
+async fn on_settle(_: Settle, _: Context) -> Result<()> {
+    Ok(())
+}
+
+/// Everything that is wrong with settings and handlers is reported at once.
+async fn all_problems_at_once(bus: Bus) -> Result<()> {
+    let all = handlers![
+        on_tick, on_tock, on_ask, answer_too, on_work, work_too, on_settle, each_work
+    ];
+    let bus = bus.with_option("atempts=3").with_option("concurrency=few");
+    let node = Catga::builder()
+        .connect(bus.url())
+        .service("a.b")
+        .handlers(all);
+    let shown = refused(
+        node.attempts(0),
+        ErrorKind::Config,
+        &[
+            "unknown URL option \"atempts\"",
+            "`concurrency=few`",
+            "\"a.b\"",
+            "`attempts` must be at least 1",
+            "needs the state",
+            "two message types have the name `Tick`",
+            "the request `Ask` already has the handler",
+            "the event `Work` already has the handler",
+            "the request `Settle` is idempotent",
+            "`each_node` at `at_least_once` needs a node id",
+        ],
+    )
+    .await;
+    assert!(shown.contains("start.rs:"), "no file and line: {shown}");
+    Ok(())
+}
+
+/// A second live node with the same id is refused; the first is not disturbed.
+async fn node_id_in_use(bus: Bus) -> Result<()> {
+    let journal = Journal::default();
+    let start = async || {
+        let node = bus.node("a").state(journal.plain());
+        node.handlers(handlers![on_work]).start().await
+    };
+    let first = start().await?;
+    let error = start().await.expect_err("the id is in use");
+    assert_eq!(error.kind(), ErrorKind::DuplicateNode);
+    assert!(error.message().contains("`a`"), "{error}");
+    first.publish(Work { id: 0 }).await?;
+    journal.wait(Step::Done, 1, SOON).await;
+    assert_eq!(first.nodes().len(), 1);
+    first.shutdown().await?;
+    start().await?;
+    Ok(())
+}
+
+/// A start that failed half-way, after it subscribed, takes no messages and no ids with it.
+async fn failed_start_leaves_nothing(bus: Bus) -> Result<()> {
+    let (journal, ghost) = (Journal::default(), Journal::default());
+    let a = bus.node("a").state(journal.plain());
+    let a = a.handlers(handlers![on_work, on_tick]).start().await?;
+    for _ in 0..3 {
+        let double = bus.node("a").state(ghost.plain());
+        let double = double.handlers(handlers![on_work, on_tick]).start().await;
+        assert!(double.is_err(), "the id is in use");
+    }
+    for id in 0..20 {
+        a.publish(Work { id }).await?;
+        a.publish(Tick { id: 100 + id }).await?;
+    }
+    journal.wait(Step::Done, 40, SOON).await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(journal.count(Step::Started), 40);
+    assert_eq!(ghost.notes(), []);
+    Ok(())
+}
