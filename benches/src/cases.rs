@@ -119,12 +119,14 @@ fn one_core() -> Runtime {
         .expect("a runtime")
 }
 
-fn two_cores() -> Runtime {
-    Builder::new_multi_thread()
+/// Runs the work as a task of two workers, so that nothing else takes their cores.
+pub fn two_cores<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .expect("a runtime")
+        .expect("a runtime");
+    runtime.block_on(async { tokio::spawn(work).await.expect("the work does not panic") })
 }
 
 async fn start(handlers: catga::Handlers, seen: &Seen, url: &str) -> Catga {
@@ -161,7 +163,7 @@ fn send(operations: u64, url: &str) -> Duration {
 /// no ring overflows: a dropped message is no message handled.
 fn at_most_once(operations: u64, handlers: catga::Handlers) -> Duration {
     const WINDOW: u64 = 1024;
-    two_cores().block_on(async {
+    two_cores(async move {
         let (seen, each) = (Seen::default(), handlers.len() as u64);
         let catga = start(handlers, &seen, "memory://?ring=4096").await;
         let began = Instant::now();
@@ -178,7 +180,7 @@ fn at_most_once(operations: u64, handlers: catga::Handlers) -> Duration {
 
 /// QoS 1 from publish to ack, `window` publishes at once.
 fn at_least_once(operations: u64, window: usize) -> Duration {
-    two_cores().block_on(async {
+    two_cores(async move {
         let seen = Seen::default();
         let catga = start(handlers![stored], &seen, "memory://").await;
         let began = Instant::now();
@@ -202,7 +204,7 @@ fn at_least_once(operations: u64, window: usize) -> Duration {
 
 /// A handler that burns 100 µs of CPU per message.
 fn burning(operations: u64) -> Duration {
-    two_cores().block_on(async {
+    two_cores(async move {
         let seen = Seen::default();
         let catga = start(handlers![heavy], &seen, "memory://").await;
         let began = Instant::now();
@@ -243,9 +245,7 @@ pub fn all() -> Vec<Case> {
             2_000_000,
             |n| send(n, "memory://"),
         ),
-        case("raw: one queue", None, 500_000, |n| {
-            raw::queues(&two_cores(), n, 1)
-        }),
+        case("raw: one queue", None, 500_000, |n| raw::queues(n, 1)),
         case(
             "catga: QoS 0, one handler by reference",
             Some("raw: one queue"),
@@ -258,9 +258,7 @@ pub fn all() -> Vec<Case> {
             500_000,
             |n| at_most_once(n, handlers![by_value]),
         ),
-        case("raw: three queues", None, 300_000, |n| {
-            raw::queues(&two_cores(), n, 3)
-        }),
+        case("raw: three queues", None, 300_000, |n| raw::queues(n, 3)),
         case(
             "catga: QoS 0, three handlers by reference",
             Some("raw: three queues"),
@@ -268,7 +266,7 @@ pub fn all() -> Vec<Case> {
             |n| at_most_once(n, handlers![first, second, third]),
         ),
         case("raw: three hops, 64 at once", None, 200_000, |n| {
-            raw::three_hops(&two_cores(), n, 64)
+            raw::three_hops(n, 64)
         }),
         case(
             "catga: QoS 1, 64 at once",

@@ -10,7 +10,7 @@ use crossbeam_queue::ArrayQueue;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::cases::{Order, Quote};
+use crate::cases::{Order, Quote, two_cores};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -74,12 +74,12 @@ pub fn channel_request(runtime: &Runtime, operations: u64) -> Duration {
 }
 
 /// Raw bounded queues carrying an `Arc`, each with a task that waits on a `Notify`: QoS 0 by hand.
-pub fn queues(runtime: &Runtime, operations: u64, consumers: usize) -> Duration {
+pub fn queues(operations: u64, consumers: usize) -> Duration {
     struct Ring {
         queue: ArrayQueue<Arc<Order>>,
         filled: Notify,
     }
-    runtime.block_on(async {
+    two_cores(async move {
         let seen = Arc::new(AtomicU64::new(0));
         let rings: Vec<_> = (0..consumers)
             .map(|_| {
@@ -127,12 +127,12 @@ pub fn queues(runtime: &Runtime, operations: u64, consumers: usize) -> Duration 
 
 /// Three queue hops: to a log's owner and back as confirmation, from it to the consumer, and the
 /// consumer's ack to it: QoS 1 by hand, without its leases.
-pub fn three_hops(runtime: &Runtime, operations: u64, window: usize) -> Duration {
+pub fn three_hops(operations: u64, window: usize) -> Duration {
     enum Command {
         Publish(Arc<Order>, oneshot::Sender<()>),
         Ack,
     }
-    runtime.block_on(async {
+    two_cores(async move {
         let (commands, mut log) = mpsc::channel(1024);
         let (deliveries, mut inbox) = mpsc::channel::<Arc<Order>>(1024);
         tokio::spawn(async move {

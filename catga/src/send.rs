@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
 use catga_core::{
     Capability, Envelope, Error, ErrorKind, Headers, MessageId, NodeId, QoS, Reply, Request, Retry,
@@ -162,25 +163,34 @@ impl Inner {
             self.settings.request_retries.saturating_add(1)
         };
         let mut may_have_run = false;
+        let mut target = pick();
         let mut attempt = 1;
         loop {
-            let target = pick();
             let error = match self.try_once::<R>(&target, letter, deadline, attempt).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error.with_context("to", &target),
             };
             may_have_run |= error.may_be_stored();
-            let wait = self.settings.backoff.delay(attempt);
+            let next = pick();
+            // Where nobody listens there is nothing to wait for: somebody else at once, or nobody.
+            let nobody = error.kind() == ErrorKind::NoResponders;
+            let wait = if nobody {
+                Duration::ZERO
+            } else {
+                self.settings.backoff.delay(attempt)
+            };
             let in_time = deadline.is_none_or(|deadline| Instant::now() + wait < deadline);
-            if attempt == tries || !in_time || error.retry() == Retry::Never {
+            let in_vain = error.retry() == Retry::Never || (nobody && next == target);
+            if attempt == tries || !in_time || in_vain {
                 return Err(if may_have_run {
                     error.with_unknown_outcome()
                 } else {
                     error
                 });
             }
-            tracing::debug!(request = R::NAME, %target, %error, ?wait, "request failed, trying again with the same id");
+            tracing::debug!(request = R::NAME, %target, %next, %error, ?wait, "request failed, trying again with the same id");
             tokio::time::sleep(wait).await;
+            target = next;
             attempt += 1;
         }
     }
