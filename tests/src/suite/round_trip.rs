@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use catga::prelude::{Headers, Result, handlers};
-use catga::{Bytes, Envelope, MessageId, Name, QoS};
+use catga::{Bytes, Cbor, Envelope, Json, MessageId, MessagePack, Name, QoS};
 use catga_core::{Consumers, Settlement, Subscribe};
 use tokio::sync::mpsc;
 
@@ -17,6 +17,7 @@ scenarios! { "round_trip":
     Paused at_most_once,
     Paused at_least_once,
     Paused bytes,
+    Paused codecs,
     Paused a_cause_is_named,
 }
 
@@ -41,6 +42,36 @@ async fn collect(count: usize, shelf: &mut mpsc::UnboundedReceiver<Arrived>) -> 
     }
     arrived.sort_by_key(|(_, _, parcel)| parcel.id);
     arrived
+}
+
+/// Row 1: nodes that write in different formats read each other.
+async fn codecs(bus: Bus) -> Result<()> {
+    let (shelf, mut arrived) = mpsc::unbounded_channel();
+    let reader = bus
+        .node("reader")
+        .state(shelf)
+        .handlers(handlers![on_stored_parcel]);
+    let reader = reader.start().await?;
+    let writers = [
+        bus.node("json").codec(Json),
+        bus.node("msgpack").codec(MessagePack),
+        bus.node("cbor").codec(Cbor),
+    ];
+    for writer in writers {
+        let writer = writer.handlers(handlers![]).start().await?;
+        let sent = parcels(&bus);
+        for parcel in sent.iter().cloned() {
+            writer.publish(StoredParcel { parcel }).await?;
+        }
+        let parcels: Vec<_> = collect(sent.len(), &mut arrived)
+            .await
+            .into_iter()
+            .map(|(_, _, parcel)| parcel)
+            .collect();
+        assert_eq!(parcels, sent, "from {}", writer.node());
+    }
+    reader.shutdown().await?;
+    Ok(())
 }
 
 /// Row 1: at QoS 0 content and headers arrive as they were; an id does when the publisher set one.
