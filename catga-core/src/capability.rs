@@ -139,6 +139,12 @@ impl Capabilities {
     }
 }
 
+impl FromIterator<Capability> for Capabilities {
+    fn from_iter<I: IntoIterator<Item = Capability>>(abilities: I) -> Self {
+        abilities.into_iter().fold(Self::none(), Self::with)
+    }
+}
+
 impl fmt::Debug for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter()).finish()

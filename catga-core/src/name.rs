@@ -45,8 +45,10 @@ impl Name {
     /// `[A-Za-z0-9_-]` separated by single dots.
     pub fn new(name: impl AsRef<str>) -> Result<Self, Error> {
         let name = name.as_ref();
-        check(name).map_err(|problem| invalid(name, problem))?;
-        Ok(Self(Repr::Shared(name.into())))
+        match check(name) {
+            Ok(()) => Ok(Self(Repr::Shared(name.into()))),
+            Err(problem) => Err(invalid(name, problem, " and single dots between")),
+        }
     }
 
     /// Takes a name without dots: a namespace, a service or a node is one token of a subject.
@@ -55,13 +57,15 @@ impl Name {
     /// [`ErrorKind::InvalidName`], as [`new`](Self::new), and for a name with a dot in it.
     pub fn token(name: impl AsRef<str>) -> Result<Self, Error> {
         let name = name.as_ref();
-        if name.contains('.') {
-            return Err(invalid(
-                name,
-                "it has a dot, and this name is a single token",
-            ));
+        let checked = if name.contains('.') {
+            Err("it has a dot, and this name is a single token")
+        } else {
+            check(name)
+        };
+        match checked {
+            Ok(()) => Ok(Self(Repr::Shared(name.into()))),
+            Err(problem) => Err(invalid(name, problem, "")),
         }
-        Self::new(name)
     }
 
     /// Takes a name written in the program, checked when it is compiled if used in a constant.
@@ -87,13 +91,14 @@ impl Name {
     }
 }
 
-fn invalid(name: &str, problem: &str) -> Error {
+/// `dots` says where dots may stand, which they may not in a token.
+fn invalid(name: &str, problem: &str, dots: &str) -> Error {
     let shown: String = name.chars().take(40).collect();
     Error::new(
         ErrorKind::InvalidName,
         "name",
         format!(
-            "invalid name {shown:?}: {problem} (allowed: A-Z a-z 0-9 _ - and single dots between, at most {MAX_BYTES} bytes)"
+            "invalid name {shown:?}: {problem} (allowed: A-Z a-z 0-9 _ -{dots}, at most {MAX_BYTES} bytes)"
         ),
     )
 }
@@ -223,6 +228,17 @@ mod tests {
         assert!(Name::new("x".repeat(128)).is_ok());
         assert!(Name::token("a.b").is_err());
         assert!(Name::token("a-b_C9").is_ok());
+    }
+
+    #[test]
+    fn a_refused_token_is_not_told_that_dots_are_allowed() {
+        let dots = "and single dots between";
+        for name in ["a.b", "a b", ""] {
+            let error = Name::token(name).unwrap_err();
+            let allowed = "(allowed: A-Z a-z 0-9 _ -, at most 128 bytes)";
+            assert!(error.message().ends_with(allowed), "{error}");
+        }
+        assert!(Name::new("a b").unwrap_err().message().contains(dots));
     }
 
     #[test]

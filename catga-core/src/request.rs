@@ -1,6 +1,7 @@
 //! Requests and replies on their way.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,7 @@ impl fmt::Display for Target {
 
 /// The answer to a request: a payload, or what went wrong over there.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Reply {
     /// The media type of the payload.
     pub content_type: String,
@@ -64,6 +66,7 @@ impl Reply {
 
 /// An error that a handler on another node answered with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RemoteError {
     /// The kind, as [`ErrorKind::as_str`] writes it.
     pub kind: String,
@@ -71,6 +74,17 @@ pub struct RemoteError {
     pub message: String,
     /// Whether the same request may succeed later.
     pub retryable: bool,
+    /// Not before this long, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    /// Whether the handler may have run, in whole or in part.
+    #[serde(default = "unknown")]
+    pub may_have_run: bool,
+}
+
+/// What an answer says that says nothing.
+fn unknown() -> bool {
+    true
 }
 
 impl RemoteError {
@@ -84,10 +98,16 @@ impl RemoteError {
             message.push_str(&error.to_string());
             cause = error.source();
         }
+        let retry_after_ms = match error.retry() {
+            Retry::After(delay) => Some(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
+            _ => None,
+        };
         Self {
             kind: error.kind().as_str().to_owned(),
             message,
             retryable: error.retry() != Retry::Never,
+            retry_after_ms,
+            may_have_run: error.may_be_stored(),
         }
     }
 
@@ -95,11 +115,49 @@ impl RemoteError {
     #[must_use]
     pub fn into_error(self, operation: &'static str) -> Error {
         let kind = ErrorKind::parse(&self.kind).unwrap_or(ErrorKind::Handler);
-        let retry = if self.retryable {
-            Retry::Now
-        } else {
-            Retry::Never
+        let retry = match (self.retryable, self.retry_after_ms) {
+            (false, _) => Retry::Never,
+            (true, None) => Retry::Now,
+            (true, Some(delay)) => Retry::After(Duration::from_millis(delay)),
         };
-        Error::new(kind, operation, self.message).with_retry(retry)
+        let error = Error::new(kind, operation, self.message).with_retry(retry);
+        if self.may_have_run {
+            error.with_unknown_outcome()
+        } else {
+            error
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_means_the_same_at_the_caller() {
+        let after = Retry::After(Duration::from_millis(1500));
+        let sent = Error::new(ErrorKind::Panic, "send", "it fell")
+            .with_retry(after)
+            .with_unknown_outcome();
+        let wire = serde_json::to_string(&RemoteError::new(&sent)).unwrap();
+        let got = serde_json::from_str::<RemoteError>(&wire)
+            .unwrap()
+            .into_error("send");
+        assert_eq!(
+            (got.kind(), got.retry(), got.may_be_stored()),
+            (ErrorKind::Panic, after, true)
+        );
+        assert_eq!(got.message(), "it fell");
+    }
+
+    #[test]
+    fn an_answer_that_does_not_say_may_have_run() {
+        let bare = r#"{"kind":"handler","message":"no","retryable":false}"#;
+        assert!(
+            serde_json::from_str::<RemoteError>(bare)
+                .unwrap()
+                .into_error("send")
+                .may_be_stored()
+        );
     }
 }

@@ -62,7 +62,8 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     /// where the backend can, else the caller gets a retryable error at once.
     async fn serve(&self, serve: &Serve) -> Result<Box<dyn Subscription>, Error>;
 
-    /// Sends an encoded request and waits for its one reply. `attempt` counts from 1.
+    /// Sends an encoded request and waits for its one reply, for as long as `time_left` says; `None`
+    /// is for as long as it takes. `attempt` counts from 1.
     ///
     /// # Errors
     /// [`NoResponders`](crate::ErrorKind::NoResponders) at once when nobody is there;
@@ -72,7 +73,7 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
         to: &Target,
         envelope: &Envelope,
         attempt: u32,
-        time_left: Duration,
+        time_left: Option<Duration>,
     ) -> Result<Reply, Error>;
 
     /// Waits until what was handed to the client (QoS 0, queued acks) has left this process.

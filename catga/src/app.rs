@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catga_core::{
-    Backend, Capabilities, Capability, Codecs, Envelope, Error, ErrorKind, Event, NodeId, NodeInfo,
-    Request,
+    Backend, Capabilities, Capability, Codecs, Envelope, Error, ErrorKind, Event, Headers, NodeId,
+    NodeInfo, Request,
 };
 
 use crate::builder::CatgaBuilder;
@@ -18,6 +18,7 @@ use crate::send::Outcome;
 use crate::settings::Settings;
 use crate::shutdown::{Lifecycle, ShutdownReport};
 use crate::table::Table;
+use crate::{Attempt, Context};
 
 /// A running application: publishes events, sends requests, and runs the handlers that were registered.
 ///
@@ -82,7 +83,11 @@ impl Inner {
 
     /// Refuses new work once the application shuts down; handlers that still run may finish theirs.
     #[inline]
-    pub(crate) fn check_open(&self, from_handler: bool) -> Result<(), Error> {
+    pub(crate) fn check_open(
+        &self,
+        operation: &'static str,
+        from_handler: bool,
+    ) -> Result<(), Error> {
         let open = if from_handler {
             !self.lifecycle.is_stopped()
         } else {
@@ -93,7 +98,7 @@ impl Inner {
         }
         Err(Error::new(
             ErrorKind::Closed,
-            "publish",
+            operation,
             "the application was shut down",
         ))
     }
@@ -200,7 +205,8 @@ impl Catga {
     /// one `request_deadline` (10 s) over all tries; past it, it is never started.
     ///
     /// # Errors
-    /// - [`NoHandler`](ErrorKind::NoHandler): nobody answers this request.
+    /// - [`NoHandler`](ErrorKind::NoHandler): nobody answers this request;
+    ///   [`NoResponders`](ErrorKind::NoResponders): whoever did has just gone.
     /// - [`Handler`](ErrorKind::Handler), [`Panic`](ErrorKind::Panic): the handler failed, here or there.
     /// - [`Timeout`](ErrorKind::Timeout): no answer in time; the request may have run.
     /// - [`Closed`](ErrorKind::Closed): after [`shutdown`](Self::shutdown).
@@ -235,6 +241,40 @@ impl Catga {
         request: R,
     ) -> Result<Vec<Outcome<R::Response>>, Error> {
         self.inner().broadcast(request).await
+    }
+
+    /// A context that belongs to no message: for a unit test that calls a handler which takes one.
+    ///
+    /// # Examples
+    /// ```
+    /// # use catga::prelude::*;
+    /// # use serde::{Deserialize, Serialize};
+    /// #[derive(Event, Serialize, Deserialize)]
+    /// struct Pinged;
+    ///
+    /// #[handler]
+    /// async fn on_pinged(_: Pinged, ctx: Context, attempt: Attempt) -> Result<()> {
+    ///     assert!(attempt.is_last() && ctx.headers().is_empty());
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<()> {
+    /// let catga = Catga::builder().connect("memory://").handlers(handlers![]).start().await?;
+    /// on_pinged(Pinged, catga.context(), Attempt::new(4, 4)).await?;
+    /// # catga.shutdown().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn context(&self) -> Context {
+        Context::new(
+            Arc::clone(self.inner()),
+            None,
+            Headers::new(),
+            Attempt::FIRST,
+            None,
+        )
     }
 
     /// The live nodes, sorted by id.

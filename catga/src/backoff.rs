@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use humantime::format_duration;
+
 /// Exponential back-off with jitter: the n-th delay is drawn between the least delay and the least
 /// doubled n times, and is never above the most.
 ///
@@ -15,11 +17,16 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    pub(crate) fn new(least: Duration, most: Duration) -> Self {
-        Self {
-            least,
-            most: most.max(least),
+    /// Checks and takes the delays: without a least one a failing handler would run in a hot loop.
+    pub(crate) fn new(least: Duration, most: Duration) -> Result<Self, String> {
+        if least.is_zero() || least > most {
+            return Err(format!(
+                "{}..{} is no back-off: the least delay must be above 0 and at most the most delay; write 200ms..30s",
+                format_duration(least),
+                format_duration(most)
+            ));
         }
+        Ok(Self { least, most })
     }
 
     /// Reads `200ms..30s`.
@@ -30,10 +37,14 @@ impl Backoff {
         let (least, most) = text.split_once("..").ok_or_else(wrong)?;
         let least = humantime::parse_duration(least.trim()).map_err(|_| wrong())?;
         let most = humantime::parse_duration(most.trim()).map_err(|_| wrong())?;
-        if least.is_zero() || least > most {
-            Err(wrong())
-        } else {
-            Ok(Self { least, most })
+        Self::new(least, most)
+    }
+
+    /// The same, with no delay above `limit`.
+    pub(crate) fn capped(self, limit: Duration) -> Self {
+        Self {
+            least: self.least.min(limit),
+            most: self.most.min(limit),
         }
     }
 
@@ -47,13 +58,20 @@ impl Backoff {
     }
 }
 
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new(Duration::from_millis(200), Duration::from_secs(30))
+            .expect("200 ms are above 0 and below 30 s")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn delays_grow_within_their_bounds_at_any_attempt() {
-        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+        let backoff = Backoff::default();
         for failures in [0, 1, 2, 5, 31, 32, 33, u32::MAX] {
             for _ in 0..100 {
                 let delay = backoff.delay(failures);
@@ -71,10 +89,7 @@ mod tests {
     fn only_a_range_is_read() {
         assert_eq!(
             Backoff::parse("1ms..2s"),
-            Ok(Backoff::new(
-                Duration::from_millis(1),
-                Duration::from_secs(2)
-            ))
+            Backoff::new(Duration::from_millis(1), Duration::from_secs(2))
         );
         for text in [
             "",
@@ -87,5 +102,28 @@ mod tests {
         ] {
             assert!(Backoff::parse(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn delays_that_cannot_be_meant_are_refused_by_either_way_in() {
+        let (zero, second) = (Duration::ZERO, Duration::from_secs(1));
+        for (text, least, most) in [
+            ("0s..1s", zero, second),
+            ("0s..0s", zero, zero),
+            ("30s..1s", second * 30, second),
+        ] {
+            let problem = Backoff::new(least, most).unwrap_err();
+            let start = format!("{text} is no back-off: the least delay must be above 0");
+            assert!(problem.starts_with(&start), "{problem}");
+            assert_eq!(Backoff::parse(text), Err(problem));
+        }
+        assert!(Backoff::new(second, second).is_ok());
+    }
+
+    #[test]
+    fn no_delay_overflows() {
+        let endless = Backoff::new(Duration::from_secs(1), Duration::MAX).unwrap();
+        let backoff = endless.capped(Duration::from_secs(9));
+        assert!((0..99).all(|failures| backoff.delay(failures) <= Duration::from_secs(9)));
     }
 }

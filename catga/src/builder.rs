@@ -5,21 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catga_core::{
-    BackendUrl, Capabilities, Codec, Codecs, ConnectOptions, Driver, Error, Name, NodeInfo,
-    NodeRegistry, Serve, Subscription,
+    BackendUrl, Codec, Codecs, ConnectOptions, Driver, Error, Name, NodeInfo, NodeRegistry, Serve,
+    Subscription,
 };
+use tokio::sync::watch;
 
 use crate::app::{Catga, Inner};
 use crate::backoff::Backoff;
 use crate::extract::States;
 use crate::handlers::Handlers;
 use crate::members::Members;
-use crate::settings::{Settings, all_problems};
-use crate::shutdown::Lifecycle;
+use crate::settings::{Env, Settings, all_problems, variable};
+use crate::shutdown::{Lifecycle, ShutdownReport};
 use crate::table::{BackendAbilities, Entry, Table};
 use crate::{consume, drivers, members, shutdown};
 
-type Override = Box<dyn FnOnce(&mut Settings) -> Result<(), Error> + Send>;
+type Override = Box<dyn FnOnce(&mut Settings) -> Result<(), String> + Send>;
 
 /// Collects what an application needs, and starts it.
 ///
@@ -47,30 +48,31 @@ impl CatgaBuilder {
 
     fn set(
         mut self,
-        set: impl FnOnce(&mut Settings) -> Result<(), Error> + Send + 'static,
+        set: impl FnOnce(&mut Settings) -> Result<(), String> + Send + 'static,
     ) -> Self {
         self.overrides.push(Box::new(set));
         self
     }
 
-    fn name(self, name: String, put: fn(&mut Settings, Name)) -> Self {
-        self.set(move |settings| Name::token(name).map(|name| put(settings, name)))
+    fn name(self, setting: &str, name: String, put: fn(&mut Settings, Name)) -> Self {
+        let checked = Name::token(name).map_err(|e| format!("`{setting}`: {}", e.message()));
+        self.set(move |settings| checked.map(|name| put(settings, name)))
     }
 
     /// Sets what keeps installations on one broker apart. Default: `catga`.
     pub fn namespace(self, namespace: impl Into<String>) -> Self {
-        self.name(namespace.into(), |settings, name| settings.namespace = name)
+        self.name("namespace", namespace.into(), |s, name| s.namespace = name)
     }
 
     /// Sets the service that this is a node of: nodes of one service share its requests and groups.
     /// Default: the name of the executable.
     pub fn service(self, service: impl Into<String>) -> Self {
-        self.name(service.into(), |settings, name| settings.service = name)
+        self.name("service", service.into(), |s, name| s.service = name)
     }
 
     /// Sets the id of this node. Default: a fresh one at each start.
     pub fn node(self, node: impl Into<String>) -> Self {
-        self.name(node.into(), |settings, name| settings.node = Some(name))
+        self.name("node", node.into(), |s, name| s.node = Some(name))
     }
 
     /// Sets where people reach this node: shown to others, never dialled.
@@ -90,12 +92,10 @@ impl CatgaBuilder {
         })
     }
 
-    /// Sets the least and the most delay between attempts. Default: 200 ms to 30 s.
+    /// Sets the least and the most delay between attempts; the least is above zero. Default: 200 ms to 30 s.
     pub fn backoff(self, least: Duration, most: Duration) -> Self {
-        self.set(move |settings| {
-            settings.backoff = Backoff::new(least, most);
-            Ok(())
-        })
+        let checked = Backoff::new(least, most).map_err(|problem| format!("`backoff`: {problem}"));
+        self.set(move |settings| checked.map(|backoff| settings.backoff = backoff))
     }
 
     /// Sets how many calls of one handler run at once. Default: 64.
@@ -153,6 +153,15 @@ impl CatgaBuilder {
         self.set(move |settings| {
             settings.heartbeat = heartbeat;
             settings.node_timeout = node_timeout;
+            Ok(())
+        })
+    }
+
+    /// Sets how long a member of `each_node` may be away before what is kept for it is given up. Default: a
+    /// day. The memory backend does not use it.
+    pub fn absence(self, absence: Duration) -> Self {
+        self.set(move |settings| {
+            settings.absence = absence;
             Ok(())
         })
     }
@@ -219,51 +228,67 @@ impl CatgaBuilder {
     /// # Cancel safety
     /// Dropping the future undoes what was started; at worst the registry lists the node until its time-out.
     pub async fn start(self) -> Result<Catga, Error> {
-        let (plan, url) = self.plan(&|variable| std::env::var(variable).ok())?;
+        let (plan, url) = self.plan(&|variable| std::env::var(variable))?;
         plan.connect(&url).await
     }
 
     /// Everything that can be found wrong without a connection.
-    fn plan(self, env: &dyn Fn(&str) -> Option<String>) -> Result<(Plan, BackendUrl), Error> {
-        let url = self.url.or_else(|| env("CATGA_URL")).unwrap_or_default();
-        if url.is_empty() {
-            return Err(all_problems(&[
-                "no backend was named: add `.connect(\"memory://\")` to the builder, or set CATGA_URL".to_owned(),
-            ]));
-        }
-        let url: BackendUrl = url.parse()?;
+    fn plan(self, env: Env<'_>) -> Result<(Plan, BackendUrl), Error> {
         let mut drivers = self.drivers;
         drivers.extend(drivers::built_in());
-        let driver = drivers::find(url.scheme(), &drivers)?;
-
-        let mut problems = Vec::new();
-        let mut settings = Settings::read(&url, &*driver, env, &mut problems);
-        for set in self.overrides {
-            if let Err(error) = set(&mut settings) {
-                problems.push(error.message().to_owned());
-            }
-        }
+        let text = match self.url {
+            Some(url) => Ok(url),
+            None => variable("CATGA_URL", env).map(Option::unwrap_or_default),
+        };
+        // What is wrong with the URL hides nothing else: the checks that need no driver go on.
+        let mut wrong = None;
+        let mut keep = |error| wrong = Some(error);
+        let url = drivers::read(text.as_deref()).map_err(&mut keep).ok();
+        let driver = url.as_ref().and_then(|url| {
+            let found = drivers::find(url.scheme(), &drivers);
+            found.map_err(&mut keep).ok()
+        });
+        let mut problems: Vec<_> = wrong.iter().map(|e| e.message().to_owned()).collect();
+        let mut settings = Settings::read(url.as_ref(), driver.as_deref(), env, &mut problems);
+        problems.extend(
+            self.overrides
+                .into_iter()
+                .filter_map(|set| set(&mut settings).err()),
+        );
         settings.check(&mut problems);
+        settings.cap();
+        if url.is_none() && text.as_deref() != Ok("") {
+            // The node may be named by the URL that cannot be read.
+            settings.node.get_or_insert_with(fresh_node_id);
+        }
         let handlers = self.handlers.unwrap_or_else(Handlers::linked);
         let others: Vec<_> = drivers
             .iter()
-            .map(|driver| (driver.name(), abilities(&**driver)))
+            .map(|driver| {
+                (
+                    driver.name(),
+                    driver.capabilities().iter().copied().collect(),
+                )
+            })
             .collect();
-        let backend = BackendAbilities {
+        let backend = driver.as_ref().map(|driver| BackendAbilities {
             name: driver.name(),
-            capabilities: abilities(&*driver),
+            capabilities: driver.capabilities().iter().copied().collect(),
             others: &others,
-        };
+        });
         let table = Table::new(
             handlers.defs(),
             &settings,
             &self.states,
-            &backend,
+            backend.as_ref(),
             &mut problems,
         );
-        if !problems.is_empty() {
-            return Err(all_problems(&problems));
-        }
+        let (Some(url), Some(driver), []) = (url, driver, problems.as_slice()) else {
+            return Err(match wrong {
+                Some(error) if problems.len() == 1 => error,
+                _ => all_problems(&problems),
+            });
+        };
         let codecs = match self.codecs {
             own if own.is_empty() => Codecs::default(),
             own => Codecs::new(own.into_iter().chain(Codecs::default().iter().cloned())),
@@ -291,13 +316,6 @@ impl fmt::Debug for CatgaBuilder {
     }
 }
 
-fn abilities(driver: &dyn Driver) -> Capabilities {
-    driver
-        .capabilities()
-        .iter()
-        .fold(Capabilities::none(), |all, one| all.with(*one))
-}
-
 /// What was found right, to be connected.
 #[derive(Debug)]
 struct Plan {
@@ -320,12 +338,13 @@ impl Plan {
             .with_endpoint(self.settings.endpoint.clone())
             .with_requests(self.table.request_names());
         let capabilities = backend.transport.capabilities();
+        let (lifecycle, reporter) = Lifecycle::new();
         let inner = Arc::new(Inner {
             takes_values: capabilities.has(catga_core::Capability::TypedPayload)
                 && !self.settings.strict,
             capabilities,
             members: Members::new(&node),
-            lifecycle: Lifecycle::new(),
+            lifecycle,
             settings: self.settings,
             codecs: self.codecs,
             states: self.states,
@@ -335,7 +354,7 @@ impl Plan {
         });
         // From here on a dropped or failed start closes what it opened.
         let catga = Catga::new(Arc::clone(&inner));
-        match start(&inner).await {
+        match start(&inner, reporter).await {
             Ok(()) => Ok(catga),
             Err(error) => {
                 undo(&inner).await;
@@ -346,7 +365,10 @@ impl Plan {
 }
 
 /// Subscribes, joins, and leaves the rest to background tasks.
-async fn start(inner: &Arc<Inner>) -> Result<(), Error> {
+async fn start(
+    inner: &Arc<Inner>,
+    reporter: watch::Sender<Option<ShutdownReport>>,
+) -> Result<(), Error> {
     let mut subscriptions: Vec<(Arc<Entry>, Box<dyn Subscription>)> = Vec::new();
     for entry in &inner.table.entries {
         subscriptions.push((Arc::clone(entry), subscribe(inner, entry).await?));
@@ -360,6 +382,7 @@ async fn start(inner: &Arc<Inner>) -> Result<(), Error> {
         Arc::clone(inner),
         loops,
         members::keep(inner, watch),
+        reporter,
     ));
     announce(inner);
     Ok(())
@@ -407,11 +430,56 @@ fn announce(inner: &Inner) {
     let node = &inner.node;
     tracing::info!(backend = inner.backend.name, service = %node.service, node = %node.id, handlers = inner.table.entries.len(), "catga started");
     for entry in &inner.table.entries {
-        tracing::info!(message = %entry.message, qos = %entry.def.message.qos, group = %entry.group, handler = %entry.def.site, "handler");
+        tracing::info!(messaging.destination.name = %entry.message, qos = %entry.def.message.qos, messaging.consumer.group.name = %entry.group, handler = %entry.def.site, "handler");
     }
     if cfg!(panic = "abort") {
         tracing::warn!(
             "this program is built with panic = \"abort\": a handler that panics ends the process"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::env::VarError;
+
+    use super::*;
+
+    fn problem(builder: CatgaBuilder, url: &Result<&str, VarError>) -> String {
+        let env = |name: &str| match name {
+            "CATGA_URL" => url.clone().map(str::to_owned),
+            _ => Err(VarError::NotPresent),
+        };
+        let error = builder.plan(&env).expect_err("it cannot work");
+        error.to_string()
+    }
+
+    #[test]
+    fn a_missing_or_wrong_url_hides_no_other_problem() {
+        let sentinel = || Err(VarError::NotUnicode("sentinel".into()));
+        for (url, operation, part) in [
+            (Err(VarError::NotPresent), "start", "no backend was named"),
+            (
+                sentinel(),
+                "start",
+                "environment variable `CATGA_URL` is not UTF-8",
+            ),
+            (Ok("sentinel"), "connect", "the URL has no `scheme://`"),
+            (
+                Ok("natz://?x=1&namespace=a"),
+                "connect",
+                "no driver for scheme \"natz\"",
+            ),
+        ] {
+            let none = || CatgaBuilder::default().handlers(Handlers::default());
+            let one = problem(none(), &url);
+            assert!(one.starts_with(&format!("{operation}: {part}")), "{one}");
+            let two = problem(none().attempts(0).service("a b"), &url);
+            assert!(two.starts_with("start: 3 problems:\n  1. "), "{two}");
+            for part in [part, "`service`: invalid name", "`attempts` must be"] {
+                assert!(two.contains(part), "{two}");
+            }
+            assert!(!format!("{one}{two}").contains("sentinel"), "{two}");
+        }
     }
 }

@@ -14,7 +14,8 @@ use crate::shutdown::ShutdownReport;
 /// The call that a handler serves: its message's id and headers, and the way to publish and send on.
 ///
 /// What is published or sent through it carries the correlation id of the message that is handled
-/// and names it as its cause. Clones are cheap and may outlive the call.
+/// and names it as its cause; its own id is a fresh one at each attempt. Clones are cheap and may
+/// outlive the call.
 pub struct Context {
     pub(crate) inner: Arc<Inner>,
     id: OnceLock<MessageId>,
@@ -36,7 +37,9 @@ impl Attempt {
         limit: 1,
     };
 
-    pub(crate) fn new(number: u32, limit: u32) -> Self {
+    /// Attempt `number` of at most `limit`, for a unit test that calls a handler.
+    #[must_use]
+    pub const fn new(number: u32, limit: u32) -> Self {
         Self { number, limit }
     }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use catga_core::{Driver, Error, ErrorKind};
+use catga_core::{BackendUrl, Driver, Error, ErrorKind};
+
+use crate::settings::all_problems;
 
 /// Backends of our own by scheme, and the feature that brings each.
 const FEATURES: &[(&str, &str)] = &[("memory", "memory")];
@@ -13,6 +15,18 @@ pub(crate) fn built_in() -> Vec<Arc<dyn Driver>> {
         #[cfg(feature = "memory")]
         Arc::new(catga_memory::MemoryDriver),
     ]
+}
+
+/// The URL of a text, or the problem with getting one; an empty text is none.
+pub(crate) fn read(text: Result<&str, &String>) -> Result<BackendUrl, Error> {
+    match text {
+        Ok("") => Err(all_problems(&[
+            "no backend was named: add `.connect(\"memory://\")` to the builder, or set CATGA_URL"
+                .to_owned(),
+        ])),
+        Ok(text) => text.parse(),
+        Err(problem) => Err(all_problems(std::slice::from_ref(problem))),
+    }
 }
 
 /// The driver of a scheme.

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use catga_core::{Error, ErrorKind, ReasonKind, Retry};
 
 use crate::HandlerError;
+use crate::app::Inner;
 use crate::handlers::BoxFuture;
 
 /// Why an attempt did not succeed.
@@ -16,13 +18,13 @@ use crate::handlers::BoxFuture;
 pub(crate) enum Failure {
     /// The payload is no such message.
     Decode(Error),
-    /// The handler returned an error.
-    Handler(HandlerError),
+    /// The handler returned an error: what it says, and what it means.
+    Handler { text: String, retry: Retry },
     /// The handler panicked, with this text.
     Panic(String),
     /// The handler took longer than this.
     TimedOut(Duration),
-    /// The message came back this often without any verdict: it kills its consumers.
+    /// The message came back this often without a verdict.
     Crashed(u32),
     /// The caller's time was over before the handler began.
     Expired,
@@ -31,19 +33,35 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// What a handler returned. The error's text and its drop are the user's code, as the handler is.
+    fn returned(app: usize, error: HandlerError) -> Self {
+        let read = contain(app, move || Self::Handler {
+            text: error.to_string(),
+            retry: error.retry_hint(),
+        });
+        read.unwrap_or_else(|panic| panic)
+    }
+
     /// Whether another attempt would fail the same way.
     pub(crate) fn is_final(&self) -> bool {
-        match self {
-            Self::Decode(_) | Self::Crashed(_) => true,
-            Self::Handler(error) => error.is_terminal(),
-            _ => false,
-        }
+        matches!(
+            self,
+            Self::Decode(_)
+                | Self::Crashed(_)
+                | Self::Handler {
+                    retry: Retry::Never,
+                    ..
+                }
+        )
     }
 
     /// The delay that the handler asked for.
     pub(crate) fn delay(&self) -> Option<Duration> {
         match self {
-            Self::Handler(error) => error.delay(),
+            Self::Handler {
+                retry: Retry::After(delay),
+                ..
+            } => Some(*delay),
             _ => None,
         }
     }
@@ -53,7 +71,10 @@ impl Failure {
         match self {
             Self::Decode(_) => ReasonKind::Decode,
             Self::Crashed(_) => ReasonKind::Crashed,
-            Self::Handler(error) if error.is_terminal() => ReasonKind::Terminal,
+            Self::Handler {
+                retry: Retry::Never,
+                ..
+            } => ReasonKind::Terminal,
             _ => ReasonKind::Exhausted,
         }
     }
@@ -62,7 +83,7 @@ impl Failure {
     pub(crate) fn into_error(self, operation: &'static str, request: &str) -> Error {
         let (kind, retry) = match &self {
             Self::Decode(error) => (error.kind(), Retry::Never),
-            Self::Handler(error) => (ErrorKind::Handler, error.retry_hint()),
+            Self::Handler { retry, .. } => (ErrorKind::Handler, *retry),
             Self::Panic(_) => (ErrorKind::Panic, Retry::Now),
             Self::TimedOut(_) => (ErrorKind::Timeout, Retry::Now),
             Self::Expired => (ErrorKind::Timeout, Retry::Never),
@@ -85,10 +106,13 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Decode(error) => f.write_str(error.message()),
-            Self::Handler(error) => write!(f, "{error}"),
+            Self::Handler { text, .. } => f.write_str(text),
             Self::Panic(text) => write!(f, "panicked: {text}"),
             Self::TimedOut(limit) => write!(f, "took longer than {limit:?}"),
-            Self::Crashed(count) => write!(f, "was started {count} times and never came to an end"),
+            Self::Crashed(count) => write!(
+                f,
+                "was delivered {count} times without a verdict: it may end its process, or the dead letters are full"
+            ),
             Self::Expired => f.write_str("was not begun: the caller's time was over"),
             Self::Stopped => f.write_str("was stopped by a shutdown"),
         }
@@ -96,27 +120,38 @@ impl std::fmt::Display for Failure {
 }
 
 thread_local! {
-    /// The application whose handler this thread polls, as its address; 0 when it polls none.
-    static INSIDE: Cell<usize> = const { Cell::new(0) };
+    /// The application whose handler this thread polls, as its address, and how many of its handlers
+    /// stand one in the other: one may call the next where it stands.
+    static INSIDE: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
-/// Whether the code that asks runs in a handler of this application.
-pub(crate) fn inside_handler_of(app: usize) -> bool {
-    INSIDE.get() == app
+/// How many handlers of this application the code that asks runs in.
+pub(crate) fn handlers_around(app: usize) -> usize {
+    match INSIDE.get() {
+        (inside, depth) if inside == app => depth,
+        _ => 0,
+    }
 }
 
 /// Runs `call` as part of a handler of `app`; a panic becomes a failure.
 #[inline]
 pub(crate) fn contain<T>(app: usize, call: impl FnOnce() -> T) -> Result<T, Failure> {
-    struct Restore(usize);
+    struct Restore((usize, usize));
     impl Drop for Restore {
         fn drop(&mut self) {
             INSIDE.set(self.0);
         }
     }
-    let _restore = Restore(INSIDE.replace(app));
+    let _restore = Restore(INSIDE.replace((app, handlers_around(app) + 1)));
     // Unwind-safe: what a handler left half-done is dropped with its future and never looked at again.
-    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| Failure::Panic(text_of(&*panic)))
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
+        let text = text_of(&*panic);
+        // A payload may panic once more when it is dropped; then it is left alone.
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+            std::mem::forget(again);
+        }
+        Failure::Panic(text)
+    })
 }
 
 /// What calling a handler and polling it once gave.
@@ -142,7 +177,9 @@ pub(crate) fn begin<T>(
     });
     match (first, handler) {
         (Ok(Poll::Pending), Some(handler)) => First::Runs(handler),
-        (Ok(Poll::Ready(outcome)), _) => First::Ended(outcome.map_err(Failure::Handler)),
+        (Ok(Poll::Ready(outcome)), _) => {
+            First::Ended(outcome.map_err(|error| Failure::returned(app, error)))
+        }
         (Ok(Poll::Pending), None) => unreachable!("it was polled where it was kept"),
         (Err(panic), _) => First::Ended(Err(panic)),
     }
@@ -156,7 +193,9 @@ pub(crate) fn poll<T>(
 ) -> Poll<Result<T, Failure>> {
     match contain(app, || handler.as_mut().poll(cx)) {
         Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(outcome)) => Poll::Ready(outcome.map_err(Failure::Handler)),
+        Ok(Poll::Ready(outcome)) => {
+            Poll::Ready(outcome.map_err(|error| Failure::returned(app, error)))
+        }
         Err(panic) => Poll::Ready(Err(panic)),
     }
 }
@@ -167,4 +206,18 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("with a value that is no text").to_owned()
+}
+
+/// Polls a handler to its end, or to the end of its time or of the application.
+pub(crate) async fn finish<T>(
+    inner: &Inner,
+    limit: Duration,
+    poll: impl FnMut(&mut TaskContext<'_>) -> Poll<Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        outcome = poll_fn(poll) => outcome,
+        () = inner.lifecycle.stopped() => Err(Failure::Stopped),
+        () = tokio::time::sleep(limit) => Err(Failure::TimedOut(limit)),
+    }
 }

@@ -88,6 +88,14 @@ impl<E: StdError + Send + Sync + 'static> From<E> for HandlerError {
     }
 }
 
+/// The error that was met, without what was said of it: so that `.terminal()` and its like take the
+/// error of one handler that another one calls.
+impl From<HandlerError> for BoxError {
+    fn from(error: HandlerError) -> Self {
+        error.cause
+    }
+}
+
 impl fmt::Display for HandlerError {
     /// The error and its causes on one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,7 +140,7 @@ impl fmt::Debug for HandlerError {
 /// assert!(quantity("many").unwrap_err().is_terminal());
 /// assert_eq!(quantity("101").unwrap_err().delay(), Some(Duration::from_secs(5)));
 /// ```
-pub trait FailWith<T>: Sized {
+pub trait FailWith<T>: Sized + sealed::Sealed {
     /// Try again, with the usual back-off: what `?` alone says of an error that is a `std::error::Error`.
     ///
     /// # Errors
@@ -150,6 +158,12 @@ pub trait FailWith<T>: Sized {
     /// # Errors
     /// The error, as one to try again after the delay.
     fn retry_after(self, delay: Duration) -> Result<T, HandlerError>;
+}
+
+mod sealed {
+    /// Only results can say what their error means.
+    pub trait Sealed {}
+    impl<T, E> Sealed for Result<T, E> {}
 }
 
 impl<T, E: Into<BoxError>> FailWith<T> for Result<T, E> {
@@ -176,6 +190,14 @@ mod tests {
         let error: HandlerError = std::io::Error::other("disk").into();
         assert!(!error.is_terminal());
         assert_eq!(error.to_string(), "disk");
+    }
+
+    #[test]
+    fn the_error_of_another_handler_can_be_ended() {
+        let other: Result<(), HandlerError> = Err(HandlerError::retry("busy"));
+        let error = other.terminal().unwrap_err();
+        assert!(error.is_terminal());
+        assert_eq!(error.to_string(), "busy");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How the application is, and what its handlers counted.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use catga_core::{ConnectionState, Name, QoS};
@@ -59,8 +60,10 @@ impl Health {
             backend.0,
             format!("{}: {}", inner.backend.name, backend.1),
         )];
+        let running = inner.lifecycle.is_running();
         if inner.backend.registry.is_some() {
             let (status, detail) = match inner.members.trouble() {
+                _ if !running => (HealthStatus::Down, "left".to_owned()),
                 None => (
                     HealthStatus::Up,
                     format!("{} nodes", inner.members.nodes().len()),
@@ -69,27 +72,8 @@ impl Health {
             };
             parts.push(part("membership", status, detail));
         }
-        let full: Vec<_> = inner
-            .table
-            .entries
-            .iter()
-            .filter(|e| e.slots.free() == 0)
-            .map(|e| e.def.site.name)
-            .collect();
-        parts.push(match (inner.lifecycle.is_running(), full.as_slice()) {
-            (false, _) => part("handlers", HealthStatus::Down, "shut down".to_owned()),
-            (true, []) => part(
-                "handlers",
-                HealthStatus::Up,
-                format!("{} registered", inner.table.entries.len()),
-            ),
-            // All its places being taken is what back-pressure looks like: busy, not broken.
-            (true, full) => part(
-                "handlers",
-                HealthStatus::Up,
-                format!("at their limit: {}", full.join(", ")),
-            ),
-        });
+        let (status, detail) = handlers(running, &inner.table.entries);
+        parts.push(part("handlers", status, detail));
         let status = parts
             .iter()
             .map(|part| part.status)
@@ -97,6 +81,29 @@ impl Health {
             .unwrap_or(HealthStatus::Up);
         Self { status, parts }
     }
+}
+
+fn handlers(running: bool, entries: &[Arc<Entry>]) -> (HealthStatus, String) {
+    let named = |which: fn(&Entry) -> bool| {
+        let names = entries.iter().filter(|entry| which(entry));
+        names.map(|entry| entry.def.site.name).collect::<Vec<_>>()
+    };
+    if !running {
+        return (HealthStatus::Down, "shut down".to_owned());
+    }
+    let ended = named(|entry| entry.ended.load(Ordering::Relaxed));
+    if !ended.is_empty() {
+        let detail = format!("no more messages arrive: {}", ended.join(", "));
+        return (HealthStatus::Down, detail);
+    }
+    let full = named(|entry| entry.slots.free() == 0);
+    // All its places being taken is what back-pressure looks like: busy, not broken.
+    let detail = if full.is_empty() {
+        format!("{} registered", entries.len())
+    } else {
+        format!("at their limit: {}", full.join(", "))
+    };
+    (HealthStatus::Up, detail)
 }
 
 /// A handler that is registered, and what it counted since the start.
@@ -168,5 +175,67 @@ impl HandlerInfo {
                 in_flight: entry.slots.taken(),
             },
         }
+    }
+}
+
+#[cfg(all(test, feature = "macros", feature = "memory"))]
+mod tests {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Serialize};
+
+    use super::HealthStatus;
+    use crate::handlers;
+    use crate::prelude::{Catga, Event, handler};
+
+    #[derive(Event, Serialize, Deserialize)]
+    struct Tick;
+
+    #[handler]
+    async fn on_tick(_: Tick) {}
+
+    #[handler(each_node)]
+    async fn each_tick(_: Tick) {}
+
+    async fn node() -> Catga {
+        let node = Catga::builder().connect("memory://").service("test");
+        let node = node.handlers(handlers![on_tick, each_tick]);
+        node.start().await.expect("memory is always there")
+    }
+
+    fn part(catga: &Catga, name: &str) -> (HealthStatus, String) {
+        let parts = catga.health().parts;
+        let part = parts.into_iter().find(|part| part.name == name);
+        part.map(|part| (part.status, part.detail))
+            .expect("health has this part")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_shutdown_every_part_is_down() {
+        let catga = node().await;
+        assert_eq!(catga.health().status, HealthStatus::Up);
+        catga.shutdown().await.unwrap();
+        let health = catga.health();
+        assert!(
+            health.parts.iter().all(|p| p.status == HealthStatus::Down),
+            "{health:?}"
+        );
+        let left = (HealthStatus::Down, "left".to_owned());
+        assert_eq!(part(&catga, "membership"), left);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn handlers_whose_messages_end_are_named() {
+        let catga = node().await;
+        catga.backend().transport.close().await.unwrap();
+        let detail = "no more messages arrive: each_tick, on_tick".to_owned();
+        let down = (HealthStatus::Down, detail);
+        let ended = async {
+            while part(&catga, "handlers") != down {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
+        assert!(ended.is_ok(), "{:?}", catga.health());
     }
 }

@@ -7,6 +7,7 @@ extern crate self as catga;
 mod app;
 mod backoff;
 mod builder;
+mod call;
 mod consume;
 mod context;
 mod drivers;
@@ -23,6 +24,7 @@ mod settings;
 mod shutdown;
 mod slots;
 mod table;
+mod time;
 
 #[doc(hidden)]
 pub mod __private;

@@ -44,15 +44,10 @@ impl Candidates {
         &self.nodes[self.turn.fetch_add(1, Ordering::Relaxed) % self.nodes.len()]
     }
 
-    /// Whose turn it is; not that of `failed`, when there is anybody else.
-    pub(crate) fn next_but(&self, failed: &NodeId) -> &(NodeId, Name) {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let node = &self.nodes[turn % self.nodes.len()];
-        if node.0 == *failed {
-            &self.nodes[(turn % self.nodes.len() + 1) % self.nodes.len()]
-        } else {
-            node
-        }
+    /// Who comes after `failed`. It takes no turn: else those who come next would meet it again.
+    pub(crate) fn after(&self, failed: &NodeId) -> &(NodeId, Name) {
+        let at = self.nodes.iter().position(|(node, _)| node == failed);
+        &self.nodes[at.map_or(0, |at| at + 1) % self.nodes.len()]
     }
 }
 

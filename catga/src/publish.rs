@@ -1,15 +1,14 @@
 //! The whole way out of an event.
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use catga_core::{Capability, Envelope, Error, ErrorKind, Event, Headers, MessageId, QoS, Retry};
 use tokio::time::Instant;
 
 use crate::Context;
 use crate::app::Inner;
+use crate::time::{after, from_now, time_left};
 
 /// An event on its way out, with an id or headers of the caller's choice.
 #[must_use = "nothing is published before `.publish()`"]
@@ -40,9 +39,17 @@ impl<'a> Outgoing<'a> {
         self
     }
 
-    /// Sets a header. One that cannot go onto the wire is an error of [`publish`](Self::publish).
+    /// Sets a header. One that cannot go onto the wire, or that the codec sets, is an error of
+    /// [`publish`](Self::publish).
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        if let Err(error) = self.envelope.headers_mut().insert(name, value) {
+        let name = name.into();
+        let set = if name.eq_ignore_ascii_case(Headers::CONTENT_TYPE) {
+            let text = "the header `content-type` is the codec's: choose one with `.codec(..)` on the builder";
+            Err(Error::new(ErrorKind::InvalidName, "publish", text))
+        } else {
+            self.envelope.headers_mut().insert(name, value).map(drop)
+        };
+        if let Err(error) = set {
             self.problem.get_or_insert(error);
         }
         self
@@ -77,62 +84,63 @@ impl Inner {
         mut envelope: Envelope,
         origin: Option<&Context>,
     ) -> Result<(), Error> {
-        match self.prepare(&mut envelope, origin) {
-            Ok(()) if envelope.qos() == QoS::AtMostOnce => {
-                match self
-                    .backend
-                    .transport
-                    .publish(&mut envelope, self.settings.publish_deadline)
-                    .await
-                {
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(error.with_envelope(envelope)),
-                }
-            }
-            Ok(()) => self.publish_stored(envelope).await,
+        if let Err(error) = self.prepare(&mut envelope, origin) {
+            return Err(error.with_envelope(envelope));
+        }
+        let limit = self.settings.publish_deadline;
+        if envelope.qos() != QoS::AtMostOnce {
+            return self.publish_stored(envelope, from_now(limit)).await;
+        }
+        match self.backend.transport.publish(&mut envelope, limit).await {
+            Ok(_) => Ok(()),
             Err(error) => Err(error.with_envelope(envelope)),
         }
     }
 
-    /// Publishes many, in one call of the backend; what failed and can be tried again is, one by one.
+    /// Publishes many, in one call of the backend; what failed and can be tried again is, one by one,
+    /// within the one deadline.
     pub(crate) async fn publish_many(
         &self,
         events: Vec<Envelope>,
         origin: Option<&Context>,
     ) -> Vec<Result<(), Error>> {
+        let limit = self.settings.publish_deadline;
+        let deadline = from_now(limit);
         let mut outcomes = Vec::with_capacity(events.len());
-        let mut ready = Vec::with_capacity(events.len());
-        for mut envelope in events {
+        let (mut ready, mut places) = (Vec::with_capacity(events.len()), Vec::new());
+        for (place, mut envelope) in events.into_iter().enumerate() {
             match self.prepare(&mut envelope, origin) {
                 Ok(()) => {
                     outcomes.push(Ok(()));
+                    places.push(place);
                     ready.push(envelope);
                 }
                 Err(error) => outcomes.push(Err(error.with_envelope(envelope))),
             }
         }
-        let mut published = self
-            .backend
-            .transport
-            .publish_many(&mut ready, self.settings.publish_deadline)
-            .await
-            .into_iter();
-        let mut ready = ready.into_iter();
-        for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_ok()) {
-            let (published, envelope) = (published.next(), ready.next());
-            let envelope = envelope.expect("each prepared envelope is waiting");
-            *outcome = match published.expect("a backend gives an outcome for each") {
-                Ok(_) => Ok(()),
-                Err(error)
-                    if envelope.qos() == QoS::AtMostOnce || error.retry() == Retry::Never =>
-                {
-                    Err(error.with_envelope(envelope))
-                }
-                Err(error) => match self.publish_stored(envelope).await {
-                    // The first try may be stored whatever the second one says.
-                    Err(second) if error.may_be_stored() => Err(second.with_unknown_outcome()),
-                    second => second,
-                },
+        let published = self.backend.transport.publish_many(&mut ready, limit).await;
+        let mut published = published.into_iter();
+        for (place, envelope) in places.into_iter().zip(ready) {
+            let error = match published.next() {
+                Some(Ok(_)) => continue,
+                Some(Err(error)) => error,
+                None => no_outcome(self.backend.name),
+            };
+            let again = envelope.qos() != QoS::AtMostOnce
+                && error.retry() != Retry::Never
+                && !time_left(deadline).is_zero();
+            outcomes[place] = if again {
+                let second = self.publish_stored(envelope, deadline).await;
+                // The first try may be stored whatever the second one says.
+                second.map_err(|second| {
+                    if error.may_be_stored() {
+                        second.with_unknown_outcome()
+                    } else {
+                        second
+                    }
+                })
+            } else {
+                Err(error.with_envelope(envelope))
             };
         }
         outcomes
@@ -140,7 +148,7 @@ impl Inner {
 
     /// Stamps, encodes and measures.
     fn prepare(&self, envelope: &mut Envelope, origin: Option<&Context>) -> Result<(), Error> {
-        self.check_open(origin.is_some())?;
+        self.check_open("publish", origin.is_some())?;
         let qos = envelope.qos();
         let needed = match qos {
             QoS::AtMostOnce => None,
@@ -159,13 +167,17 @@ impl Inner {
         }
         let stays_typed = qos == QoS::AtMostOnce && self.takes_values;
         if !stays_typed {
-            self.encode(envelope)?;
+            self.encode("publish", envelope)?;
         }
         Ok(())
     }
 
     /// Encodes an envelope and holds it against the backend's limit.
-    pub(crate) fn encode(&self, envelope: &mut Envelope) -> Result<(), Error> {
+    pub(crate) fn encode(
+        &self,
+        operation: &'static str,
+        envelope: &mut Envelope,
+    ) -> Result<(), Error> {
         envelope.encode(self.codecs.writer())?;
         let size = envelope.size_bytes();
         if let Some(limit) = self
@@ -175,7 +187,7 @@ impl Inner {
         {
             return Err(Error::new(
                 ErrorKind::PayloadTooLarge,
-                "publish",
+                operation,
                 format!(
                     "`{}` has {size} bytes with its headers, and `{}` takes {limit}",
                     envelope.name(),
@@ -190,20 +202,21 @@ impl Inner {
     }
 
     /// Publishes at QoS 1 or 2 with the same id until it is stored, refused or too late.
-    async fn publish_stored(&self, mut envelope: Envelope) -> Result<(), Error> {
-        let deadline = Instant::now() + self.settings.publish_deadline;
+    async fn publish_stored(&self, mut envelope: Envelope, deadline: Instant) -> Result<(), Error> {
         let mut may_be_stored = false;
         let mut tries = 0;
         loop {
             tries += 1;
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = time_left(deadline);
             let Err(error) = self.backend.transport.publish(&mut envelope, left).await else {
                 return Ok(());
             };
             may_be_stored |= error.may_be_stored();
-            let wait = self.settings.backoff.delay(tries);
-            let worth_it = error.retry() != Retry::Never && Instant::now() + wait < deadline;
-            if !worth_it {
+            let wait = match error.retry() {
+                Retry::After(delay) => delay.max(self.settings.backoff.delay(tries)),
+                _ => self.settings.backoff.delay(tries),
+            };
+            if error.retry() == Retry::Never || after(Instant::now(), wait) >= deadline {
                 let error = if may_be_stored {
                     error.with_unknown_outcome()
                 } else {
@@ -211,10 +224,15 @@ impl Inner {
                 };
                 return Err(error.with_envelope(envelope));
             }
-            tracing::debug!(message = %envelope.name(), %error, ?wait, "publish failed, trying again with the same id");
+            tracing::debug!(messaging.destination.name = %envelope.name(), %error, ?wait, "publishing again with the same id");
             tokio::time::sleep(wait).await;
         }
     }
+}
+
+fn no_outcome(backend: &str) -> Error {
+    let text = format!("the backend `{backend}` gave no outcome for this message");
+    Error::new(ErrorKind::Unavailable, "publish", text).with_unknown_outcome()
 }
 
 /// Marks what a handler publishes or sends with the message that it handles.
@@ -224,23 +242,4 @@ pub(crate) fn stamp(headers: &mut Headers, origin: &Context) -> Result<(), Error
     }
     headers.insert(Headers::CAUSATION_ID, origin.id().to_string())?;
     Ok(())
-}
-
-/// Runs a future until it ends or is too late; `None` lets it take its time.
-pub(crate) async fn within<T>(
-    limit: Option<Instant>,
-    future: impl Future<Output = T>,
-) -> Option<T> {
-    match limit {
-        Some(limit) => tokio::time::timeout_at(limit, future).await.ok(),
-        None => Some(future.await),
-    }
-}
-
-/// The time until `deadline`; a day where there is none.
-pub(crate) fn time_left(deadline: Option<Instant>) -> Duration {
-    const LONG: Duration = Duration::from_secs(24 * 60 * 60);
-    deadline.map_or(LONG, |deadline| {
-        deadline.saturating_duration_since(Instant::now())
-    })
 }

@@ -1,10 +1,15 @@
 //! Settings: defaults, then the URL, then the environment, then the builder.
 
+use std::env::VarError;
 use std::time::Duration;
 
 use catga_core::{BackendUrl, Driver, Error, ErrorKind, Name, NodeId};
 
 use crate::backoff::Backoff;
+use crate::time::FAR;
+
+/// Reads an environment variable, as [`std::env::var`] does.
+pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Result<String, VarError>;
 
 /// What an application runs with.
 #[derive(Clone, Debug)]
@@ -38,7 +43,7 @@ impl Settings {
             node: None,
             endpoint: None,
             attempts: 4,
-            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
+            backoff: Backoff::default(),
             concurrency: 64,
             handler_timeout: Duration::from_secs(30),
             ack_wait: Duration::from_secs(30),
@@ -53,32 +58,38 @@ impl Settings {
         }
     }
 
-    /// What URL and environment say; every problem goes into `problems`.
+    /// What URL and environment say; every problem goes into `problems`. Without a driver nobody knows
+    /// which other options there are.
     pub(crate) fn read(
-        url: &BackendUrl,
-        driver: &dyn Driver,
-        env: &dyn Fn(&str) -> Option<String>,
+        url: Option<&BackendUrl>,
+        driver: Option<&dyn Driver>,
+        env: Env<'_>,
         problems: &mut Vec<String>,
     ) -> Self {
         let mut settings = Self::new();
-        for (key, value) in url.options() {
-            match OPTIONS.iter().find(|option| option.0 == key) {
-                Some((_, set)) => {
+        for (key, value) in url.iter().flat_map(|url| url.options()) {
+            match (option(key), driver) {
+                (Some(set), _) => {
                     if let Err(problem) = set(&mut settings, value) {
                         problems.push(format!("URL option `{key}={value}`: {problem}"));
                     }
                 }
-                None if driver.options().contains(&key) => {}
-                None => problems.push(unknown_option(key, driver)),
+                (None, Some(driver)) if !driver.options().contains(&key) => {
+                    problems.push(unknown_option(key, driver));
+                }
+                (None, _) => {}
             }
         }
-        for (variable, set) in VARIABLES {
-            if let Some(value) = env(variable)
-                && let Err(problem) = set(&mut settings, &value)
-            {
-                problems.push(format!(
-                    "environment variable `{variable}={value}`: {problem}"
-                ));
+        for (name, key) in VARIABLES {
+            let set = option(key).expect("every variable is an option");
+            match variable(name, env) {
+                Ok(None) => {}
+                Ok(Some(value)) => {
+                    if let Err(problem) = set(&mut settings, &value) {
+                        problems.push(format!("environment variable `{name}={value}`: {problem}"));
+                    }
+                }
+                Err(problem) => problems.push(problem),
             }
         }
         settings
@@ -109,6 +120,33 @@ impl Settings {
             self.node_timeout >= self.heartbeat.saturating_mul(2),
             "`node_timeout` must be at least two heartbeats, or a single late one takes the node out",
         );
+    }
+
+    /// Takes absurd durations for what they mean, for ever: an instant that far away would overflow.
+    pub(crate) fn cap(&mut self) {
+        let durations = [
+            &mut self.handler_timeout,
+            &mut self.ack_wait,
+            &mut self.publish_deadline,
+            &mut self.heartbeat,
+            &mut self.node_timeout,
+            &mut self.absence,
+            &mut self.shutdown_timeout,
+        ];
+        for duration in durations.into_iter().chain(&mut self.request_deadline) {
+            *duration = (*duration).min(FAR);
+        }
+        self.backoff = self.backoff.capped(FAR);
+    }
+}
+
+/// An environment variable, if it is set.
+pub(crate) fn variable(name: &str, env: Env<'_>) -> Result<Option<String>, String> {
+    match env(name) {
+        Ok(value) => Ok(Some(value)),
+        Err(VarError::NotPresent) => Ok(None),
+        // What it holds is not shown: it may be a URL with a password.
+        Err(VarError::NotUnicode(_)) => Err(format!("environment variable `{name}` is not UTF-8")),
     }
 }
 
@@ -158,16 +196,20 @@ const OPTIONS: &[(&str, Set)] = &[
     }),
 ];
 
-/// What the environment can say, beside `CATGA_URL`.
-const VARIABLES: &[(&str, Set)] = &[
-    ("CATGA_SERVICE", |s, v| token(v).map(|n| s.service = n)),
-    ("CATGA_NODE", |s, v| token(v).map(|n| s.node = Some(n))),
-    ("CATGA_ENDPOINT", |s, v| {
-        s.endpoint = Some(v.to_owned());
-        Ok(())
-    }),
-    ("CATGA_NAMESPACE", |s, v| token(v).map(|n| s.namespace = n)),
+/// What the environment can say, beside `CATGA_URL`: the variable, and the option that it sets.
+const VARIABLES: &[(&str, &str)] = &[
+    ("CATGA_SERVICE", "service"),
+    ("CATGA_NODE", "node"),
+    ("CATGA_ENDPOINT", "endpoint"),
+    ("CATGA_NAMESPACE", "namespace"),
 ];
+
+fn option(key: &str) -> Option<Set> {
+    OPTIONS
+        .iter()
+        .find(|option| option.0 == key)
+        .map(|option| option.1)
+}
 
 fn unknown_option(key: &str, driver: &dyn Driver) -> String {
     let shown: String = key.chars().take(40).collect();
@@ -264,8 +306,10 @@ mod tests {
             env.iter()
                 .find(|(k, _)| *k == key)
                 .map(|(_, v)| (*v).to_owned())
+                .ok_or(VarError::NotPresent)
         };
-        let mut settings = Settings::read(&url.parse().unwrap(), &Nowhere, &get, &mut problems);
+        let url = url.parse().unwrap();
+        let mut settings = Settings::read(Some(&url), Some(&Nowhere), &get, &mut problems);
         settings.check(&mut problems);
         settings.service = Name::from_static("test");
         (settings, problems)
@@ -297,6 +341,54 @@ mod tests {
             error.contains("6 problems:") && error.contains("\n  6. "),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_variable_that_is_not_utf_8_is_named_and_not_shown() {
+        let mut problems = Vec::new();
+        let env = |name: &str| match name {
+            "CATGA_NODE" => Err(VarError::NotUnicode("sentinel".into())),
+            _ => Err(VarError::NotPresent),
+        };
+        let settings = Settings::read(None, None, &env, &mut problems);
+        assert_eq!(problems, ["environment variable `CATGA_NODE` is not UTF-8"]);
+        assert_eq!(settings.node, None);
+    }
+
+    #[test]
+    fn without_a_driver_unknown_options_are_nobodys_problem() {
+        let mut problems = Vec::new();
+        let url = "nats://?replicas=3&attempts=many".parse().unwrap();
+        let none = |_: &str| Err(VarError::NotPresent);
+        Settings::read(Some(&url), None, &none, &mut problems);
+        assert_eq!(
+            problems,
+            ["URL option `attempts=many`: write a whole number"]
+        );
+    }
+
+    #[test]
+    fn no_instant_overflows() {
+        let (mut settings, problems) = read(
+            "nowhere://?absence=9000000000years&request_deadline=9000000000years&backoff=1s..9000000000years",
+            &[],
+        );
+        assert!(problems.is_empty(), "{problems:?}");
+        settings.ack_wait = Duration::MAX;
+        settings.cap();
+        assert_eq!(
+            (
+                settings.absence,
+                settings.ack_wait,
+                settings.request_deadline
+            ),
+            (FAR, FAR, Some(FAR))
+        );
+        assert_eq!(
+            settings.backoff,
+            Backoff::new(Duration::from_secs(1), FAR).unwrap()
+        );
+        assert_eq!(settings.heartbeat, Duration::from_secs(10));
     }
 
     #[test]

@@ -11,14 +11,19 @@ use tokio::time::Instant;
 
 use crate::app::Inner;
 use crate::guard;
+use crate::time::from_now;
 
 /// How a shutdown ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// Handlers that still ran at the end of the time; their messages went back to the broker.
+    /// Handlers that still ran at the end of the time and were dropped; at QoS 1 and 2 their messages
+    /// went back to the broker.
     pub unfinished: usize,
 }
+
+/// What the last words to a broker may take.
+const A_ROUND_TRIP: Duration = Duration::from_secs(1);
 
 const RUNNING: u8 = 0;
 const DRAINING: u8 = 1;
@@ -30,8 +35,8 @@ pub(crate) struct Lifecycle {
     /// What calls look at; `phase` is what tasks wait on.
     now: AtomicU8,
     phase: watch::Sender<Phase>,
-    report: watch::Sender<Option<ShutdownReport>>,
-    /// Handlers that called `shutdown` themselves, and are not waited for.
+    report: watch::Receiver<Option<ShutdownReport>>,
+    /// Handlers that wait for the shutdown themselves, and are not waited for.
     excused: AtomicUsize,
 }
 
@@ -45,13 +50,17 @@ pub(crate) enum Phase {
 }
 
 impl Lifecycle {
-    pub(crate) fn new() -> Self {
-        Self {
+    /// A new life, and where its end is to be reported. Who drops the latter unused, because the
+    /// runtime ends, leaves nobody waiting.
+    pub(crate) fn new() -> (Self, watch::Sender<Option<ShutdownReport>>) {
+        let (reporter, report) = watch::channel(None);
+        let lifecycle = Self {
             now: AtomicU8::new(RUNNING),
             phase: watch::Sender::new(Phase::Running),
-            report: watch::Sender::new(None),
+            report,
             excused: AtomicUsize::new(0),
-        }
+        };
+        (lifecycle, reporter)
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -63,11 +72,12 @@ impl Lifecycle {
     }
 
     pub(crate) fn drain(&self, limit: Duration) {
+        let deadline = from_now(limit);
         self.phase.send_if_modified(|phase| {
             let first = *phase == Phase::Running;
             if first {
                 self.now.store(DRAINING, Ordering::Relaxed);
-                *phase = Phase::Draining(Instant::now() + limit);
+                *phase = Phase::Draining(deadline);
             }
             first
         });
@@ -95,18 +105,44 @@ impl Lifecycle {
     }
 }
 
+/// Handlers that wait for a shutdown, for as long as they do.
+struct Excused<'a>(&'a Lifecycle, usize);
+
+impl<'a> Excused<'a> {
+    fn new(lifecycle: &'a Lifecycle, handlers: usize) -> Self {
+        lifecycle.excused.fetch_add(handlers, Ordering::SeqCst);
+        Self(lifecycle, handlers)
+    }
+}
+
+impl Drop for Excused<'_> {
+    fn drop(&mut self) {
+        self.0.excused.fetch_sub(self.1, Ordering::SeqCst);
+    }
+}
+
 impl Inner {
     pub(crate) async fn shutdown(&self, limit: Duration) -> Result<ShutdownReport, Error> {
-        if guard::inside_handler_of(self.address()) {
-            self.lifecycle.excused.fetch_add(1, Ordering::SeqCst);
+        let lifecycle = &self.lifecycle;
+        let mut report = lifecycle.report.clone();
+        if let Some(report) = *report.borrow() {
+            return Ok(report);
         }
-        let mut report = self.lifecycle.report.subscribe();
-        self.lifecycle.drain(limit);
+        lifecycle.drain(limit);
+        // The handlers that this call is made from, one standing in the other, cannot be waited for.
+        let _excused = Excused::new(lifecycle, guard::handlers_around(self.address()));
         let report = report.wait_for(Option::is_some).await;
+        let interrupted = || {
+            Error::new(
+                ErrorKind::Closed,
+                "shutdown",
+                "the runtime ended before it did",
+            )
+        };
         report
             .ok()
             .and_then(|report| *report)
-            .ok_or_else(|| Error::new(ErrorKind::Closed, "shutdown", "it was interrupted"))
+            .ok_or_else(interrupted)
     }
 }
 
@@ -116,6 +152,7 @@ pub(crate) async fn supervise(
     inner: Arc<Inner>,
     mut loops: JoinSet<()>,
     mut membership: JoinSet<()>,
+    reporter: watch::Sender<Option<ShutdownReport>>,
 ) {
     let lifecycle = &inner.lifecycle;
     let Phase::Draining(deadline) = lifecycle.reached(|phase| phase != Phase::Running).await else {
@@ -135,29 +172,24 @@ pub(crate) async fn supervise(
         }
     }
     finished(&inner, deadline).await;
-    let unfinished = inner
-        .table
-        .running()
-        .saturating_sub(lifecycle.excused.load(Ordering::SeqCst));
+    let excused = lifecycle.excused.load(Ordering::SeqCst);
+    let unfinished = inner.table.running().saturating_sub(excused);
     let report = ShutdownReport { unfinished };
-    if lifecycle.excused.load(Ordering::SeqCst) > 0 {
-        // The handler that waits for this answer is to be finished before the connection goes.
-        lifecycle.report.send_replace(Some(report));
-        lifecycle.excused.store(0, Ordering::SeqCst);
+    if excused > 0 {
+        // The handlers that wait for this answer are to be finished before the connection goes.
+        reporter.send_replace(Some(report));
         finished(&inner, deadline).await;
     }
     lifecycle.stop();
     // What was dropped gives its message back; that takes a round trip, not a handler's time.
-    let soon = Instant::now() + Duration::from_secs(1);
+    let soon = from_now(A_ROUND_TRIP);
     finished(&inner, soon).await;
-    if tokio::time::timeout_at(soon, async { while loops.join_next().await.is_some() {} })
-        .await
-        .is_err()
-    {
+    let ended = async { while loops.join_next().await.is_some() {} };
+    if tokio::time::timeout_at(soon, ended).await.is_err() {
         tracing::warn!("a subscription could not be closed in time");
     }
     let transport = &inner.backend.transport;
-    let flushed = tokio::time::timeout_at(soon, async {
+    let flushed = tokio::time::timeout(A_ROUND_TRIP, async {
         transport.flush().await?;
         transport.close().await
     });
@@ -171,11 +203,7 @@ pub(crate) async fn supervise(
             "catga stopped, and the backend did not close in time"
         ),
     }
-    lifecycle.report.send_if_modified(|old| {
-        let first = old.is_none();
-        old.get_or_insert(report);
-        first
-    });
+    reporter.send_replace(Some(report));
 }
 
 /// Waits until no handler runs but those that wait for us, or until `deadline`.

@@ -1,10 +1,10 @@
 //! The table of handlers: made once at start, then only read.
 
 use std::any::TypeId;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use catga_core::{
@@ -16,6 +16,7 @@ use crate::extract::{Requirements, States, TypeIdHasher};
 use crate::handlers::{Call, HandlerDef};
 use crate::settings::Settings;
 use crate::slots::Slots;
+use crate::time::FAR;
 
 /// A handler as this application runs it.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(crate) struct Entry {
     pub(crate) backoff: Backoff,
     pub(crate) timeout: Duration,
     pub(crate) slots: Slots,
+    /// Whether its messages arrive no more, while the application still runs.
+    pub(crate) ended: AtomicBool,
     pub(crate) counters: Counters,
 }
 
@@ -48,25 +51,58 @@ impl Counters {
 }
 
 impl Entry {
-    fn new(def: &'static HandlerDef, settings: &Settings, group: Name) -> Self {
+    fn new(def: &'static HandlerDef, settings: &Settings, group: Name) -> Result<Self, String> {
         let options = &def.options;
         let concurrency = options.concurrency.unwrap_or(settings.concurrency);
-        Self {
+        let backoff = match options.backoff {
+            Some((least, most)) => Backoff::new(least, most)?.capped(FAR),
+            None => settings.backoff,
+        };
+        Ok(Self {
             def,
             message: Name::from_static(def.message.name),
             group,
             attempts: options.attempts.unwrap_or(settings.attempts),
-            backoff: options
-                .backoff
-                .map_or(settings.backoff, |(least, most)| Backoff::new(least, most)),
-            timeout: options.timeout.unwrap_or(settings.handler_timeout),
+            backoff,
+            timeout: options.timeout.unwrap_or(settings.handler_timeout).min(FAR),
+            ended: AtomicBool::new(false),
             slots: Slots::new(usize::try_from(concurrency).unwrap_or(usize::MAX)),
             counters: Counters::default(),
-        }
+        })
     }
 
     pub(crate) fn is_request(&self) -> bool {
         matches!(self.def.message.kind, Kind::Request { .. })
+    }
+
+    /// Why this handler cannot be beside those `before` it. It is compared with the first of a kind
+    /// alone, so that each handler too many is one problem.
+    fn double(&self, before: &[Arc<Self>]) -> Option<String> {
+        let (site, name, message) = (self.def.site, &self.message, &self.def.message);
+        let same_name = before.iter().filter(|other| other.message == *name);
+        let first = same_name.clone().next()?;
+        let mut same_type =
+            same_name.filter(|other| (other.def.message.type_id)() == (message.type_id)());
+        let Some(first_of_type) = same_type.clone().next() else {
+            let (a, b) = ((first.def.message.type_name)(), (message.type_name)());
+            let first = first.def.site;
+            return Some(format!(
+                "{site}: two message types have the name `{name}`: `{a}` (handled by {first}) and `{b}`; give one another name: `#[message(name = \"..\")]`"
+            ));
+        };
+        if self.is_request() {
+            let first = first_of_type.def.site;
+            return Some(format!(
+                "{site}: the request `{name}` already has the handler {first}; a request is answered by one"
+            ));
+        }
+        let each_node = self.def.options.each_node;
+        let same_group = same_type
+            .find(|other| other.group == self.group && other.def.options.each_node == each_node)?;
+        let (first, group) = (same_group.def.site, &self.group);
+        Some(format!(
+            "{site}: the event `{name}` already has the handler {first} in group `{group}`, and each would get half of them; name another group: `#[handler(group = \"..\")]`"
+        ))
     }
 
     /// The subscription that feeds a handler of an event.
@@ -112,32 +148,33 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Makes the table; every problem goes into `problems`.
+    /// Makes the table; every problem goes into `problems`. Without a backend nothing is said about
+    /// what it can do.
     pub(crate) fn new(
         defs: &[&'static HandlerDef],
         settings: &Settings,
         states: &States,
-        backend: &BackendAbilities<'_>,
+        backend: Option<&BackendAbilities<'_>>,
         problems: &mut Vec<String>,
     ) -> Self {
         let mut table = Self::default();
         for def in defs {
             check_states(def, states, problems);
-            backend.check(def, settings, problems);
+            if let Some(backend) = backend {
+                backend.check(def, problems);
+            }
+            check_options(def, settings, problems);
             let group = match def.options.group {
                 Some(group) => Name::new(group),
                 None => Name::new(format!("{}.{}", settings.service, def.message.name)),
             };
-            let group = match group {
-                Ok(group) => group,
-                Err(error) => {
-                    problems.push(format!("{}: {}", def.site, error.message()));
-                    continue;
-                }
-            };
-            table
-                .entries
-                .push(Arc::new(Entry::new(def, settings, group)));
+            let entry = group
+                .map_err(|error| error.message().to_owned())
+                .and_then(|group| Entry::new(def, settings, group));
+            match entry {
+                Ok(entry) => table.entries.push(Arc::new(entry)),
+                Err(problem) => problems.push(format!("{}: {problem}", def.site)),
+            }
         }
         table.check_doubles(problems);
         let requests = table.entries.iter().filter(|entry| entry.is_request());
@@ -149,32 +186,7 @@ impl Table {
 
     fn check_doubles(&self, problems: &mut Vec<String>) {
         for (i, entry) in self.entries.iter().enumerate() {
-            let same_name = self.entries[..i]
-                .iter()
-                .filter(|other| other.message == entry.message);
-            for other in same_name {
-                let (site, first, name) = (entry.def.site, other.def.site, &entry.message);
-                if (entry.def.message.type_id)() != (other.def.message.type_id)() {
-                    let (a, b) = (
-                        (other.def.message.type_name)(),
-                        (entry.def.message.type_name)(),
-                    );
-                    problems.push(format!(
-                        "{site}: two message types have the name `{name}`: `{a}` (handled by {first}) and `{b}`; give one another name: `#[message(name = \"..\")]`"
-                    ));
-                } else if entry.is_request() {
-                    problems.push(format!(
-                        "{site}: the request `{name}` already has the handler {first}; a request is answered by one"
-                    ));
-                } else if entry.group == other.group
-                    && entry.def.options.each_node == other.def.options.each_node
-                {
-                    problems.push(format!(
-                        "{site}: the event `{name}` already has the handler {first} in group `{}`, and each would get half of them; name another group: `#[handler(group = \"..\")]`",
-                        entry.group
-                    ));
-                }
-            }
+            problems.extend(entry.double(&self.entries[..i]));
         }
     }
 
@@ -216,8 +228,9 @@ fn check_states(def: &HandlerDef, states: &States, problems: &mut Vec<String>) {
     for requires in def.requires {
         requires(&mut requirements);
     }
+    let mut seen = HashSet::new();
     for (id, name) in requirements.states {
-        if !states.contains(id) {
+        if seen.insert(id) && !states.contains(id) {
             problems.push(format!(
                 "{}: needs the state `{name}`, which was not given: add `.state(..)` to the builder",
                 def.site
@@ -236,7 +249,7 @@ pub(crate) struct BackendAbilities<'a> {
 }
 
 impl BackendAbilities<'_> {
-    /// Says that an ability is missing, and who has it.
+    /// Says that an ability is missing, and who has it, or what to do as long as nobody does.
     fn lacks(&self, capability: Capability) -> Option<String> {
         if self.capabilities.has(capability) {
             return None;
@@ -247,81 +260,116 @@ impl BackendAbilities<'_> {
             .filter(|other| other.1.has(capability))
             .map(|other| other.0)
             .collect();
-        let have = if have.is_empty() {
-            "none of those at hand".to_owned()
+        let remedy = match capability {
+            Capability::ExactlyOnce => ": write `#[qos(at_least_once)]` until one has it",
+            Capability::Ordered => ": leave `ordered` out until one has it",
+            _ => "",
+        };
+        let (have, remedy) = if have.is_empty() {
+            ("none of those at hand".to_owned(), remedy)
         } else {
-            have.join(", ")
+            (have.join(", "), "")
         };
         Some(format!(
-            "the backend `{}` has no {capability} (backends that have it: {have})",
+            "the backend `{}` has no {capability} (backends that have it: {have}){remedy}",
             self.name
         ))
     }
 
     /// What a handler asks for beyond what the backend can do.
-    fn check(&self, def: &HandlerDef, settings: &Settings, problems: &mut Vec<String>) {
+    fn check(&self, def: &HandlerDef, problems: &mut Vec<String>) {
         let (site, message, options) = (def.site, &def.message, &def.options);
-        let need = |capability, what: String| {
-            self.lacks(capability)
-                .map(|lack| format!("{site}: {what}, but {lack}"))
+        let mut need = |capability, what: String| {
+            let lack = self.lacks(capability);
+            problems.extend(lack.map(|lack| format!("{site}: {what}, but {lack}")));
         };
         let name = message.name;
-        match message.kind {
-            Kind::Request { idempotent } => {
-                problems.extend(need(
-                    Capability::Requests,
-                    format!("answers the request `{name}`"),
-                ));
-                if idempotent && message.qos != QoS::AtMostOnce {
-                    problems.push(format!(
-                        "{site}: the request `{name}` is idempotent, and this version keeps no responses yet: write `#[request(idempotent = false)]`"
-                    ));
-                }
-            }
-            _ if options.each_node => problems.extend(need(
+        let is_request = matches!(message.kind, Kind::Request { .. });
+        if is_request {
+            need(
+                Capability::Requests,
+                format!("answers the request `{name}`"),
+            );
+        } else if options.each_node {
+            need(
                 Capability::EachNode,
                 format!("handles `{name}` on each node"),
-            )),
-            _ => problems.extend(need(
-                Capability::Groups,
-                format!("handles `{name}` in a group"),
-            )),
+            );
+        } else {
+            need(Capability::Groups, format!("handles `{name}` in a group"));
         }
         match message.qos {
-            QoS::AtMostOnce => {}
-            QoS::AtLeastOnce if matches!(message.kind, Kind::Request { .. }) => {}
-            QoS::AtLeastOnce => problems.extend(need(
-                Capability::AtLeastOnce,
-                format!("`{name}` is `at_least_once`"),
-            )),
-            QoS::ExactlyOnce => problems.extend(need(
-                Capability::ExactlyOnce,
-                format!("`{name}` is `exactly_once`"),
-            )),
-        }
-        if options.ordered {
-            problems.extend(need(
-                Capability::Ordered,
-                format!("handles `{name}` ordered"),
-            ));
-            if message.partitions.is_none() {
-                problems.push(format!(
-                    "{site}: `ordered` needs a routing key: add `#[route_by(field)]` to `{name}`"
-                ));
+            QoS::AtLeastOnce if !is_request => {
+                need(
+                    Capability::AtLeastOnce,
+                    format!("`{name}` is `at_least_once`"),
+                );
             }
+            QoS::ExactlyOnce => {
+                need(
+                    Capability::ExactlyOnce,
+                    format!("`{name}` is `exactly_once`"),
+                );
+            }
+            _ => {}
         }
-        if message.qos == QoS::AtMostOnce
-            && (options.ordered || options.attempts.is_some() || options.backoff.is_some())
-        {
+        if options.ordered && !is_request {
+            need(Capability::Ordered, format!("handles `{name}` ordered"));
+        }
+    }
+}
+
+/// What a handler says that does not fit its message or the settings, whatever the backend.
+fn check_options(def: &HandlerDef, settings: &Settings, problems: &mut Vec<String>) {
+    let (site, message, options) = (def.site, &def.message, &def.options);
+    let (name, qos) = (message.name, message.qos);
+    let redelivery = [
+        ("`attempts`", options.attempts.is_some()),
+        ("`backoff`", options.backoff.is_some()),
+        ("`ordered`", options.ordered),
+    ];
+    if let Kind::Request { idempotent } = message.kind {
+        if idempotent && qos != QoS::AtMostOnce {
             problems.push(format!(
-                "{site}: `attempts`, `backoff` and `ordered` need redelivery, and `{name}` is `at_most_once`: add `#[qos(at_least_once)]` to it"
+                "{site}: the request `{name}` is idempotent, and this version keeps no responses yet: write `#[request(idempotent = false)]`"
             ));
         }
-        if options.each_node && message.qos != QoS::AtMostOnce && settings.node.is_none() {
+        let of_events = [
+            ("`group`", options.group.is_some()),
+            ("`start`", options.start_new),
+        ];
+        let given: Vec<_> = of_events
+            .iter()
+            .chain(&redelivery)
+            .filter(|option| option.1)
+            .map(|option| option.0)
+            .collect();
+        if !given.is_empty() {
             problems.push(format!(
-                "{site}: `each_node` at `{}` needs a node id that stays the same over restarts, or `{name}` would be kept for nodes that never return: add `.node(\"..\")` to the builder",
-                message.qos
+                "{site}: leave out {}: the request `{name}` is answered by its service and tried again by its caller",
+                given.join(", ")
             ));
         }
+        return;
+    }
+    if options.ordered && message.partitions.is_none() {
+        problems.push(format!(
+            "{site}: `ordered` needs a routing key: add `#[route_by(field)]` to `{name}`"
+        ));
+    }
+    if qos == QoS::AtMostOnce && redelivery.iter().any(|option| option.1) {
+        problems.push(format!(
+            "{site}: `attempts`, `backoff` and `ordered` need redelivery, and `{name}` is `at_most_once`: add `#[qos(at_least_once)]` to it"
+        ));
+    }
+    if qos == QoS::AtMostOnce && options.start_new {
+        problems.push(format!(
+            "{site}: leave out `start`: `{name}` is `at_most_once`, and its handlers always begin with the next message"
+        ));
+    }
+    if options.each_node && qos != QoS::AtMostOnce && settings.node.is_none() {
+        problems.push(format!(
+            "{site}: `each_node` at `{qos}` needs a node id that stays the same over restarts, or `{name}` would be kept for nodes that never return: add `.node(\"..\")` to the builder"
+        ));
     }
 }

@@ -4,6 +4,7 @@ mod back_pressure;
 mod cancel;
 mod dead_letters;
 mod delivery;
+mod hostile;
 mod lifecycle;
 mod redelivery;
 mod request_failures;
@@ -26,6 +27,7 @@ pub fn suite() -> Vec<Scenario> {
         requests::SCENARIOS,
         request_failures::SCENARIOS,
         lifecycle::SCENARIOS,
+        hostile::SCENARIOS,
         cancel::SCENARIOS,
     ]
     .concat()

@@ -28,6 +28,8 @@ pub(crate) struct Job {
     pub(crate) to: Target,
     pub(crate) attempt: u32,
     pub(crate) deadline: Instant,
+    /// Whether the caller named that deadline.
+    pub(crate) bounded: bool,
     /// Whether a server has had it, so that it may have run.
     pub(crate) started: bool,
     pub(crate) reply: oneshot::Sender<Result<Reply, Error>>,

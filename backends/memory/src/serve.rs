@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use catga_core::{
     Capability, Delivery, Envelope, Error, ErrorKind, ReasonKind, Receipt, RemoteError, Reply,
-    Serve, Settlement, Subscription, SubscriptionStats, async_trait,
+    Retry, Serve, Settlement, Subscription, SubscriptionStats, async_trait,
 };
 use tokio::select;
 use tokio::sync::oneshot;
@@ -82,7 +82,9 @@ impl ServeSubscription {
         let mut room = max;
         for mut job in jobs {
             let fits = room > 0 && job.is_wanted(now);
-            let time_left = job.deadline.saturating_duration_since(now);
+            let time_left = job
+                .bounded
+                .then(|| job.deadline.saturating_duration_since(now));
             let (envelope, attempt) = (job.envelope.clone(), job.attempt);
             job.started |= fits;
             let receipt = RequestReceipt {
@@ -92,8 +94,11 @@ impl ServeSubscription {
             };
             if fits {
                 room -= 1;
-                let delivery = Delivery::new(envelope, Box::new(receipt));
-                into.push(delivery.with_count(attempt).with_time_left(time_left));
+                let delivery = Delivery::new(envelope, Box::new(receipt)).with_count(attempt);
+                into.push(match time_left {
+                    Some(time_left) => delivery.with_time_left(time_left),
+                    None => delivery,
+                });
             }
         }
     }
@@ -176,11 +181,11 @@ impl RequestReceipt {
     }
 
     fn fail(self, kind: ErrorKind, message: impl Into<String>) {
-        let error = Error::new(kind, "request", message);
-        self.answer(Reply::err(RemoteError {
-            retryable: false,
-            ..RemoteError::new(&error)
-        }));
+        // Who settles a request without an answer has had it in hand.
+        let error = Error::new(kind, "request", message)
+            .with_retry(Retry::Never)
+            .with_unknown_outcome();
+        self.answer(Reply::err(RemoteError::new(&error)));
     }
 }
 

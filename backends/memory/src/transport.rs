@@ -19,7 +19,7 @@ use crate::ring::RingSubscription;
 use crate::serve::ServeSubscription;
 use crate::stream::Publish;
 use crate::subscription::LogSubscription;
-use crate::timer::from_now;
+use crate::timer::{FAR, from_now};
 
 /// What this backend can do.
 pub(crate) const CAPABILITIES: &[Capability] = &[
@@ -220,13 +220,14 @@ impl Transport for MemoryTransport {
         to: &Target,
         envelope: &Envelope,
         attempt: u32,
-        time_left: Duration,
+        time_left: Option<Duration>,
     ) -> Result<Reply, Error> {
         self.check("request", envelope)?;
         let name = envelope.name();
         let desk = self.connection.bus.tables.desks.load().get(name).cloned();
         let desk = desk.ok_or_else(|| error::no_responders(name, to))?;
-        let deadline = from_now(time_left);
+        let limit = time_left.unwrap_or(FAR);
+        let deadline = from_now(limit);
         let (reply, answer) = oneshot::channel();
         let job = Job {
             // What a server in another process would see.
@@ -234,6 +235,7 @@ impl Transport for MemoryTransport {
             to: to.clone(),
             attempt,
             deadline,
+            bounded: time_left.is_some(),
             started: false,
             reply,
         };
@@ -246,13 +248,13 @@ impl Transport for MemoryTransport {
                 if desk.commands.is_closed() {
                     gone()
                 } else {
-                    error::request_timeout(name, time_left)
+                    error::request_timeout(name, limit)
                 }
             })?
         });
         answer
             .await
-            .unwrap_or_else(|_| Err(error::request_timeout(name, time_left)))
+            .unwrap_or_else(|_| Err(error::request_timeout(name, limit)))
     }
 
     async fn flush(&self) -> Result<(), Error> {

@@ -265,11 +265,11 @@ async fn server_goes_away(bus: Bus) -> Result<()> {
         let mut ask = ask.with_id(MessageId::new());
         ask.encode(&Json)?;
         let began = Instant::now();
-        let (waiting, ()) = tokio::join!(transport.request(&to, &ask, 1, SOON), async {
+        let (waiting, ()) = tokio::join!(transport.request(&to, &ask, 1, Some(SOON)), async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             drop(server);
         });
-        let late = transport.request(&to, &ask, 1, SOON).await;
+        let late = transport.request(&to, &ask, 1, Some(SOON)).await;
         assert!(
             began.elapsed() < Duration::from_secs(2),
             "only the deadline ended it"

@@ -17,6 +17,11 @@ scenarios! { "start":
     Paused wrong_option,
     Paused missing_state,
     Paused all_problems_at_once,
+    Paused wrong_url_and_more,
+    Paused one_mistake_one_problem,
+    Paused builder_settings_name_themselves,
+    Paused options_without_meaning,
+    Paused guarantees_that_nobody_has,
     Paused node_id_in_use,
     Paused failed_start_leaves_nothing,
 }
@@ -138,7 +143,7 @@ async fn all_problems_at_once(bus: Bus) -> Result<()> {
         &[
             "unknown URL option \"atempts\"",
             "`concurrency=few`",
-            "\"a.b\"",
+            "`service`: invalid name \"a.b\"",
             "`attempts` must be at least 1",
             "needs the state",
             "two message types have the name `Tick`",
@@ -150,6 +155,153 @@ async fn all_problems_at_once(bus: Bus) -> Result<()> {
     )
     .await;
     assert!(shown.contains("start.rs:"), "no file and line: {shown}");
+    Ok(())
+}
+
+/// A URL that leads nowhere hides nothing of what is wrong beside it.
+async fn wrong_url_and_more(_: Bus) -> Result<()> {
+    for (url, part) in [
+        ("memory:/u:sentinel@x", "has no `scheme://`"),
+        ("natz://?replicas=3&node=a", "no driver for scheme \"natz\""),
+    ] {
+        let all = handlers![on_ask, answer_too, each_work];
+        let node = Catga::builder().connect(url).attempts(0).handlers(all);
+        let parts = [
+            "6 problems:",
+            part,
+            "`attempts` must be at least 1",
+            "the request `Ask` already has the handler",
+        ];
+        let shown = refused(node, ErrorKind::Config, &parts).await;
+        assert_eq!(shown.matches("needs the state").count(), 3, "{shown}");
+        assert!(!shown.contains("node id"), "the URL may name it: {shown}");
+    }
+    Ok(())
+}
+
+#[handler]
+async fn answer_thrice(_: Ask, _: State<Play>, _: State<Play>) -> Result<Answer> {
+    Err(HandlerError::terminal("never called"))
+}
+
+#[handler(group = "workers")]
+async fn work_thrice(_: Work) {}
+
+#[handler(group = "more-tocks")]
+async fn on_tock_too(_: Tock) {}
+
+/// Each handler too many is one problem, which names the first; so is each state that is missing.
+async fn one_mistake_one_problem(bus: Bus) -> Result<()> {
+    let all = handlers![
+        on_tick,
+        on_tock,
+        on_tock_too,
+        on_ask,
+        answer_too,
+        answer_thrice,
+        on_work,
+        work_too,
+        work_thrice
+    ];
+    let shown = refused(bus.node("a").handlers(all), ErrorKind::Config, &[]).await;
+    for (problem, count) in [
+        ("two message types have the name `Tick`", 1),
+        ("the request `Ask` already has the handler", 2),
+        ("the event `Work` already has the handler", 2),
+        // Of `on_tick`, `on_ask`, `answer_too`, `answer_thrice` and `on_work`.
+        ("needs the state", 5),
+    ] {
+        assert_eq!(shown.matches(problem).count(), count, "{problem}: {shown}");
+    }
+    assert!(shown.contains("10 problems:"), "{shown}");
+    for message in ["request `Ask`", "event `Work`"] {
+        let already = format!("{message} already has the handler ");
+        let named: Vec<_> = shown.split(&already).skip(1).map(first_word).collect();
+        assert_eq!(named[0], named[1], "{shown}");
+    }
+    Ok(())
+}
+
+fn first_word(text: &str) -> &str {
+    text.split_whitespace().next().unwrap_or_default()
+}
+
+/// A setting of the builder that cannot be meant is refused by its name.
+async fn builder_settings_name_themselves(bus: Bus) -> Result<()> {
+    let node = || bus.node("a").handlers(handlers![]);
+    let (zero, second) = (Duration::ZERO, Duration::from_secs(1));
+    for (node, parts) in [
+        (
+            node().service("a b"),
+            ["`service`: invalid name", "\"a b\""],
+        ),
+        (node().node("a.b"), ["`node`: invalid name", "single token"]),
+        (node().namespace(""), ["`namespace`: invalid name", "empty"]),
+        (
+            node().backoff(zero, second),
+            ["`backoff`: 0s..1s", "above 0"],
+        ),
+        (
+            node().backoff(second * 30, second),
+            ["`backoff`: 30s..1s", "200ms..30s"],
+        ),
+    ] {
+        let shown = refused(node, ErrorKind::Config, &parts).await;
+        assert!(!shown.contains("dots between"), "{shown}");
+    }
+    Ok(())
+}
+
+#[handler(group = "g", attempts = 2, backoff = "1s..2s", start = "new")]
+async fn answer_with_options(_: Ask) -> Result<Answer> {
+    Err(HandlerError::terminal("never called"))
+}
+
+#[handler(start = "new")]
+async fn new_ticks(_: Tick) {}
+
+/// Options that mean nothing on a message are refused.
+async fn options_without_meaning(bus: Bus) -> Result<()> {
+    let node = bus.node("a").handlers(handlers![answer_with_options]);
+    let parts = [
+        "leave out `group`, `start`, `attempts`, `backoff`: the request `Ask`",
+        "tried again by its caller",
+    ];
+    let shown = refused(node, ErrorKind::Config, &parts).await;
+    assert!(!shown.contains("problems:"), "{shown}");
+    let node = bus.node("a").handlers(handlers![new_ticks]);
+    let parts = ["leave out `start`: `Tick` is `at_most_once`"];
+    refused(node, ErrorKind::Config, &parts).await;
+    Ok(())
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[qos(exactly_once)]
+struct Paid;
+
+#[handler]
+async fn on_paid(_: Paid) {}
+
+#[derive(Event, Serialize, Deserialize)]
+#[qos(at_least_once)]
+#[route_by(id)]
+struct Moved {
+    id: u32,
+}
+
+#[handler(ordered)]
+async fn on_moved(_: Moved) {}
+
+/// What no backend has is refused with what to write until one has it.
+async fn guarantees_that_nobody_has(bus: Bus) -> Result<()> {
+    let node = bus.node("a").handlers(handlers![on_paid, on_moved]);
+    let parts = [
+        "2 problems:",
+        "`Paid` is `exactly_once`",
+        "write `#[qos(at_least_once)]` until one has it",
+        "leave `ordered` out until one has it",
+    ];
+    refused(node, ErrorKind::Config, &parts).await;
     Ok(())
 }
 

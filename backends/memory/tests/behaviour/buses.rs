@@ -122,7 +122,7 @@ async fn a_closed_connection_refuses_and_leaves_others_alone() {
             .unwrap_err(),
         closed
             .transport
-            .request(&Target::Service(NAME), &message(QOS, "a"), 1, SECOND)
+            .request(&Target::Service(NAME), &message(QOS, "a"), 1, Some(SECOND))
             .await
             .unwrap_err(),
         closed.transport.flush().await.unwrap_err(),

@@ -38,7 +38,7 @@ async fn ask(
     time_left: Duration,
 ) -> JoinHandle<Result<Reply, Error>> {
     let (bus, envelope) = (Arc::clone(bus), envelope(text));
-    let asked = tokio::spawn(async move { bus.request(&to, &envelope, 1, time_left).await });
+    let asked = tokio::spawn(async move { bus.request(&to, &envelope, 1, Some(time_left)).await });
     tokio::task::yield_now().await;
     asked
 }
@@ -87,7 +87,7 @@ async fn nobody_there_is_said_at_once() {
     let nobody = |to: Target| {
         let bus = Arc::clone(&bus);
         async move {
-            let asked = bus.request(&to, &envelope("a"), 1, SECOND).await;
+            let asked = bus.request(&to, &envelope("a"), 1, Some(SECOND)).await;
             assert_eq!(asked.unwrap_err().kind(), ErrorKind::NoResponders, "{to}");
         }
     };
