@@ -102,14 +102,14 @@ pub fn derive_request(input: TokenStream) -> TokenStream {
 ///
 /// | option | says | default |
 /// |---|---|---|
-/// | `group = "billing"` | the consumer group: each message goes to one member of each group | `{service}.{message name}` |
+/// | `group = "billing"` | the consumer group: each message goes to one member of each group; events only | `{service}.{message name}` |
 /// | `each_node` | every node handles every message; events only | one node of the group does |
 /// | `concurrency = 16` | the most calls at once, on this node | 64 |
-/// | `attempts = 5` | attempts before a message is dead-lettered; not for `at_most_once` | 4 |
+/// | `attempts = 5` | attempts before a message is dead-lettered; not for `at_most_once`, nor for requests, which their caller tries again | 4 |
 /// | `timeout = "30s"` | the longest that one attempt may take | 30 s |
-/// | `backoff = "200ms..30s"` | the shortest and the longest delay between attempts; not for `at_most_once` | 200 ms to 30 s |
+/// | `backoff = "200ms..30s"` | the shortest and the longest delay between attempts; as `attempts` | 200 ms to 30 s |
 /// | `ordered` | one message of a partition at a time, in order; needs `#[route_by(..)]`; not for `at_most_once` | no order |
-/// | `start = "new"` | a new group skips what was published before it | `"oldest"`: starts at the oldest message retained |
+/// | `start = "new"` | a new group skips what was published before it; as `attempts` | `"oldest"`: starts at the oldest message retained |
 /// | `crate = path` | where `catga` is, if not in `Cargo.toml` | found there, renamed or not |
 ///
 /// The defaults of numbers and durations are those of the application. The flags `each_node` and `ordered`

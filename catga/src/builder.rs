@@ -1,24 +1,19 @@
-//! From annotations and a URL to a running application.
+//! What an application is made of, and the checks before it starts.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catga_core::{
-    BackendUrl, Codec, Codecs, ConnectOptions, Driver, Error, Name, NodeInfo, NodeRegistry, Serve,
-    Subscription,
-};
-use tokio::sync::watch;
+use catga_core::{BackendUrl, Codec, Codecs, Driver, Error, Name, NodeRegistry};
 
-use crate::app::{Catga, Inner};
+use crate::app::Catga;
 use crate::backoff::Backoff;
+use crate::drivers;
 use crate::extract::States;
 use crate::handlers::Handlers;
-use crate::members::Members;
 use crate::settings::{Env, Settings, all_problems, variable};
-use crate::shutdown::{Lifecycle, ShutdownReport};
-use crate::table::{BackendAbilities, Entry, Table};
-use crate::{consume, drivers, members, shutdown};
+use crate::start::{Plan, fresh_node_id};
+use crate::table::{BackendAbilities, Table};
 
 type Override = Box<dyn FnOnce(&mut Settings) -> Result<(), String> + Send>;
 
@@ -313,129 +308,6 @@ impl fmt::Debug for CatgaBuilder {
         f.debug_struct("CatgaBuilder")
             .field("states", &self.states)
             .finish_non_exhaustive()
-    }
-}
-
-/// What was found right, to be connected.
-#[derive(Debug)]
-struct Plan {
-    settings: Settings,
-    driver: Arc<dyn Driver>,
-    table: Table,
-    states: States,
-    codecs: Codecs,
-    registry: Option<Arc<dyn NodeRegistry>>,
-}
-
-impl Plan {
-    async fn connect(self, url: &BackendUrl) -> Result<Catga, Error> {
-        let options = ConnectOptions::new(self.settings.namespace.clone())
-            .with_node_timeout(self.settings.node_timeout);
-        let mut backend = self.driver.connect(url, &options).await?;
-        backend.registry = self.registry.or(backend.registry);
-        let id = self.settings.node.clone().unwrap_or_else(fresh_node_id);
-        let node = NodeInfo::new(id, self.settings.service.clone())
-            .with_endpoint(self.settings.endpoint.clone())
-            .with_requests(self.table.request_names());
-        let capabilities = backend.transport.capabilities();
-        let (lifecycle, reporter) = Lifecycle::new();
-        let inner = Arc::new(Inner {
-            takes_values: capabilities.has(catga_core::Capability::TypedPayload)
-                && !self.settings.strict,
-            capabilities,
-            members: Members::new(&node),
-            lifecycle,
-            settings: self.settings,
-            codecs: self.codecs,
-            states: self.states,
-            table: self.table,
-            backend,
-            node,
-        });
-        // From here on a dropped or failed start closes what it opened.
-        let catga = Catga::new(Arc::clone(&inner));
-        match start(&inner, reporter).await {
-            Ok(()) => Ok(catga),
-            Err(error) => {
-                undo(&inner).await;
-                Err(error)
-            }
-        }
-    }
-}
-
-/// Subscribes, joins, and leaves the rest to background tasks.
-async fn start(
-    inner: &Arc<Inner>,
-    reporter: watch::Sender<Option<ShutdownReport>>,
-) -> Result<(), Error> {
-    let mut subscriptions: Vec<(Arc<Entry>, Box<dyn Subscription>)> = Vec::new();
-    for entry in &inner.table.entries {
-        subscriptions.push((Arc::clone(entry), subscribe(inner, entry).await?));
-    }
-    let watch = members::join(inner).await?;
-    let mut loops = tokio::task::JoinSet::new();
-    for (entry, subscription) in subscriptions {
-        loops.spawn(consume::run(Arc::clone(inner), entry, subscription));
-    }
-    tokio::spawn(shutdown::supervise(
-        Arc::clone(inner),
-        loops,
-        members::keep(inner, watch),
-        reporter,
-    ));
-    announce(inner);
-    Ok(())
-}
-
-async fn subscribe(inner: &Inner, entry: &Entry) -> Result<Box<dyn Subscription>, Error> {
-    let transport = &inner.backend.transport;
-    let subscription = if entry.is_request() {
-        let serve = Serve::new(
-            entry.message.clone(),
-            inner.node.service.clone(),
-            inner.node.id.clone(),
-        );
-        transport
-            .serve(&serve.with_max_in_flight(entry.slots.limit()))
-            .await
-    } else {
-        transport
-            .subscribe(&entry.subscribe(&inner.settings, &inner.node.id))
-            .await
-    };
-    subscription.map_err(|error| error.with_context("handler", entry.def.site))
-}
-
-/// Takes back what a failed start did. A double does not unregister the node that has its id: the
-/// registry sees to that by the incarnation.
-async fn undo(inner: &Inner) {
-    if let Some(registry) = &inner.backend.registry
-        && let Err(error) = registry.unregister(&inner.node).await
-    {
-        tracing::debug!(%error, "leaving after a failed start");
-    }
-    if let Err(error) = inner.backend.transport.close().await {
-        tracing::debug!(%error, "closing after a failed start");
-    }
-}
-
-fn fresh_node_id() -> Name {
-    let id = catga_core::MessageId::new().as_uuid().simple().to_string();
-    // The last digits are the random ones; the first are the time.
-    Name::token(format!("node-{}", &id[20..])).expect("hexadecimal digits are allowed in names")
-}
-
-fn announce(inner: &Inner) {
-    let node = &inner.node;
-    tracing::info!(backend = inner.backend.name, service = %node.service, node = %node.id, handlers = inner.table.entries.len(), "catga started");
-    for entry in &inner.table.entries {
-        tracing::info!(messaging.destination.name = %entry.message, qos = %entry.def.message.qos, messaging.consumer.group.name = %entry.group, handler = %entry.def.site, "handler");
-    }
-    if cfg!(panic = "abort") {
-        tracing::warn!(
-            "this program is built with panic = \"abort\": a handler that panics ends the process"
-        );
     }
 }
 

@@ -50,6 +50,23 @@ impl Arrival {
     }
 }
 
+/// A handler that was called, and polled once.
+pub(crate) enum Begun<'a, R: Request> {
+    /// It was ready at once.
+    Ended(Result<R::Response, Error>),
+    /// It waits for something.
+    Runs(Runs<'a, R::Response>),
+}
+
+/// A handler that was not ready at once.
+pub(crate) struct Runs<'a, T> {
+    entry: &'a Arc<Entry>,
+    slot: Slot<&'a Slots>,
+    handler: BoxFuture<Result<T, HandlerError>>,
+    deadline: Option<Instant>,
+    span: Span,
+}
+
 impl Inner {
     /// Calls the handler of this node with the value: no encoding, and one allocation where the
     /// handler is ready at once.
@@ -61,49 +78,81 @@ impl Inner {
         arrival: Arrival,
         deadline: Option<Instant>,
     ) -> Result<R::Response, Error> {
-        let slots = &entry.slots;
-        let slot = match Slots::try_take_for(slots) {
-            Ok(slot) => slot,
-            Err(slots) => match within(deadline, Slots::take(slots)).await {
-                Some(slot) => slot,
-                None => return Err(too_late::<R>("no place of its handler came free", false)),
-            },
+        let Some(slot) = within(deadline, Slots::take(&entry.slots)).await else {
+            return Err(too_late::<R>("no place of its handler came free", false));
         };
-        let strict = self.settings.strict;
-        let request = if strict {
-            self.as_over_a_wire(&request, R::NAME)?
-        } else {
-            request
+        match self.begin_here(slot, entry, call, request, arrival, deadline) {
+            Begun::Ended(result) => result,
+            Begun::Runs(runs) => self.finish_here::<R>(runs).await,
+        }
+    }
+
+    /// Calls the handler, and polls it once: no future of ours is made for one that is ready.
+    pub(crate) fn begin_here<'a, R: Request>(
+        self: &Arc<Self>,
+        slot: Slot<&'a Slots>,
+        entry: &'a Arc<Entry>,
+        call: &'static Call<R>,
+        request: R,
+        arrival: Arrival,
+        deadline: Option<Instant>,
+    ) -> Begun<'a, R> {
+        let request = match self.as_over_a_wire_if_strict(request, R::NAME) {
+            Ok(request) => request,
+            Err(error) => return Begun::Ended(Err(error)),
         };
         let Arrival {
             id,
             headers,
             attempt,
         } = arrival;
-        let context = Context::new(Arc::clone(self), id, headers, attempt, deadline);
         let span = span(entry, id);
+        let context = Context::new(Arc::clone(self), id, headers, attempt, deadline);
         let first = {
             let _entered = span.enter();
             guard::begin(self.address(), || call.with_value(request, context))
         };
-        let outcome = match first {
+        match first {
             First::Ended(outcome) => {
                 counted(entry, &outcome);
-                outcome
+                Begun::Ended(self.answer::<R>(outcome))
             }
-            First::Runs(handler) => {
-                let slot = slot.hand_to(Arc::clone(entry));
-                match within(deadline, self.finish_in_task(slot, handler, span)).await {
-                    Some(answer) => answer.unwrap_or(Err(Failure::Stopped)),
-                    None => return Err(too_late::<R>("its handler still runs", true)),
-                }
-            }
-        };
-        let response = outcome.map_err(|failure| failure.into_error("send", R::NAME))?;
-        if strict {
-            self.as_over_a_wire(&response, R::NAME)
-        } else {
-            Ok(response)
+            First::Runs(handler) => Begun::Runs(Runs {
+                entry,
+                slot,
+                handler,
+                deadline,
+                span,
+            }),
+        }
+    }
+
+    /// Waits for a handler that was not ready at once.
+    pub(crate) async fn finish_here<R: Request>(
+        self: &Arc<Self>,
+        runs: Runs<'_, R::Response>,
+    ) -> Result<R::Response, Error> {
+        let Runs {
+            entry,
+            slot,
+            handler,
+            deadline,
+            span,
+        } = runs;
+        let slot = slot.hand_to(Arc::clone(entry));
+        match within(deadline, self.finish_in_task(slot, handler, span)).await {
+            Some(answer) => self.answer::<R>(answer.unwrap_or(Err(Failure::Stopped))),
+            None => Err(too_late::<R>("its handler still runs", true)),
+        }
+    }
+
+    fn answer<R: Request>(
+        &self,
+        outcome: Result<R::Response, Failure>,
+    ) -> Result<R::Response, Error> {
+        match outcome {
+            Ok(response) => self.as_over_a_wire_if_strict(response, R::NAME),
+            Err(failure) => Err(failure.into_error("send", R::NAME)),
         }
     }
 
@@ -132,6 +181,19 @@ impl Inner {
         };
         tokio::spawn(run.instrument(span));
         receiver
+    }
+
+    #[inline]
+    fn as_over_a_wire_if_strict<T: Serialize + DeserializeOwned>(
+        &self,
+        value: T,
+        what: &str,
+    ) -> Result<T, Error> {
+        if self.settings.strict {
+            self.as_over_a_wire(&value, what)
+        } else {
+            Ok(value)
+        }
     }
 
     /// A value as another node would get it. Out of the way of those who do not ask for it.

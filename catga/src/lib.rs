@@ -23,6 +23,7 @@ mod send;
 mod settings;
 mod shutdown;
 mod slots;
+mod start;
 mod table;
 mod time;
 

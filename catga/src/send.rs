@@ -12,8 +12,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::app::Inner;
-use crate::call::{Arrival, too_late};
+use crate::call::{Arrival, Begun, too_late};
 use crate::publish::stamp;
+use crate::slots::Slots;
 use crate::time::{after, time_left};
 use crate::{Attempt, Context};
 
@@ -45,9 +46,16 @@ impl Inner {
             && first.is_none_or(|(node, _)| *node == self.node.id)
         {
             let arrival = Arrival::from_here(origin)?;
-            return self
-                .call_here(entry, call, request, arrival, deadline)
-                .await;
+            // What `call_here` does, without its future where the handler is ready at once.
+            let Ok(slot) = Slots::try_take_for(&entry.slots) else {
+                return self
+                    .call_here(entry, call, request, arrival, deadline)
+                    .await;
+            };
+            return match self.begin_here(slot, entry, call, request, arrival, deadline) {
+                Begun::Ended(result) => result,
+                Begun::Runs(runs) => self.finish_here::<R>(runs).await,
+            };
         }
         let first = match first {
             Some((node, _)) => Target::Node(node.clone()),
@@ -224,6 +232,7 @@ impl Inner {
     }
 
     /// When a request is too late: its own deadline, or that of the call whose handler sends it.
+    #[inline]
     fn deadline<R: Request>(&self, origin: Option<&Context>) -> Result<Option<Instant>, Error> {
         let outer = origin.and_then(Context::deadline);
         let Some(limit) = self.settings.request_deadline else {

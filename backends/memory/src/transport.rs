@@ -124,7 +124,8 @@ impl Transport for MemoryTransport {
     fn capabilities(&self) -> Capabilities {
         CAPABILITIES
             .iter()
-            .fold(Capabilities::none(), |all, one| all.with(*one))
+            .copied()
+            .collect::<Capabilities>()
             .with_max_payload_bytes(self.connection.bus.settings.max_payload)
     }
 

@@ -1,0 +1,140 @@
+//! From a plan that was found right to a running application.
+
+use std::sync::Arc;
+
+use catga_core::{
+    BackendUrl, Capability, Codecs, ConnectOptions, Driver, Error, MessageId, Name, NodeInfo,
+    NodeRegistry, Serve, Subscription,
+};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::app::{Catga, Inner};
+use crate::extract::States;
+use crate::members::Members;
+use crate::settings::Settings;
+use crate::shutdown::{Lifecycle, ShutdownReport};
+use crate::table::{Entry, Table};
+use crate::{consume, members, shutdown};
+
+/// What was found right, to be connected.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) settings: Settings,
+    pub(crate) driver: Arc<dyn Driver>,
+    pub(crate) table: Table,
+    pub(crate) states: States,
+    pub(crate) codecs: Codecs,
+    pub(crate) registry: Option<Arc<dyn NodeRegistry>>,
+}
+
+impl Plan {
+    pub(crate) async fn connect(self, url: &BackendUrl) -> Result<Catga, Error> {
+        let options = ConnectOptions::new(self.settings.namespace.clone())
+            .with_node_timeout(self.settings.node_timeout);
+        let mut backend = self.driver.connect(url, &options).await?;
+        backend.registry = self.registry.or(backend.registry);
+        let id = self.settings.node.clone().unwrap_or_else(fresh_node_id);
+        let node = NodeInfo::new(id, self.settings.service.clone())
+            .with_endpoint(self.settings.endpoint.clone())
+            .with_requests(self.table.request_names());
+        let capabilities = backend.transport.capabilities();
+        let (lifecycle, reporter) = Lifecycle::new();
+        let inner = Arc::new(Inner {
+            takes_values: capabilities.has(Capability::TypedPayload) && !self.settings.strict,
+            capabilities,
+            members: Members::new(&node),
+            lifecycle,
+            settings: self.settings,
+            codecs: self.codecs,
+            states: self.states,
+            table: self.table,
+            backend,
+            node,
+        });
+        // From here on a dropped or failed start closes what it opened.
+        let catga = Catga::new(Arc::clone(&inner));
+        match start(&inner, reporter).await {
+            Ok(()) => Ok(catga),
+            Err(error) => {
+                undo(&inner).await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Subscribes, joins, and leaves the rest to background tasks.
+async fn start(
+    inner: &Arc<Inner>,
+    reporter: watch::Sender<Option<ShutdownReport>>,
+) -> Result<(), Error> {
+    let mut subscriptions: Vec<(Arc<Entry>, Box<dyn Subscription>)> = Vec::new();
+    for entry in &inner.table.entries {
+        subscriptions.push((Arc::clone(entry), subscribe(inner, entry).await?));
+    }
+    let watch = members::join(inner).await?;
+    let mut loops = JoinSet::new();
+    for (entry, subscription) in subscriptions {
+        loops.spawn(consume::run(Arc::clone(inner), entry, subscription));
+    }
+    tokio::spawn(shutdown::supervise(
+        Arc::clone(inner),
+        loops,
+        members::keep(inner, watch),
+        reporter,
+    ));
+    announce(inner);
+    Ok(())
+}
+
+async fn subscribe(inner: &Inner, entry: &Entry) -> Result<Box<dyn Subscription>, Error> {
+    let transport = &inner.backend.transport;
+    let subscription = if entry.is_request() {
+        let serve = Serve::new(
+            entry.message.clone(),
+            inner.node.service.clone(),
+            inner.node.id.clone(),
+        );
+        transport
+            .serve(&serve.with_max_in_flight(entry.slots.limit()))
+            .await
+    } else {
+        transport
+            .subscribe(&entry.subscribe(&inner.settings, &inner.node.id))
+            .await
+    };
+    subscription.map_err(|error| error.with_context("handler", entry.def.site))
+}
+
+/// Takes back what a failed start did. A double does not unregister the node that has its id: the
+/// registry sees to that by the incarnation.
+async fn undo(inner: &Inner) {
+    if let Some(registry) = &inner.backend.registry
+        && let Err(error) = registry.unregister(&inner.node).await
+    {
+        tracing::debug!(%error, "leaving after a failed start");
+    }
+    if let Err(error) = inner.backend.transport.close().await {
+        tracing::debug!(%error, "closing after a failed start");
+    }
+}
+
+pub(crate) fn fresh_node_id() -> Name {
+    let id = MessageId::new().as_uuid().simple().to_string();
+    // The last digits are the random ones; the first are the time.
+    Name::token(format!("node-{}", &id[20..])).expect("hexadecimal digits are allowed in names")
+}
+
+fn announce(inner: &Inner) {
+    let node = &inner.node;
+    tracing::info!(backend = inner.backend.name, service = %node.service, node = %node.id, handlers = inner.table.entries.len(), "catga started");
+    for entry in &inner.table.entries {
+        tracing::info!(messaging.destination.name = %entry.message, qos = %entry.def.message.qos, messaging.consumer.group.name = %entry.group, handler = %entry.def.site, "handler");
+    }
+    if cfg!(panic = "abort") {
+        tracing::warn!(
+            "this program is built with panic = \"abort\": a handler that panics ends the process"
+        );
+    }
+}
