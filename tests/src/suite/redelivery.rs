@@ -1,14 +1,10 @@
 //! What fails is tried again: rows 23 to 26.
 
 use std::future::pending;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use catga::HandlerError;
 use catga::prelude::{Result, handlers};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
 
 use crate::harness::{Bus, PLANNED, SOON, dead_letters, scenarios};
 use crate::journal::{Journal, Step};
@@ -19,7 +15,6 @@ scenarios! { "redelivery":
     Paused handler_names_the_delay,
     Paused handler_panic,
     Paused handler_panic_at_most_once,
-    Paused handler_panic_under_a_subscriber,
     Paused slow_handler,
     Paused hung_handler,
     Paused hung_handler_at_most_once,
@@ -217,41 +212,4 @@ async fn hung_handler_at_most_once(bus: Bus) -> Result<()> {
     assert_eq!(journal.handled(), (1..10).collect::<Vec<_>>());
     assert_eq!(journal.starts(0).len(), 1);
     Ok(())
-}
-
-/// Row 24: panics are contained while a tracing subscriber is active too, and it sees a span for each handling.
-async fn handler_panic_under_a_subscriber(bus: Bus) -> Result<()> {
-    let handlings = Arc::new(AtomicU64::new(0));
-    // This scenario has a thread of its own, so that no other sees the subscriber.
-    let _active = tracing::subscriber::set_default(Watcher {
-        handlings: Arc::clone(&handlings),
-    });
-    handler_panic(bus).await?;
-    assert!(
-        handlings.load(Ordering::Relaxed) >= 20,
-        "{handlings:?} spans"
-    );
-    Ok(())
-}
-
-/// Sees everything, and counts the spans of handlers.
-struct Watcher {
-    handlings: Arc<AtomicU64>,
-}
-
-impl Subscriber for Watcher {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, span: &Attributes<'_>) -> Id {
-        if span.metadata().name() == "process" {
-            self.handlings.fetch_add(1, Ordering::Relaxed);
-        }
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, _: &Event<'_>) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
 }
