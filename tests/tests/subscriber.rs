@@ -45,7 +45,7 @@ async fn on_numbered(
     attempt: Attempt,
     State(done): State<UnboundedSender<u32>>,
 ) -> Result<()> {
-    if attempt.number() % 2 == 0 {
+    if attempt.number().is_multiple_of(2) {
         // The second attempt panics in a task of its own.
         tokio::task::yield_now().await;
     }
