@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,10 +18,25 @@ pub struct Payload {
     value: Option<Typed>,
 }
 
+/// Why a value is there.
+const HELD: &str = "only `into_value` takes the value out, with the payload";
+
 #[derive(Clone)]
 struct Typed {
-    value: Arc<dyn Any + Send + Sync>,
+    /// Taken out by `into_value` alone.
+    value: Option<Arc<dyn Any + Send + Sync>>,
     encode: fn(&(dyn Any + Send + Sync), &dyn Codec) -> Result<Bytes, Error>,
+}
+
+impl Drop for Typed {
+    fn drop(&mut self) {
+        // The last holder drops the user's value, and may be a backend's own task: a panic in the
+        // value's `Drop` must not end it. The panic hook has reported it by then.
+        let value = self.value.take();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+            std::mem::forget(panic);
+        }
+    }
 }
 
 impl Payload {
@@ -36,7 +52,7 @@ impl Payload {
         Self {
             bytes: None,
             value: Some(Typed {
-                value: Arc::new(message),
+                value: Some(Arc::new(message)),
                 encode,
             }),
         }
@@ -49,7 +65,8 @@ impl Payload {
     pub fn encode(&mut self, codec: &dyn Codec) -> Result<&Bytes, Error> {
         if self.bytes.is_none() {
             let typed = self.value.as_ref().expect("a payload has bytes or a value");
-            self.bytes = Some((typed.encode)(&*typed.value, codec)?);
+            let value = typed.value.as_deref().expect(HELD);
+            self.bytes = Some((typed.encode)(value, codec)?);
         }
         Ok(self.bytes.as_ref().expect("encoded above"))
     }
@@ -63,33 +80,28 @@ impl Payload {
     /// The typed value, shared, when this payload never left the process and is an `M`.
     #[must_use]
     pub fn as_value<M: Message>(&self) -> Option<Arc<M>> {
-        self.value
-            .as_ref()
-            .and_then(|typed| Arc::clone(&typed.value).downcast().ok())
+        let value = self.value.as_ref()?.value.as_ref().expect(HELD);
+        Arc::clone(value).downcast().ok()
     }
 
     /// The typed value itself, when nobody else shares it; else the payload as it was.
     ///
     /// # Errors
     /// Returns the payload when it holds no `M`, or others hold the same value.
-    pub fn into_value<M: Message>(self) -> Result<M, Self> {
-        let Self {
-            bytes,
-            value: Some(Typed { value, encode }),
-        } = self
-        else {
+    pub fn into_value<M: Message>(mut self) -> Result<M, Self> {
+        let Some(mut typed) = self.value.take() else {
             return Err(self);
         };
-        match value.downcast::<M>() {
-            Ok(shared) => Arc::try_unwrap(shared).map_err(|value| Self {
-                bytes,
-                value: Some(Typed { value, encode }),
-            }),
-            Err(value) => Err(Self {
-                bytes,
-                value: Some(Typed { value, encode }),
-            }),
-        }
+        let value = match typed.value.take().expect(HELD).downcast::<M>() {
+            Ok(shared) => match Arc::try_unwrap(shared) {
+                Ok(message) => return Ok(message),
+                Err(shared) => shared as _,
+            },
+            Err(other) => other,
+        };
+        typed.value = Some(value);
+        self.value = Some(typed);
+        Err(self)
     }
 
     /// Forgets the typed value, so that the receiver sees what travelled over a wire would see.

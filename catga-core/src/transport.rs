@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU16;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{
     Capabilities, Delivery, Envelope, Error, Name, NodeId, QoS, Reply, Target, async_trait,
@@ -41,15 +41,18 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
         deadline: Duration,
     ) -> Result<Published, Error>;
 
-    /// Publishes many, pipelined where the backend can; one outcome for each, in order.
+    /// Publishes many, pipelined where the backend can, by the one `deadline`; one outcome for each,
+    /// in order.
     async fn publish_many(
         &self,
         envelopes: &mut [Envelope],
         deadline: Duration,
     ) -> Vec<Result<Published, Error>> {
         let mut outcomes = Vec::with_capacity(envelopes.len());
+        let began = Instant::now();
         for envelope in envelopes {
-            outcomes.push(self.publish(envelope, deadline).await);
+            let left = deadline.saturating_sub(began.elapsed());
+            outcomes.push(self.publish(envelope, left).await);
         }
         outcomes
     }

@@ -201,7 +201,7 @@ impl Catga {
     /// Sends a request to one of the nodes that answer it, and waits for the answer.
     ///
     /// Nodes take turns. When it is this node's turn the handler is called directly, with the value.
-    /// Otherwise the request is tried again, up to `request_retries` (3) times with the same id, within
+    /// Otherwise the request is tried again where trying again can help, up to `request_retries` (3) times with the same id, within
     /// one `request_deadline` (10 s) over all tries; past it, it is never started.
     ///
     /// # Errors
@@ -313,8 +313,9 @@ impl Catga {
     }
 
     /// Leaves the cluster, takes nothing new, waits up to `shutdown_timeout` (30 s) for the handlers
-    /// that run, gives back what is left, flushes and closes. A second call waits for the first; one
-    /// from a handler does not wait for that handler.
+    /// that run, gives back what is left, flushes and closes. A second call waits for the first. One from
+    /// a handler does not wait for that handler, which may then finish; another handler that waits for
+    /// this one (by `send`) is waited for, up to the limit.
     ///
     /// # Errors
     /// [`Closed`](ErrorKind::Closed) when the runtime ended before the shutdown did.

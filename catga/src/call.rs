@@ -151,8 +151,11 @@ impl Inner {
         outcome: Result<R::Response, Failure>,
     ) -> Result<R::Response, Error> {
         match outcome {
-            Ok(response) => self.as_over_a_wire_if_strict(response, R::NAME),
-            Err(failure) => Err(failure.into_error("send", R::NAME)),
+            Ok(response) => {
+                let response = self.as_over_a_wire_if_strict(response, R::NAME);
+                response.map_err(Error::with_unknown_outcome)
+            }
+            Err(failure) => Err(failure.into_error(R::NAME)),
         }
     }
 

@@ -33,13 +33,15 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// What a handler returned. The error's text and its drop are the user's code, as the handler is.
+    /// What a handler returned. The error's text and its drop are the user's code, as the handler is;
+    /// what it means for the message is ours.
     fn returned(app: usize, error: HandlerError) -> Self {
-        let read = contain(app, move || Self::Handler {
-            text: error.to_string(),
-            retry: error.retry_hint(),
-        });
-        read.unwrap_or_else(|panic| panic)
+        let retry = error.retry_hint();
+        let text =
+            contain(app, || error.to_string()).unwrap_or_else(|panic| format!("its error {panic}"));
+        // Nothing is left to be said of a panic here.
+        let _ = contain(app, || drop(error));
+        Self::Handler { text, retry }
     }
 
     /// Whether another attempt would fail the same way.
@@ -80,7 +82,7 @@ impl Failure {
     }
 
     /// The failure as the caller of a request sees it.
-    pub(crate) fn into_error(self, operation: &'static str, request: &str) -> Error {
+    pub(crate) fn into_error(self, request: &str) -> Error {
         let (kind, retry) = match &self {
             Self::Decode(error) => (error.kind(), Retry::Never),
             Self::Handler { retry, .. } => (ErrorKind::Handler, *retry),
@@ -92,8 +94,12 @@ impl Failure {
         };
         let never_ran = matches!(self, Self::Decode(_) | Self::Expired);
         // In full, as another node would say it: a caller need not know which one answered.
-        let text = format!("the handler of `{request}` failed: {self}");
-        let error = Error::new(kind, operation, text).with_retry(retry);
+        let text = if never_ran {
+            format!("the request `{request}` was not handled: {self}")
+        } else {
+            format!("the handler of `{request}` failed: {self}")
+        };
+        let error = Error::new(kind, "send", text).with_retry(retry);
         if never_ran {
             error
         } else {
@@ -113,7 +119,7 @@ impl std::fmt::Display for Failure {
                 f,
                 "was delivered {count} times without a verdict: it may end its process, or the dead letters are full"
             ),
-            Self::Expired => f.write_str("was not begun: the caller's time was over"),
+            Self::Expired => f.write_str("the caller's time was over"),
             Self::Stopped => f.write_str("was stopped by a shutdown"),
         }
     }

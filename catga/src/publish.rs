@@ -89,7 +89,7 @@ impl Inner {
         }
         let limit = self.settings.publish_deadline;
         if envelope.qos() != QoS::AtMostOnce {
-            return self.publish_stored(envelope, from_now(limit)).await;
+            return self.publish_stored(envelope, from_now(limit), None).await;
         }
         match self.backend.transport.publish(&mut envelope, limit).await {
             Ok(_) => Ok(()),
@@ -118,7 +118,8 @@ impl Inner {
                 Err(error) => outcomes.push(Err(error.with_envelope(envelope))),
             }
         }
-        let published = self.backend.transport.publish_many(&mut ready, limit).await;
+        let left = time_left(deadline);
+        let published = self.backend.transport.publish_many(&mut ready, left).await;
         let mut published = published.into_iter();
         for (place, envelope) in places.into_iter().zip(ready) {
             let error = match published.next() {
@@ -126,21 +127,10 @@ impl Inner {
                 Some(Err(error)) => error,
                 None => no_outcome(self.backend.name),
             };
-            let again = envelope.qos() != QoS::AtMostOnce
-                && error.retry() != Retry::Never
-                && !time_left(deadline).is_zero();
-            outcomes[place] = if again {
-                let second = self.publish_stored(envelope, deadline).await;
-                // The first try may be stored whatever the second one says.
-                second.map_err(|second| {
-                    if error.may_be_stored() {
-                        second.with_unknown_outcome()
-                    } else {
-                        second
-                    }
-                })
-            } else {
+            outcomes[place] = if envelope.qos() == QoS::AtMostOnce {
                 Err(error.with_envelope(envelope))
+            } else {
+                self.publish_stored(envelope, deadline, Some(error)).await
             };
         }
         outcomes
@@ -201,15 +191,26 @@ impl Inner {
         Ok(())
     }
 
-    /// Publishes at QoS 1 or 2 with the same id until it is stored, refused or too late.
-    async fn publish_stored(&self, mut envelope: Envelope, deadline: Instant) -> Result<(), Error> {
+    /// Publishes at QoS 1 or 2 with the same id until it is stored, refused or too late; `failed` is
+    /// what a first try ended with.
+    async fn publish_stored(
+        &self,
+        mut envelope: Envelope,
+        deadline: Instant,
+        mut failed: Option<Error>,
+    ) -> Result<(), Error> {
         let mut may_be_stored = false;
-        let mut tries = 0;
+        let mut tries = 1;
         loop {
-            tries += 1;
-            let left = time_left(deadline);
-            let Err(error) = self.backend.transport.publish(&mut envelope, left).await else {
-                return Ok(());
+            let error = match failed.take() {
+                Some(error) => error,
+                None => {
+                    let left = time_left(deadline);
+                    match self.backend.transport.publish(&mut envelope, left).await {
+                        Ok(_) => return Ok(()),
+                        Err(error) => error,
+                    }
+                }
             };
             may_be_stored |= error.may_be_stored();
             let wait = match error.retry() {
@@ -226,6 +227,7 @@ impl Inner {
             }
             tracing::debug!(messaging.destination.name = %envelope.name(), %error, ?wait, "publishing again with the same id");
             tokio::time::sleep(wait).await;
+            tries += 1;
         }
     }
 }

@@ -226,7 +226,10 @@ impl Inner {
             .request(target, letter, attempt.number(), left)
             .await?;
         match reply.result {
-            Ok(bytes) => self.codecs.decode(&reply.content_type, &bytes),
+            Ok(bytes) => {
+                let response = self.codecs.decode(&reply.content_type, &bytes);
+                response.map_err(Error::with_unknown_outcome)
+            }
             Err(remote) => Err(remote.into_error("send")),
         }
     }
@@ -234,19 +237,22 @@ impl Inner {
     /// When a request is too late: its own deadline, or that of the call whose handler sends it.
     #[inline]
     fn deadline<R: Request>(&self, origin: Option<&Context>) -> Result<Option<Instant>, Error> {
-        let outer = origin.and_then(Context::deadline);
-        let Some(limit) = self.settings.request_deadline else {
-            return Ok(outer);
-        };
+        let (outer, limit) = (
+            origin.and_then(Context::deadline),
+            self.settings.request_deadline,
+        );
+        if outer.is_none() && limit.is_none() {
+            return Ok(None);
+        }
         let now = Instant::now();
-        match outer {
-            Some(outer) if outer <= now => Err(too_late::<R>(
+        if outer.is_some_and(|outer| outer <= now) {
+            return Err(too_late::<R>(
                 "the time of the call it belongs to is over",
                 false,
-            )),
-            Some(outer) => Ok(Some(outer.min(after(now, limit)))),
-            None => Ok(Some(after(now, limit))),
+            ));
         }
+        let own = limit.map(|limit| after(now, limit));
+        Ok(own.into_iter().chain(outer).min())
     }
 
     /// Whether the view of the cluster can be trusted to be complete.

@@ -35,9 +35,17 @@ pub(crate) struct Lifecycle {
     /// What calls look at; `phase` is what tasks wait on.
     now: AtomicU8,
     phase: watch::Sender<Phase>,
-    report: watch::Receiver<Option<ShutdownReport>>,
+    end: watch::Receiver<Option<End>>,
     /// Handlers that wait for the shutdown themselves, and are not waited for.
     excused: AtomicUsize,
+}
+
+/// The end as far as it has come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End {
+    report: ShutdownReport,
+    /// Whether everything is closed, too.
+    closed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +60,12 @@ pub(crate) enum Phase {
 impl Lifecycle {
     /// A new life, and where its end is to be reported. Who drops the latter unused, because the
     /// runtime ends, leaves nobody waiting.
-    pub(crate) fn new() -> (Self, watch::Sender<Option<ShutdownReport>>) {
-        let (reporter, report) = watch::channel(None);
+    pub(crate) fn new() -> (Self, watch::Sender<Option<End>>) {
+        let (reporter, end) = watch::channel(None);
         let lifecycle = Self {
             now: AtomicU8::new(RUNNING),
             phase: watch::Sender::new(Phase::Running),
-            report,
+            end,
             excused: AtomicUsize::new(0),
         };
         (lifecycle, reporter)
@@ -124,14 +132,18 @@ impl Drop for Excused<'_> {
 impl Inner {
     pub(crate) async fn shutdown(&self, limit: Duration) -> Result<ShutdownReport, Error> {
         let lifecycle = &self.lifecycle;
-        let mut report = lifecycle.report.clone();
-        if let Some(report) = *report.borrow() {
-            return Ok(report);
-        }
         lifecycle.drain(limit);
-        // The handlers that this call is made from, one standing in the other, cannot be waited for.
-        let _excused = Excused::new(lifecycle, guard::handlers_around(self.address()));
-        let report = report.wait_for(Option::is_some).await;
+        let mut end = lifecycle.end.clone();
+        // The handlers that this call is made from, one standing in the other, cannot be waited for:
+        // they get the report as soon as it is known, and finish before everything is closed.
+        let around = guard::handlers_around(self.address());
+        let _excused = end
+            .borrow()
+            .is_none()
+            .then(|| Excused::new(lifecycle, around));
+        let end = end
+            .wait_for(|end| end.is_some_and(|end| around > 0 || end.closed))
+            .await;
         let interrupted = || {
             Error::new(
                 ErrorKind::Closed,
@@ -139,9 +151,9 @@ impl Inner {
                 "the runtime ended before it did",
             )
         };
-        report
-            .ok()
-            .and_then(|report| *report)
+        end.ok()
+            .and_then(|end| *end)
+            .map(|end| end.report)
             .ok_or_else(interrupted)
     }
 }
@@ -152,7 +164,7 @@ pub(crate) async fn supervise(
     inner: Arc<Inner>,
     mut loops: JoinSet<()>,
     mut membership: JoinSet<()>,
-    reporter: watch::Sender<Option<ShutdownReport>>,
+    reporter: watch::Sender<Option<End>>,
 ) {
     let lifecycle = &inner.lifecycle;
     let Phase::Draining(deadline) = lifecycle.reached(|phase| phase != Phase::Running).await else {
@@ -171,19 +183,25 @@ pub(crate) async fn supervise(
             }
         }
     }
-    finished(&inner, deadline).await;
+    finished(&inner, deadline, || {
+        lifecycle.excused.load(Ordering::SeqCst)
+    })
+    .await;
     let excused = lifecycle.excused.load(Ordering::SeqCst);
     let unfinished = inner.table.running().saturating_sub(excused);
     let report = ShutdownReport { unfinished };
     if excused > 0 {
         // The handlers that wait for this answer are to be finished before the connection goes.
-        reporter.send_replace(Some(report));
-        finished(&inner, deadline).await;
+        reporter.send_replace(Some(End {
+            report,
+            closed: false,
+        }));
+        finished(&inner, deadline, || 0).await;
     }
     lifecycle.stop();
     // What was dropped gives its message back; that takes a round trip, not a handler's time.
     let soon = from_now(A_ROUND_TRIP);
-    finished(&inner, soon).await;
+    finished(&inner, soon, || 0).await;
     let ended = async { while loops.join_next().await.is_some() {} };
     if tokio::time::timeout_at(soon, ended).await.is_err() {
         tracing::warn!("a subscription could not be closed in time");
@@ -203,14 +221,15 @@ pub(crate) async fn supervise(
             "catga stopped, and the backend did not close in time"
         ),
     }
-    reporter.send_replace(Some(report));
+    reporter.send_replace(Some(End {
+        report,
+        closed: true,
+    }));
 }
 
-/// Waits until no handler runs but those that wait for us, or until `deadline`.
-async fn finished(inner: &Inner, deadline: Instant) {
-    while inner.table.running() > inner.lifecycle.excused.load(Ordering::SeqCst)
-        && Instant::now() < deadline
-    {
+/// Waits until no more handlers run than may, or until `deadline`.
+async fn finished(inner: &Inner, deadline: Instant, may_run: impl Fn() -> usize) {
+    while inner.table.running() > may_run() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

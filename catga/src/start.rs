@@ -13,7 +13,7 @@ use crate::app::{Catga, Inner};
 use crate::extract::States;
 use crate::members::Members;
 use crate::settings::Settings;
-use crate::shutdown::{Lifecycle, ShutdownReport};
+use crate::shutdown::{End, Lifecycle};
 use crate::table::{Entry, Table};
 use crate::{consume, members, shutdown};
 
@@ -65,10 +65,7 @@ impl Plan {
 }
 
 /// Subscribes, joins, and leaves the rest to background tasks.
-async fn start(
-    inner: &Arc<Inner>,
-    reporter: watch::Sender<Option<ShutdownReport>>,
-) -> Result<(), Error> {
+async fn start(inner: &Arc<Inner>, reporter: watch::Sender<Option<End>>) -> Result<(), Error> {
     let mut subscriptions: Vec<(Arc<Entry>, Box<dyn Subscription>)> = Vec::new();
     for entry in &inner.table.entries {
         subscriptions.push((Arc::clone(entry), subscribe(inner, entry).await?));

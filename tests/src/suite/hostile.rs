@@ -4,9 +4,10 @@ use std::fmt;
 use std::panic::panic_any;
 use std::time::Duration;
 
-use catga::prelude::{FailWith, HandlerError, Request, Result, handler, handlers};
+use catga::prelude::{Event, FailWith, HandlerError, Request, Result, State, handler, handlers};
 use catga::{ErrorKind, HealthStatus};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use super::requests::{asking, serving};
@@ -17,6 +18,7 @@ use crate::messages::{Ask, Work, on_ask, on_work};
 scenarios! { "hostile":
     Paused an_error_whose_text_panics,
     Paused a_panic_whose_payload_panics,
+    Paused a_message_whose_drop_panics,
     Paused dead_letters_that_are_full,
     Paused many_to_a_full_log,
     Paused endless_limits,
@@ -51,17 +53,17 @@ impl Drop for Twice {
     }
 }
 
-/// An error whose text panics is a panic of its handler, and stops nobody.
+/// An error whose text panics still means what was said of it, and stops nobody.
 async fn an_error_whose_text_panics(bus: Bus) -> Result<()> {
-    stays_alone(bus, || Err(Unreadable.into())).await
+    stays_alone(bus, ErrorKind::Handler, || Err(Unreadable.into())).await
 }
 
 /// A panic whose payload panics is a panic, and stops nobody.
 async fn a_panic_whose_payload_panics(bus: Bus) -> Result<()> {
-    stays_alone(bus, || panic_any(Twice)).await
+    stays_alone(bus, ErrorKind::Panic, || panic_any(Twice)).await
 }
 
-async fn stays_alone(bus: Bus, bad: fn() -> Result<()>) -> Result<()> {
+async fn stays_alone(bus: Bus, kind: ErrorKind, bad: fn() -> Result<()>) -> Result<()> {
     let journal = Journal::default();
     let play = journal.play(move |scene| async move {
         // Half of the bad ones are ready at once, the others in a task.
@@ -89,9 +91,44 @@ async fn stays_alone(bus: Bus, bad: fn() -> Result<()>) -> Result<()> {
     journal.wait(Step::Done, 16, MINUTE).await;
     for id in 0..4 {
         let error = node.send(Ask { id }).await.expect_err("it failed");
-        assert_eq!(error.kind(), ErrorKind::Panic);
+        assert_eq!(error.kind(), kind);
     }
     assert_eq!(node.send(Ask { id: 4 }).await?.id, 4);
+    assert_eq!(node.health().status, HealthStatus::Up);
+    Ok(())
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[qos(at_least_once)]
+struct Fragile(u32);
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        assert!(self.0 != 3 || std::thread::panicking(), "it broke");
+    }
+}
+
+#[handler]
+async fn on_fragile(event: &Fragile, State(seen): State<UnboundedSender<u32>>) -> Result<()> {
+    Ok(seen.send(event.0)?)
+}
+
+/// A message whose drop panics, wherever the last holder is, stops nobody.
+async fn a_message_whose_drop_panics(bus: Bus) -> Result<()> {
+    let (seen, mut numbers) = unbounded_channel::<u32>();
+    let node = bus
+        .node("a")
+        .state(seen)
+        .handlers(handlers![on_fragile])
+        .start()
+        .await?;
+    for number in 0..10 {
+        node.publish(Fragile(number)).await?;
+    }
+    for number in 0..10 {
+        let next = tokio::time::timeout(MINUTE, numbers.recv()).await?;
+        assert_eq!(next, Some(number));
+    }
     assert_eq!(node.health().status, HealthStatus::Up);
     Ok(())
 }

@@ -289,6 +289,9 @@ async fn shutdown_in_a_handler(bus: Bus) -> Result<()> {
                 // Once the others have begun.
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 reports.send(scene.context.shutdown().await?)?;
+                // It still has what it takes to come to its end.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                scene.context.publish(Other { id: 0 }).await?;
             } else {
                 tokio::time::sleep(Duration::from_secs(2)).await;
             }
