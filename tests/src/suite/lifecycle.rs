@@ -307,13 +307,14 @@ async fn shutdown_in_a_handler(bus: Bus) -> Result<()> {
     }
     journal.wait(Step::Started, 5, SOON).await;
     let outside = a.shutdown().await?;
+    assert_eq!(a.backend().transport.state(), ConnectionState::Closed);
+    assert_eq!(journal.running(), 0, "it returned before the handlers did");
     let inside = reported.recv().await.expect("the handler was not told");
     assert_eq!((outside, inside.unfinished), (inside, 0));
     assert!(
         began.elapsed() < Duration::from_secs(5),
         "it waited for itself"
     );
-    wait_until("the handlers end", SOON, || journal.running() == 0).await;
     assert_eq!(journal.handled(), (0..5).collect::<Vec<_>>());
 
     let b = bus.node("b").state(journal.plain());
