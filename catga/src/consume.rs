@@ -54,10 +54,7 @@ pub(crate) async fn run(
             () = &mut draining => break,
             received = fetch => received,
         };
-        entry
-            .counters
-            .dropped
-            .store(subscription.stats().dropped, Ordering::Relaxed);
+        note_drops(&entry, &*subscription);
         match received {
             Ok(()) => errors = 0,
             Err(error) if error.kind() == ErrorKind::Closed => {
@@ -80,11 +77,14 @@ pub(crate) async fn run(
     if let Err(error) = subscription.close().await {
         tracing::warn!(messaging.destination.name = %entry.message, messaging.consumer.group.name = %entry.group, %error, "the subscription could not be closed");
     }
-    entry
-        .counters
-        .dropped
-        .store(subscription.stats().dropped, Ordering::Relaxed);
+    note_drops(&entry, &*subscription);
     handle_all(&inner, &entry, &mut batch).await;
+}
+
+/// The subscription counts what it drops; whoever asks the handler finds it there.
+fn note_drops(entry: &Entry, subscription: &dyn Subscription) {
+    let dropped = subscription.stats().dropped;
+    entry.counters.dropped.store(dropped, Ordering::Relaxed);
 }
 
 /// Marks a handler whose messages arrive no more.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use catga::prelude::{Result, handlers};
-use catga::{ErrorKind, Name, NodeEvent, NodeInfo, QoS};
+use catga::prelude::{Catga, Result, handlers};
+use catga::{ErrorKind, Handlers, Name, NodeEvent, NodeInfo, QoS};
 use catga_core::{Consumers, Settlement, Subscribe};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -190,16 +190,7 @@ async fn full_queue(bus: Bus) -> Result<()> {
 /// Row 50: at QoS 1 nine of ten nodes are not slowed by one that is stuck.
 async fn one_stuck_of_ten(bus: Bus) -> Result<()> {
     let journal = Journal::default();
-    let mut nodes = Vec::new();
-    for i in 0..10 {
-        let node = bus.node(&format!("n{i}")).state(stuck(&journal));
-        nodes.push(
-            node.concurrency(4)
-                .handlers(handlers![each_work])
-                .start()
-                .await?,
-        );
-    }
+    let nodes = ten_nodes(&bus, &journal, &handlers![each_work]).await?;
     let began = Instant::now();
     for id in 0..200 {
         nodes[1].publish(Work { id }).await?;
@@ -211,22 +202,24 @@ async fn one_stuck_of_ten(bus: Bus) -> Result<()> {
 /// Row 50: at QoS 0 nine of ten nodes are not slowed by one that is stuck.
 async fn one_stuck_of_ten_at_most_once(bus: Bus) -> Result<()> {
     let journal = Journal::default();
-    let mut nodes = Vec::new();
-    for i in 0..10 {
-        let node = bus.node(&format!("n{i}")).state(stuck(&journal));
-        nodes.push(
-            node.concurrency(4)
-                .handlers(handlers![each_tick])
-                .start()
-                .await?,
-        );
-    }
+    let nodes = ten_nodes(&bus, &journal, &handlers![each_tick]).await?;
     let began = Instant::now();
     for id in 0..200 {
         nodes[1].publish(Tick { id }).await?;
     }
     nine_are_done(&journal, began).await;
     Ok(())
+}
+
+/// Ten nodes, the first of which is stuck.
+async fn ten_nodes(bus: &Bus, journal: &Journal, handlers: &Handlers) -> Result<Vec<Catga>> {
+    let mut nodes = Vec::new();
+    for i in 0..10 {
+        let node = bus.node(&format!("n{i}")).state(stuck(journal));
+        let node = node.concurrency(4).handlers(handlers.clone());
+        nodes.push(node.start().await?);
+    }
+    Ok(nodes)
 }
 
 /// Node `n0` is stuck; the others are quick.

@@ -31,7 +31,7 @@ scenarios! { "cancel":
 /// More polls than any of our futures takes.
 const MANY: usize = 200;
 
-/// No runtime of 200 polls has been seen: a future that takes so many spins.
+/// Whether the future came to its end; one that takes so many polls never does.
 fn ended(completed: bool, polls: usize) -> bool {
     assert!(polls < MANY, "it does not end");
     completed
