@@ -246,6 +246,34 @@ impl Codecs {
     }
 }
 
+/// A payload that is yet to be decoded, as some type of some version.
+#[derive(Clone, Copy, Debug)]
+pub struct Encoded<'a> {
+    codecs: &'a Codecs,
+    content_type: &'a str,
+    bytes: &'a [u8],
+}
+
+impl<'a> Encoded<'a> {
+    /// Bytes of a content type, and who can read them.
+    #[must_use]
+    pub fn new(codecs: &'a Codecs, content_type: &'a str, bytes: &'a [u8]) -> Self {
+        Self {
+            codecs,
+            content_type,
+            bytes,
+        }
+    }
+
+    /// Reads the payload as a `T`.
+    ///
+    /// # Errors
+    /// As [`Codecs::decode`].
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        self.codecs.decode(self.content_type, self.bytes)
+    }
+}
+
 impl Default for Codecs {
     /// JSON, and what the features add for reading.
     fn default() -> Self {

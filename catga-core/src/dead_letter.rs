@@ -52,6 +52,8 @@ pub enum ReasonKind {
     Terminal,
     /// The payload could not be decoded.
     Decode,
+    /// It is of a newer version than the handler's: redrive it when the new one is rolled out.
+    Version,
     /// No handler of the group knows this message.
     NoHandler,
     /// Delivered again and again without any attempt coming to an end: it kills its consumers.
@@ -66,6 +68,7 @@ impl fmt::Display for ReasonKind {
             Self::Exhausted => "exhausted",
             Self::Terminal => "terminal",
             Self::Decode => "decode",
+            Self::Version => "version",
             Self::NoHandler => "no_handler",
             Self::Crashed => "crashed",
             Self::Absent => "absent",

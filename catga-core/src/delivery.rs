@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::{Claim, Envelope, Error, Reason, Reply, async_trait};
+use crate::{Claim, Effects, Envelope, Error, Reason, Reply, async_trait};
 
 /// A message handed to this node, to be settled once.
 ///
@@ -15,6 +15,8 @@ pub struct Delivery {
     envelope: Envelope,
     count: u32,
     generation: u32,
+    may_have_run: bool,
+    claimed: bool,
     time_left: Option<Duration>,
     receipt: Option<Box<dyn Receipt>>,
 }
@@ -26,6 +28,8 @@ impl Delivery {
             envelope,
             count: 1,
             generation: 0,
+            may_have_run: false,
+            claimed: false,
             time_left: None,
             receipt: Some(receipt),
         }
@@ -37,6 +41,8 @@ impl Delivery {
             envelope,
             count: 1,
             generation: 0,
+            may_have_run: false,
+            claimed: false,
             time_left: None,
             receipt: None,
         }
@@ -51,6 +57,21 @@ impl Delivery {
     /// Sets how often the message has been redriven from the dead letters.
     pub fn with_generation(mut self, generation: u32) -> Self {
         self.generation = generation;
+        self
+    }
+
+    /// Says that a handler may have run before for this message, which a count of 1 would deny: one that
+    /// was stopped half-way and given back, say.
+    pub fn with_may_have_run(mut self, may_have_run: bool) -> Self {
+        self.may_have_run = may_have_run;
+        self
+    }
+
+    /// Says that the backend's own inbox claimed the message for this delivery when it handed it out: the
+    /// count is that of its runs, `extend` renews the claim, and settling it ends the claim in the same
+    /// step, by owner. Nobody else need be asked.
+    pub fn with_claim_held(mut self) -> Self {
+        self.claimed = true;
         self
     }
 
@@ -75,6 +96,18 @@ impl Delivery {
     #[must_use]
     pub fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Whether a handler may have run before for this message, in whole or in part.
+    #[must_use]
+    pub fn may_have_run(&self) -> bool {
+        self.may_have_run || self.count > 1
+    }
+
+    /// Whether the backend's own inbox holds a claim for this delivery.
+    #[must_use]
+    pub fn is_claimed(&self) -> bool {
+        self.claimed
     }
 
     /// How often the message has been redriven: the generation to claim it with in the inbox.
@@ -129,6 +162,9 @@ pub trait Receipt: Send + Sync + fmt::Debug {
     /// - A [`Completion`] with a claim is confirmed by the store before the future ends. A backend that
     ///   declares [`Capability::FusedCompletion`](crate::Capability::FusedCompletion) completes claim, response and
     ///   ack in one step; to others the runtime passes completions without a claim.
+    /// - Of a delivery whose claim the backend holds ([`Delivery::is_claimed`]), every settlement ends the claim
+    ///   in the same step; a completion of one that was lost changes nothing, and gives
+    ///   [`ErrorKind::LostOwnership`](crate::ErrorKind::LostOwnership).
     /// - A dead letter is stored before the message is acked; when it cannot be stored the message stays.
     /// - A lease that ran out gives [`ErrorKind::LostOwnership`](crate::ErrorKind::LostOwnership) where the
     ///   broker or the backend's own clock can tell; nak, release, dead letter and term then change nothing.
@@ -159,8 +195,11 @@ pub enum Settlement {
         /// The delay, at least.
         after: Duration,
     },
-    /// Not started: to any member at once, and where the backend can tell, not counted as a delivery.
-    Release,
+    /// Given back, not failed: to any member at once, and where the backend can tell, not counted as a delivery.
+    Release {
+        /// Whether the handler began, and was stopped half-way.
+        began: bool,
+    },
     /// Failed for good: into the dead letters, then never again.
     DeadLetter {
         /// Why.
@@ -182,6 +221,8 @@ pub struct Completion {
     pub claim: Option<Claim>,
     /// The answer to the caller of a request, kept with the claim.
     pub response: Option<Reply>,
+    /// What the handler wrote for the inbox's [`CommitStore`](crate::CommitStore), applied in the same step.
+    pub effects: Option<Effects>,
 }
 
 impl Completion {
@@ -202,6 +243,13 @@ impl Completion {
     #[must_use]
     pub fn with_response(mut self, response: Reply) -> Self {
         self.response = Some(response);
+        self
+    }
+
+    /// Commits what the handler wrote.
+    #[must_use]
+    pub fn with_effects(mut self, effects: Option<Effects>) -> Self {
+        self.effects = effects;
         self
     }
 }

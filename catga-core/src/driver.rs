@@ -1,5 +1,6 @@
 //! Backends, found by the scheme of a URL.
 
+use std::any::TypeId;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,12 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
     /// What its backends can do, for the message that refuses what another cannot.
     fn capabilities(&self) -> &'static [Capability];
 
+    /// The type of the [`CommitStore`](crate::CommitStore) that the inbox of its backends commits effects in,
+    /// where it can: known before anybody connects, so that `start()` can refuse a handler that needs another.
+    fn commit_store(&self) -> Option<TypeId> {
+        None
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -40,16 +47,76 @@ pub struct ConnectOptions {
     pub namespace: Name,
     /// How long a node may be silent before it is given up.
     pub node_timeout: Duration,
+    /// How long the id of a QoS 2 publish is remembered, so that a second one with it stores nothing.
+    pub duplicate_window: Duration,
+    /// What the inbox remembers, and for how long.
+    pub inbox: InboxLimits,
+}
+
+/// What an inbox remembers, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InboxLimits {
+    /// How long an id that completed is known as handled: no copy that comes later than this is recognised.
+    pub retention: Duration,
+    /// How long the response of a request is kept for its duplicates.
+    pub response_retention: Duration,
+    /// The largest response that is kept, in bytes; of a larger one a duplicate learns that it was there.
+    pub response_limit: usize,
+}
+
+impl Default for InboxLimits {
+    /// Ids for 24 h; responses for 10 min, up to 64 KiB.
+    fn default() -> Self {
+        Self {
+            retention: Duration::from_secs(24 * 60 * 60),
+            response_retention: Duration::from_secs(10 * 60),
+            response_limit: 64 * 1024,
+        }
+    }
+}
+
+impl InboxLimits {
+    /// Sets how long an id that completed is known as handled.
+    #[must_use]
+    pub fn with_retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Sets how long responses are kept, and up to which size in bytes.
+    #[must_use]
+    pub fn with_responses(mut self, retention: Duration, limit: usize) -> Self {
+        self.response_retention = retention;
+        self.response_limit = limit;
+        self
+    }
 }
 
 impl ConnectOptions {
-    /// Options with a node timeout of 30 s.
+    /// Options with a node timeout of 30 s, a duplicate window of 2 min and the inbox's own defaults.
     #[must_use]
     pub fn new(namespace: Name) -> Self {
         Self {
             namespace,
             node_timeout: Duration::from_secs(30),
+            duplicate_window: Duration::from_secs(120),
+            inbox: InboxLimits::default(),
         }
+    }
+
+    /// Sets how long the id of a publish is remembered.
+    #[must_use]
+    pub fn with_duplicate_window(mut self, duplicate_window: Duration) -> Self {
+        self.duplicate_window = duplicate_window;
+        self
+    }
+
+    /// Sets what the inbox remembers.
+    #[must_use]
+    pub fn with_inbox(mut self, inbox: InboxLimits) -> Self {
+        self.inbox = inbox;
+        self
     }
 
     /// Sets how long a node may be silent.

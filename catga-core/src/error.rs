@@ -49,6 +49,8 @@ pub enum ErrorKind {
     Encode,
     /// A payload could not be decoded.
     Decode,
+    /// A message is of a newer version than its handler knows.
+    Version,
     /// A payload with its headers is larger than the backend takes.
     PayloadTooLarge,
     /// A queue, stream or store is full.
@@ -90,6 +92,7 @@ impl ErrorKind {
         Self::Conflict,
         Self::Encode,
         Self::Decode,
+        Self::Version,
         Self::PayloadTooLarge,
         Self::LimitReached,
         Self::NoHandler,
@@ -118,6 +121,7 @@ impl ErrorKind {
             Self::Conflict => "conflict",
             Self::Encode => "encode",
             Self::Decode => "decode",
+            Self::Version => "version",
             Self::PayloadTooLarge => "payload_too_large",
             Self::LimitReached => "limit_reached",
             Self::NoHandler => "no_handler",

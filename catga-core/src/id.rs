@@ -46,6 +46,13 @@ impl MessageId {
         Self(Uuid::new_v5(&KEY_SPACE, key.as_bytes()))
     }
 
+    /// The id of something that follows from this message: the same for the same `content`
+    /// (a UUIDv5 in the name space of this id, [RFC 9562](https://www.rfc-editor.org/rfc/rfc9562#section-5.5)).
+    #[must_use]
+    pub fn derive(&self, content: &[u8]) -> Self {
+        Self(Uuid::new_v5(&self.0, content))
+    }
+
     /// The UUID within.
     #[must_use]
     pub const fn as_uuid(&self) -> &Uuid {

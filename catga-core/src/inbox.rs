@@ -1,21 +1,46 @@
 //! The inbox: which ids have been handled, and who handles one now.
 
+use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::{Error, MessageId, Name, Reply, async_trait};
+use crate::{Error, MessageId, Name, NodeId, Reply, async_trait};
 
 /// What an inbox keeps apart: one message, as handled by one group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct InboxKey {
     /// The consumer group, or the service that answers a request.
     pub group: Name,
+    /// In an `each_node` group, the node: each handles every message.
+    pub node: Option<NodeId>,
     /// The message's name.
     pub message: Name,
     /// The message's id.
     pub id: MessageId,
+}
+
+impl InboxKey {
+    /// The key of a message that one member of a group handles.
+    #[must_use]
+    pub fn new(group: Name, message: Name, id: MessageId) -> Self {
+        Self {
+            group,
+            node: None,
+            message,
+            id,
+        }
+    }
+
+    /// Sets the node that handles it, where each node does.
+    #[must_use]
+    pub fn with_node(mut self, node: Option<NodeId>) -> Self {
+        self.node = node;
+        self
+    }
 }
 
 /// Who claims: fresh for each handling of a message, so that a resumed zombie is nobody.
@@ -58,20 +83,24 @@ pub struct Claim {
     pub revision: u64,
     /// The generation that was claimed, which a store writes again when it renews or gives up.
     pub generation: u32,
-    /// Whether another owner held the claim before and may have run the handler in part.
+    /// The number of this run in its generation, from 1: how often the claim was granted, less those
+    /// that were released as [`NotBegun`](ClaimEnd::NotBegun).
+    pub attempt: u32,
+    /// Whether the handler may have run before, in whole or in part, in any generation.
     pub may_have_run: bool,
 }
 
 impl Claim {
-    /// A claim of generation 0, as the store granted it.
+    /// The first claim of generation 0, as the store granted it.
     #[must_use]
-    pub fn new(key: InboxKey, owner: Owner, revision: u64, may_have_run: bool) -> Self {
+    pub fn new(key: InboxKey, owner: Owner, revision: u64) -> Self {
         Self {
             key,
             owner,
             revision,
             generation: 0,
-            may_have_run,
+            attempt: 1,
+            may_have_run: false,
         }
     }
 
@@ -79,6 +108,14 @@ impl Claim {
     #[must_use]
     pub fn with_generation(mut self, generation: u32) -> Self {
         self.generation = generation;
+        self
+    }
+
+    /// Sets the number of this run, and whether one before it may have had effects.
+    #[must_use]
+    pub fn with_attempt(mut self, attempt: u32, may_have_run: bool) -> Self {
+        self.attempt = attempt;
+        self.may_have_run = may_have_run;
         self
     }
 }
@@ -108,6 +145,62 @@ pub enum ClaimOutcome {
     },
 }
 
+/// How a claim ends that is not completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClaimEnd {
+    /// The handler did not begin: as if it had never been claimed.
+    NotBegun,
+    /// The handler began and was stopped by a shutdown: not counted as an attempt, but it may have run.
+    Stopped,
+    /// The handler failed: the next attempt may run.
+    Failed,
+    /// It is dead-lettered: nobody runs it before a redrive, which claims with the next generation.
+    Dead,
+}
+
+/// What a handler wrote for a [`CommitStore`], to be applied together with the completion of its
+/// claim. Opaque to everybody but the store.
+#[derive(Clone)]
+pub struct Effects(Arc<dyn Any + Send + Sync>);
+
+impl Effects {
+    /// The effects that a transaction collected.
+    #[must_use]
+    pub fn new<T: Any + Send + Sync>(transaction: T) -> Self {
+        Self(Arc::new(transaction))
+    }
+
+    /// The transaction, when it is of this type.
+    #[must_use]
+    pub fn downcast_ref<T: Any>(&self) -> Option<&T> {
+        self.0.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Effects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Effects")
+    }
+}
+
+/// A store in which a handler's effects are committed in one step with its claim: all of them, once,
+/// or none.
+///
+/// The value itself is the way to read what was committed; backends export one where their inbox can
+/// do it, and hand it out in [`InboxStore::commit_store`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no store that a handler can commit to",
+    label = "not a commit store",
+    note = "backends export theirs: `Commit<catga::memory::Memory>` on `memory://`"
+)]
+pub trait CommitStore: Send + Sync + 'static {
+    /// What errors call the store.
+    const NAME: &'static str;
+    /// Collects what a handler writes.
+    type Transaction: Default + Send + Sync + 'static;
+}
+
 /// Remembers which messages were handled: the second half of QoS 2, and of idempotent requests.
 ///
 /// # Behaviour
@@ -117,6 +210,7 @@ pub enum ClaimOutcome {
 /// - `an_owner_may_repeat`: after an unknown outcome the same owner claims, renews, completes and releases again,
 ///   with the claim as it was, and is answered as if it were the first time.
 /// - `completed_is_final`: until the retention ends, every claim is answered with `Completed`.
+/// - `effects_with_the_claim`: effects are applied when the completion is, and with nothing else.
 #[async_trait]
 pub trait InboxStore: Send + Sync + fmt::Debug + 'static {
     /// Claims `key` for `owner`, for one `lease`, in a `generation`: 0, and one more for each redrive.
@@ -137,15 +231,27 @@ pub trait InboxStore: Send + Sync + fmt::Debug + 'static {
     /// [`LostOwnership`](crate::ErrorKind::LostOwnership) when it is no longer held.
     async fn renew(&self, claim: &mut Claim, lease: Duration) -> Result<(), Error>;
 
-    /// Records that the message was handled; keeps `response` for duplicates.
+    /// Records that the message was handled; keeps `response` for duplicates, and applies `effects`
+    /// in the same step.
     ///
     /// # Errors
-    /// [`LostOwnership`](crate::ErrorKind::LostOwnership) when the claim is no longer held.
-    async fn complete(&self, claim: Claim, response: Option<&Reply>) -> Result<(), Error>;
+    /// - [`LostOwnership`](crate::ErrorKind::LostOwnership) when the claim is no longer held.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) for effects of another store.
+    async fn complete(
+        &self,
+        claim: &Claim,
+        response: Option<&Reply>,
+        effects: Option<&Effects>,
+    ) -> Result<(), Error>;
 
-    /// Gives the claim up, so that a retry can run; with `dead`, until a redrive.
+    /// Gives the claim up, as `end` says.
     ///
     /// # Errors
     /// [`LostOwnership`](crate::ErrorKind::LostOwnership) when the claim is no longer held.
-    async fn release(&self, claim: Claim, dead: bool) -> Result<(), Error>;
+    async fn release(&self, claim: &Claim, end: ClaimEnd) -> Result<(), Error>;
+
+    /// The [`CommitStore`] whose effects this inbox commits, where it can.
+    fn commit_store(&self) -> Option<&(dyn Any + Send + Sync)> {
+        None
+    }
 }

@@ -31,17 +31,17 @@ pub use capability::{Capabilities, Capability};
 pub use codec::Cbor;
 #[cfg(feature = "msgpack")]
 pub use codec::MessagePack;
-pub use codec::{Codec, Codecs, DecodeTarget, Json};
+pub use codec::{Codec, Codecs, DecodeTarget, Encoded, Json};
 pub use dead_letter::{
     DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, Page, Reason, ReasonKind,
 };
 pub use delivery::{Completion, Delivery, Receipt, Settlement};
-pub use driver::{Backend, ConnectOptions, Driver};
+pub use driver::{Backend, ConnectOptions, Driver, InboxLimits};
 pub use envelope::Envelope;
 pub use error::{BoxError, Error, ErrorKind, Result, Retry, Stored};
 pub use headers::Headers;
 pub use id::MessageId;
-pub use inbox::{Claim, ClaimOutcome, InboxKey, InboxStore, Owner};
+pub use inbox::{Claim, ClaimEnd, ClaimOutcome, CommitStore, Effects, InboxKey, InboxStore, Owner};
 pub use message::{Event, Kind, Message, QoS, Request, RoutingKey};
 pub use name::{Name, NodeId};
 pub use payload::Payload;

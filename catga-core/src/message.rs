@@ -7,6 +7,8 @@ use std::num::NonZeroU16;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::{Encoded, Error, ErrorKind};
+
 /// A type that travels. Derived, never written by hand: `#[derive(Event)]` or `#[derive(Request)]`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a message",
@@ -31,6 +33,28 @@ pub trait Message: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// in `ordered` handlers.
     fn routing_key(&self) -> Option<Cow<'_, str>> {
         None
+    }
+
+    /// Reads a payload that was written as `version` of the message. An older one is read as it is, by
+    /// serde's rules (unknown fields are skipped, missing ones take their `#[serde(default)]`), unless
+    /// `#[message(version = 2, upcast_from = OrderShippedV1)]` names the type that it was.
+    ///
+    /// # Errors
+    /// [`Version`](ErrorKind::Version) for a version that is newer than this type's;
+    /// [`Decode`](ErrorKind::Decode) for bytes that are no such message.
+    fn from_version(version: u32, payload: &Encoded<'_>) -> Result<Self, Error> {
+        if version > Self::VERSION {
+            return Err(Error::new(
+                ErrorKind::Version,
+                "decode",
+                format!(
+                    "`{}` is of version {version}, and this handler knows it up to {}",
+                    Self::NAME,
+                    Self::VERSION
+                ),
+            ));
+        }
+        payload.decode()
     }
 }
 

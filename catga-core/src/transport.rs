@@ -142,6 +142,9 @@ pub struct Subscribe {
     pub ordered: Option<NonZeroU16>,
     /// How long an `each_node` member may be away before it is forgotten.
     pub absence: Duration,
+    /// Whether the backend's own inbox is to be used at QoS 2. A backend that can claims each message as
+    /// it hands it out ([`Delivery::is_claimed`]); without, the caller claims elsewhere.
+    pub own_inbox: bool,
 }
 
 impl Subscribe {
@@ -157,6 +160,7 @@ impl Subscribe {
             max_in_flight: 64,
             ordered: None,
             absence: Duration::from_secs(24 * 60 * 60),
+            own_inbox: true,
         }
     }
 
@@ -185,6 +189,13 @@ impl Subscribe {
     #[must_use]
     pub fn with_ordered(mut self, partitions: Option<NonZeroU16>) -> Self {
         self.ordered = partitions;
+        self
+    }
+
+    /// Sets whether the backend's own inbox is to be used.
+    #[must_use]
+    pub fn with_own_inbox(mut self, own_inbox: bool) -> Self {
+        self.own_inbox = own_inbox;
         self
     }
 
@@ -284,6 +295,10 @@ pub trait Subscription: Send + fmt::Debug {
     /// group at once. Deliveries that are out can still be settled.
     async fn close(&mut self) -> Result<(), Error>;
 
+    /// Sets the most deliveries that this member holds unsettled from now on: the handler's concurrency
+    /// changed. Deliveries that are out stay out.
+    fn set_max_in_flight(&mut self, max_in_flight: usize);
+
     /// What the subscription counted.
     fn stats(&self) -> SubscriptionStats;
 }
@@ -296,12 +311,25 @@ pub struct SubscriptionStats {
     pub dropped: u64,
     /// Messages that wait for this subscription, where the backend can tell.
     pub waiting: Option<u64>,
+    /// QoS 2 messages that the backend's own inbox knew as handled, and that were acked unseen.
+    pub duplicates: u64,
 }
 
 impl SubscriptionStats {
     /// Nothing dropped, nothing known to wait.
     #[must_use]
     pub fn new(dropped: u64, waiting: Option<u64>) -> Self {
-        Self { dropped, waiting }
+        Self {
+            dropped,
+            waiting,
+            duplicates: 0,
+        }
+    }
+
+    /// Sets how many duplicates were suppressed.
+    #[must_use]
+    pub fn with_duplicates(mut self, duplicates: u64) -> Self {
+        self.duplicates = duplicates;
+        self
     }
 }

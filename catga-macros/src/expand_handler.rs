@@ -167,6 +167,8 @@ fn values(private: &TokenStream, options: &Options) -> TokenStream {
             attempts: #attempts,
             timeout: #timeout,
             backoff: #backoff,
+            rate: ::core::option::Option::None,
+            breaker: ::core::option::Option::None,
             each_node: #each_node,
             ordered: #ordered,
             start_new: #start_new,

@@ -5,8 +5,8 @@ pub use std::borrow::Cow;
 pub use inventory;
 
 pub use crate::handlers::{
-    BoxFuture, Call, HandlerDef, HandlerItem, HandlerOptions, IntoOutcome, Received, Registered,
-    Site,
+    BoxFuture, Breaker, Call, HandlerDef, HandlerItem, HandlerOptions, IntoOutcome, Rate, Received,
+    Registered, Site,
 };
 
 use catga_core::Message;

@@ -103,7 +103,7 @@ async fn handle_all(inner: &Arc<Inner>, entry: &Arc<Entry>, batch: &mut Vec<Deli
     let mut in_place = true;
     for (i, delivery) in batch.drain(..).enumerate() {
         let Some(slot) = place(inner, entry).await else {
-            settle(entry, delivery, Settlement::Release).await;
+            settle(entry, delivery, Settlement::Release { began: false }).await;
             continue;
         };
         let job = Job {
@@ -297,7 +297,7 @@ fn verdict(
 ) -> Settlement {
     let failure = match outcome {
         Ok(_) => return Settlement::Ack,
-        Err(Failure::Stopped) => return Settlement::Release,
+        Err(Failure::Stopped) => return Settlement::Release { began: true },
         Err(failure) => failure,
     };
     if failure.is_final() || delivery.count() >= entry.attempts {
@@ -324,7 +324,7 @@ fn answer(inner: &Inner, entry: &Entry, outcome: Result<Option<Bytes>, Failure>)
         }
         // Another node may have the time that this one has not; a single try was this one.
         Err(Failure::Stopped) if entry.def.message.qos != QoS::AtMostOnce => {
-            return Settlement::Release;
+            return Settlement::Release { began: true };
         }
         Err(failure) => Reply::err(RemoteError::new(
             &failure.into_error(entry.message.as_str()),

@@ -120,12 +120,34 @@ pub struct HandlerOptions {
     pub timeout: Option<Duration>,
     /// The least and the most delay between attempts.
     pub backoff: Option<(Duration, Duration)>,
+    /// The most calls in a time, on this node.
+    pub rate: Option<Rate>,
+    /// When to leave what fails alone for a while.
+    pub breaker: Option<Breaker>,
     /// Whether every node handles every message.
     pub each_node: bool,
     /// Whether messages of one routing key are handled in order.
     pub ordered: bool,
     /// Whether a new group skips what was published before.
     pub start_new: bool,
+}
+
+/// `rate = "100/s"`: so many calls in a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// The calls.
+    pub calls: u64,
+    /// The time.
+    pub per: Duration,
+}
+
+/// `breaker(failures = 5, open = "30s")`: opens after failures in a row, and tries again after a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    /// The failures in a row that open it.
+    pub failures: u32,
+    /// How long it stays open before one call is let through.
+    pub open: Duration,
 }
 
 /// What a message type says of itself, without the type.

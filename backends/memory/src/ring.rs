@@ -215,6 +215,8 @@ impl Subscription for RingSubscription {
         Ok(())
     }
 
+    fn set_max_in_flight(&mut self, _max_in_flight: usize) {}
+
     fn stats(&self) -> SubscriptionStats {
         SubscriptionStats::new(
             self.ring.dropped.load(Ordering::Relaxed),

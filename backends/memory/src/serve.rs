@@ -144,6 +144,8 @@ impl Subscription for ServeSubscription {
         Ok(())
     }
 
+    fn set_max_in_flight(&mut self, _max_in_flight: usize) {}
+
     fn stats(&self) -> SubscriptionStats {
         SubscriptionStats::default()
     }
@@ -221,7 +223,7 @@ impl Receipt for RequestReceipt {
                 );
             }
             Settlement::Nak { after } => self.give_back(after),
-            Settlement::Release => self.give_back(Duration::ZERO),
+            Settlement::Release { .. } => self.give_back(Duration::ZERO),
             Settlement::Term => self.fail(ErrorKind::Handler, "the request was dropped"),
             Settlement::DeadLetter { reason, .. } => {
                 let kind = match reason.kind {

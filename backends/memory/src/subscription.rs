@@ -143,6 +143,8 @@ impl Subscription for LogSubscription {
         Ok(())
     }
 
+    fn set_max_in_flight(&mut self, _max_in_flight: usize) {}
+
     fn stats(&self) -> SubscriptionStats {
         SubscriptionStats::new(0, Some(self.waiting.load(Ordering::Relaxed)))
     }
@@ -207,7 +209,7 @@ impl Receipt for LogReceipt {
             }
             Settlement::Complete(_) | Settlement::Term => Verdict::Done,
             Settlement::Nak { after } => Verdict::Retry(after),
-            Settlement::Release => Verdict::Release,
+            Settlement::Release { .. } => Verdict::Release,
             Settlement::DeadLetter { claim: Some(_), .. } => {
                 return Err(error::unsupported("settle", Capability::FusedCompletion));
             }

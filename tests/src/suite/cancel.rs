@@ -346,7 +346,7 @@ async fn settle(bus: Bus) -> Result<()> {
     let mut subscription = subscribed(&node, "Work", QoS::AtLeastOnce).await?;
     let settlements: [fn() -> Settlement; 5] = [
         || Settlement::Ack,
-        || Settlement::Release,
+        || Settlement::Release { began: false },
         || Settlement::Nak {
             after: Duration::from_secs(1),
         },

@@ -292,7 +292,9 @@ async fn come_and_go(
             subscription.close().await?;
         }
         for delivery in batch {
-            delivery.settle(Settlement::Release).await?;
+            delivery
+                .settle(Settlement::Release { began: false })
+                .await?;
         }
     }
     Ok(turns)

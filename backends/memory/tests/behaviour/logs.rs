@@ -115,7 +115,10 @@ async fn a_release_is_not_counted() {
     for _ in 0..3 {
         let delivery = next(&mut *subscription).await;
         assert_eq!(delivery.count(), 1);
-        delivery.settle(Settlement::Release).await.unwrap();
+        delivery
+            .settle(Settlement::Release { began: false })
+            .await
+            .unwrap();
     }
     let delivery = next(&mut *subscription).await;
     delivery.settle(Settlement::Term).await.unwrap();
@@ -281,12 +284,8 @@ async fn a_completion_with_a_claim_is_for_an_inbox() {
     let bus = transport("memory://").await;
     let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
     publish(&*bus, QOS, "a").await;
-    let key = InboxKey {
-        group: crate::NAMESPACE,
-        message: crate::NAME,
-        id: MessageId::new(),
-    };
-    let claim = Claim::new(key, Owner::new(), 1, false);
+    let key = InboxKey::new(crate::NAMESPACE, crate::NAME, MessageId::new());
+    let claim = Claim::new(key, Owner::new(), 1);
     let completion = Completion::new().with_claim(claim);
     let delivery = next(&mut *subscription).await;
     let settled = delivery.settle(Settlement::Complete(completion)).await;

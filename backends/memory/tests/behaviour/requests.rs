@@ -127,7 +127,10 @@ async fn what_a_server_gives_back_another_answers() {
     let mut two = serve(&*bus, "n2").await;
     let asked = ask(&bus, to_service(), "a", SECOND * 10).await;
     let delivery = next(&mut *one).await;
-    delivery.settle(Settlement::Release).await.unwrap();
+    delivery
+        .settle(Settlement::Release { began: false })
+        .await
+        .unwrap();
     let began = Instant::now();
     let after = SECOND / 2;
     let delivery = next(&mut *two).await;
@@ -143,7 +146,10 @@ async fn what_a_server_gives_back_another_answers() {
             .await
             .is_err()
     );
-    delivery.settle(Settlement::Release).await.unwrap();
+    delivery
+        .settle(Settlement::Release { began: false })
+        .await
+        .unwrap();
     tokio::task::yield_now().await;
     drop(one);
     answer(next(&mut *two).await).await;
