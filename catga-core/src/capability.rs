@@ -25,6 +25,8 @@ pub enum Capability {
     Persistent,
     /// Request and reply.
     Requests,
+    /// Remembers what was handled, and with which response.
+    Inbox,
     /// Knows its nodes.
     Nodes,
     /// Claim, response and ack are completed in one step.
@@ -47,6 +49,7 @@ impl Capability {
         Self::UncountedRelease,
         Self::Persistent,
         Self::Requests,
+        Self::Inbox,
         Self::Nodes,
         Self::FusedCompletion,
         Self::FusedDeadLetter,
@@ -70,6 +73,7 @@ impl fmt::Display for Capability {
             Self::UncountedRelease => "uncounted_release",
             Self::Persistent => "persistent",
             Self::Requests => "requests",
+            Self::Inbox => "inbox",
             Self::Nodes => "nodes",
             Self::FusedCompletion => "fused_completion",
             Self::FusedDeadLetter => "fused_dead_letter",

@@ -195,6 +195,12 @@ pub enum Settlement {
         /// The delay, at least.
         after: Duration,
     },
+    /// Put off, not failed, and not begun: to any member, not before this delay, and where the backend can tell, not
+    /// counted as a delivery.
+    Defer {
+        /// The delay, at least.
+        after: Duration,
+    },
     /// Given back, not failed: to any member at once, and where the backend can tell, not counted as a delivery.
     Release {
         /// Whether the handler began, and was stopped half-way.

@@ -47,10 +47,11 @@ pub struct ConnectOptions {
     pub namespace: Name,
     /// How long a node may be silent before it is given up.
     pub node_timeout: Duration,
-    /// How long the id of a QoS 2 publish is remembered, so that a second one with it stores nothing.
-    pub duplicate_window: Duration,
-    /// What the inbox remembers, and for how long.
-    pub inbox: InboxLimits,
+    /// How long the id of a QoS 2 publish is remembered, so that a second one with it stores nothing. `None`: as
+    /// it is set there, or [`DUPLICATE_WINDOW`](Self::DUPLICATE_WINDOW).
+    pub duplicate_window: Option<Duration>,
+    /// What the inbox remembers, and for how long. `None`: as it is set there, or the default.
+    pub inbox: Option<InboxLimits>,
 }
 
 /// What an inbox remembers, and for how long.
@@ -94,28 +95,31 @@ impl InboxLimits {
 }
 
 impl ConnectOptions {
-    /// Options with a node timeout of 30 s, a duplicate window of 2 min and the inbox's own defaults.
+    /// How long the id of a QoS 2 publish is remembered where nobody says otherwise: 2 min.
+    pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+    /// Options with a node timeout of 30 s.
     #[must_use]
     pub fn new(namespace: Name) -> Self {
         Self {
             namespace,
             node_timeout: Duration::from_secs(30),
-            duplicate_window: Duration::from_secs(120),
-            inbox: InboxLimits::default(),
+            duplicate_window: None,
+            inbox: None,
         }
     }
 
     /// Sets how long the id of a publish is remembered.
     #[must_use]
     pub fn with_duplicate_window(mut self, duplicate_window: Duration) -> Self {
-        self.duplicate_window = duplicate_window;
+        self.duplicate_window = Some(duplicate_window);
         self
     }
 
     /// Sets what the inbox remembers.
     #[must_use]
     pub fn with_inbox(mut self, inbox: InboxLimits) -> Self {
-        self.inbox = inbox;
+        self.inbox = Some(inbox);
         self
     }
 

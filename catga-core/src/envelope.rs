@@ -26,10 +26,20 @@ impl Envelope {
     /// somebody asks for it, since its id does not travel.
     #[must_use]
     pub fn new<M: Message>(message: M) -> Self {
+        let mut envelope = Self::without_id(message);
+        if envelope.qos != QoS::AtMostOnce {
+            envelope.id = Some(MessageId::new());
+        }
+        envelope
+    }
+
+    /// Wraps a typed message whose id is yet to be found: derived from what it follows from, say.
+    #[must_use]
+    pub fn without_id<M: Message>(message: M) -> Self {
         let partition =
             M::PARTITIONS.and_then(|n| message.routing_key().map(|key| partition_of(&key, n)));
         Self {
-            id: (M::QOS != QoS::AtMostOnce).then(MessageId::new),
+            id: None,
             name: const { Name::from_static(M::NAME) },
             version: M::VERSION,
             qos: M::QOS,
@@ -88,6 +98,11 @@ impl Envelope {
     }
 
     /// The id, drawn now when there was none.
+    pub fn set_id(&mut self, id: MessageId) {
+        self.id = Some(id);
+    }
+
+    /// The id, drawn now if there was none.
     pub fn id_or_new(&mut self) -> MessageId {
         *self.id.get_or_insert_with(MessageId::new)
     }

@@ -47,7 +47,7 @@ impl MessageId {
     }
 
     /// The id of something that follows from this message: the same for the same `content`
-    /// (a UUIDv5 in the name space of this id, [RFC 9562](https://www.rfc-editor.org/rfc/rfc9562#section-5.5)).
+    /// (a `UUIDv5` in the name space of this id, [RFC 9562](https://www.rfc-editor.org/rfc/rfc9562#section-5.5)).
     #[must_use]
     pub fn derive(&self, content: &[u8]) -> Self {
         Self(Uuid::new_v5(&self.0, content))

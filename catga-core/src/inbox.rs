@@ -131,7 +131,8 @@ pub enum ClaimOutcome {
         /// When to ask again.
         retry_after: Duration,
     },
-    /// It was handled, with this response if it was a request and the response was kept.
+    /// It was handled, with this response if it was a request and the response was kept. Also said to a copy of an
+    /// older generation than the one that is being handled.
     Completed {
         /// The response, when one was kept.
         response: Option<Reply>,
@@ -209,6 +210,8 @@ pub trait CommitStore: Send + Sync + 'static {
 /// - `a_lost_claim_cannot_settle`: renew, complete and release by a former owner are refused.
 /// - `an_owner_may_repeat`: after an unknown outcome the same owner claims, renews, completes and releases again,
 ///   with the claim as it was, and is answered as if it were the first time.
+/// - `the_owner_decides`: a renewal may be dropped half-way, and leave [`Claim::revision`] behind; complete and
+///   release go by the owner, whatever the revision says.
 /// - `completed_is_final`: until the retention ends, every claim is answered with `Completed`.
 /// - `effects_with_the_claim`: effects are applied when the completion is, and with nothing else.
 #[async_trait]
@@ -217,6 +220,7 @@ pub trait InboxStore: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) or [`Timeout`](crate::ErrorKind::Timeout): the message is not to be handled now.
+    /// [`Error::may_be_stored`] says whether the claim may have been granted: then the same owner asks again.
     async fn claim(
         &self,
         key: &InboxKey,

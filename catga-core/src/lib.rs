@@ -48,7 +48,7 @@ pub use payload::Payload;
 pub use registry::{Incarnation, Load, NodeEvent, NodeInfo, NodeRegistry, NodeWatch};
 pub use request::{RemoteError, Reply, Target};
 pub use transport::{
-    ConnectionState, Consumers, Published, Serve, Start, Subscribe, Subscription,
+    ConnectionState, Consumers, Published, Serve, Start, StatsReader, Subscribe, Subscription,
     SubscriptionStats, Transport,
 };
 

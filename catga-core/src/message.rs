@@ -43,18 +43,28 @@ pub trait Message: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// [`Version`](ErrorKind::Version) for a version that is newer than this type's;
     /// [`Decode`](ErrorKind::Decode) for bytes that are no such message.
     fn from_version(version: u32, payload: &Encoded<'_>) -> Result<Self, Error> {
-        if version > Self::VERSION {
+        payload.decode_version(version)
+    }
+}
+
+impl Encoded<'_> {
+    /// Reads the payload, which was written as `version` of the message, as an `M`: an older one as it is.
+    ///
+    /// # Errors
+    /// As [`Message::from_version`].
+    pub fn decode_version<M: Message>(&self, version: u32) -> Result<M, Error> {
+        if version > M::VERSION {
             return Err(Error::new(
                 ErrorKind::Version,
                 "decode",
                 format!(
                     "`{}` is of version {version}, and this handler knows it up to {}",
-                    Self::NAME,
-                    Self::VERSION
+                    M::NAME,
+                    M::VERSION
                 ),
             ));
         }
-        payload.decode()
+        self.decode()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::{
@@ -61,7 +62,7 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     async fn subscribe(&self, subscribe: &Subscribe) -> Result<Box<dyn Subscription>, Error>;
 
     /// Takes the requests of one name, as a node of its service. Each delivery is settled with a
-    /// [`Completion`](crate::Completion) that has a response, or given back with `Release`: to another node
+    /// [`Completion`](crate::Completion) that has a response, or given back with `Release` or, after a delay, `Defer`: to another node
     /// where the backend can, else the caller gets a retryable error at once.
     async fn serve(&self, serve: &Serve) -> Result<Box<dyn Subscription>, Error>;
 
@@ -300,7 +301,37 @@ pub trait Subscription: Send + fmt::Debug {
     fn set_max_in_flight(&mut self, max_in_flight: usize);
 
     /// What the subscription counted.
-    fn stats(&self) -> SubscriptionStats;
+    fn stats(&self) -> SubscriptionStats {
+        self.stats_reader().read()
+    }
+
+    /// The way to what the subscription counts, for who does not hold it: also while it receives, and after
+    /// it was closed.
+    fn stats_reader(&self) -> StatsReader;
+}
+
+/// Reads what a subscription counted.
+#[derive(Clone)]
+pub struct StatsReader(Arc<dyn Fn() -> SubscriptionStats + Send + Sync>);
+
+impl StatsReader {
+    /// A reader, which is not to hold the subscription itself.
+    #[must_use]
+    pub fn new(read: impl Fn() -> SubscriptionStats + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// What was counted up to now.
+    #[must_use]
+    pub fn read(&self) -> SubscriptionStats {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for StatsReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StatsReader").field(&self.read()).finish()
+    }
 }
 
 /// What a subscription counted since it began.

@@ -1,14 +1,15 @@
-//! Reads what stands in the parentheses of an attribute: `key`, `key = value`, separated by commas.
+//! Reads what stands in the parentheses of an attribute: `key`, `key = value`, `key(..)`, separated by commas.
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream, Parser};
-use syn::{Attribute, Expr, Ident, Meta, Token};
+use syn::token::Paren;
+use syn::{Attribute, Expr, Ident, Meta, Token, parenthesized};
 
 use crate::check::unknown;
 use crate::mistakes::Mistakes;
 
-/// One `key` or `key = value`.
+/// One `key`, `key = value` or `key(..)`.
 #[derive(Clone)]
 pub(crate) struct Setting {
     pub(crate) key: Ident,
@@ -22,7 +23,9 @@ pub(crate) enum Value {
     Absent,
     /// `= value`.
     Is(Expr),
-    /// Something that is no value: `key =`, `key(..)`.
+    /// `(..)`: settings of its own.
+    List(TokenStream),
+    /// Something that is no value: `key =`, `key: value`.
     Odd,
 }
 
@@ -82,10 +85,19 @@ fn read_value(input: ParseStream<'_>) -> Value {
     if at_end(input) {
         return Value::Absent;
     }
+    if input.peek(Paren) {
+        return input.call(read_list).map_or(Value::Odd, Value::List);
+    }
     if input.parse::<Token![=]>().is_err() || at_end(input) {
         return Value::Odd;
     }
     input.parse().map_or(Value::Odd, Value::Is)
+}
+
+fn read_list(input: ParseStream<'_>) -> syn::Result<TokenStream> {
+    let list;
+    parenthesized!(list in input);
+    list.parse()
 }
 
 fn at_end(input: ParseStream<'_>) -> bool {
@@ -166,12 +178,26 @@ mod tests {
     fn what_is_no_value_is_told_apart() {
         for tokens in [
             quote!(group =),
-            quote!(group("a")),
+            quote!(group["a"]),
+            quote!(group("a") = "b"),
             quote!(group = "a" "b"),
             quote!(group = =),
         ] {
             let (settings, _) = read(tokens.clone());
             assert!(matches!(settings[0].value, Value::Odd), "{tokens}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_kept_for_its_option() {
+        let (settings, mistakes) = read(quote!(group(a = 1, b), ordered()));
+        assert_eq!(mistakes, "");
+        for (setting, inside) in settings.iter().zip(["a = 1 , b", ""]) {
+            assert!(
+                matches!(&setting.value, Value::List(list) if list.to_string() == inside),
+                "{}",
+                setting.key
+            );
         }
     }
 

@@ -154,6 +154,14 @@ fn values(private: &TokenStream, options: &Options) -> TokenStream {
         let (min, max) = (duration(min), duration(max));
         quote!((#min, #max))
     }));
+    let rate = option(options.rate.map(|(calls, per)| {
+        let (calls, per) = (Literal::u64_unsuffixed(calls), duration(per));
+        quote!(#private::Rate { calls: #calls, per: #per })
+    }));
+    let breaker = option(options.breaker.map(|breaker| {
+        let (failures, open) = (number(breaker.failures), duration(breaker.open));
+        quote!(#private::Breaker { failures: #failures, open: #open })
+    }));
     let Options {
         each_node,
         ordered,
@@ -167,8 +175,8 @@ fn values(private: &TokenStream, options: &Options) -> TokenStream {
             attempts: #attempts,
             timeout: #timeout,
             backoff: #backoff,
-            rate: ::core::option::Option::None,
-            breaker: ::core::option::Option::None,
+            rate: #rate,
+            breaker: #breaker,
             each_node: #each_node,
             ordered: #ordered,
             start_new: #start_new,
@@ -272,6 +280,33 @@ fn call(
             #into_outcome
         });
     };
-    let call = message.spanned(quote!(#private::Call::<__CatgaMessage>::#variant));
+    let call = message.spanned(quote!(#private::Invoke::<__CatgaMessage>::#variant));
     quote_spanned!(message.alias.span()=> #call(|#value, #context| { #future #boxed }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mistakes::Mistakes;
+    use crate::options::read;
+
+    #[test]
+    fn what_an_option_says_goes_into_its_field() {
+        let given = quote!(rate = "100/5ms", breaker(open = "2m"));
+        let options = read(given, &mut Mistakes::default());
+        let values = values(&quote!(p), &options).to_string();
+        for field in [
+            quote!(rate: ::core::option::Option::Some(p::Rate {
+                calls: 100,
+                per: ::core::time::Duration::new(0, 5000000)
+            })),
+            quote!(breaker: ::core::option::Option::Some(p::Breaker {
+                failures: 5,
+                open: ::core::time::Duration::new(120, 0)
+            })),
+            quote!(timeout: ::core::option::Option::None),
+        ] {
+            assert!(values.contains(&field.to_string()), "{field} in {values}");
+        }
+    }
 }

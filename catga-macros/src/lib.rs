@@ -34,11 +34,16 @@ use crate::message::Role;
 /// | `#[qos(exactly_once)]` | the same, with duplicates recognised when published and when handled | |
 /// | `#[message(name = "orders.created")]` | the name on the wire: `A-Z a-z 0-9 _ -`, single dots between, at most 128 bytes | the type's name |
 /// | `#[message(version = 2)]` | the version of the schema, from 1 | 1 |
+/// | `#[message(version = 2, upcast_from = OrderShippedV1)]` | older versions are read as this type, and converted | read as today's type, by serde's rules |
 /// | `#[route_by(field, partitions = 16)]` | messages with one value of this field keep their order in `ordered` handlers; 1 to 65535 partitions | no order; 16 |
 /// | `#[catga(crate = path)]` | where `catga` is, if not in `Cargo.toml` | found there, renamed or not |
 ///
 /// The type owns its data: it has no generic parameters and no lifetimes. `#[route_by]` takes a field of a
 /// struct, by its name or, in a tuple struct, by its number.
+///
+/// The type that `upcast_from` names is a message too, of the same name and an older version, and converts with
+/// `From` into this one. It may have an `upcast_from` of its own: the third version then reads the first by way of
+/// the second. Handlers see today's type alone.
 ///
 /// # Examples
 /// ```
@@ -58,6 +63,32 @@ use crate::message::Role;
 /// assert_eq!(OrderShipped::QOS, QoS::AtLeastOnce);
 /// let shipped = OrderShipped { order_id: "o-1".into(), tracking_number: "t-9".into() };
 /// assert_eq!(shipped.routing_key().as_deref(), Some("o-1"));
+/// ```
+///
+/// A version that today's type cannot read:
+/// ```
+/// use catga::{Event, Message};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Event, Serialize, Deserialize)]
+/// #[message(name = "Weighed")]
+/// struct WeighedV1 {
+///     kilograms: u32,
+/// }
+///
+/// #[derive(Event, Serialize, Deserialize)]
+/// #[message(version = 2, upcast_from = WeighedV1)]
+/// struct Weighed {
+///     grams: u64,
+/// }
+///
+/// impl From<WeighedV1> for Weighed {
+///     fn from(old: WeighedV1) -> Self {
+///         Self { grams: u64::from(old.kilograms) * 1000 }
+///     }
+/// }
+///
+/// assert_eq!((WeighedV1::NAME, WeighedV1::VERSION), (Weighed::NAME, 1));
 /// ```
 #[proc_macro_derive(Event, attributes(qos, message, route_by, response, request, catga))]
 pub fn derive_event(input: TokenStream) -> TokenStream {
@@ -108,12 +139,19 @@ pub fn derive_request(input: TokenStream) -> TokenStream {
 /// | `attempts = 5` | attempts before a message is dead-lettered; not for `at_most_once`, nor for requests, which their caller tries again | 4 |
 /// | `timeout = "30s"` | the longest that one attempt may take | 30 s |
 /// | `backoff = "200ms..30s"` | the shortest and the longest delay between attempts; as `attempts` | 200 ms to 30 s |
+/// | `breaker` | after failures in a row, the handler is left alone for a while: `breaker(failures = 5, open = "30s")` | none; 5 and 30 s |
+/// | `rate = "100/s"` | at most so many calls in each window of that time, on this node; a unit alone means one of it, else as in `"10/100ms"` | no limit |
 /// | `ordered` | one message of a partition at a time, in order; needs `#[route_by(..)]`; not for `at_most_once` | no order |
 /// | `start = "new"` | a new group skips what was published before it; as `attempts` | `"oldest"`: starts at the oldest message retained |
 /// | `crate = path` | where `catga` is, if not in `Cargo.toml` | found there, renamed or not |
 ///
 /// The defaults of numbers and durations are those of the application. The flags `each_node` and `ordered`
 /// may be spelled out, as in `each_node = true`. Durations are written as in `"1m 30s"`, `"200ms"`.
+///
+/// The windows of `rate` are fixed, as those of tower's `RateLimit`: around the edge of two of them there may be up
+/// to twice as many calls within the time of one. What an open `breaker` refuses or keeps back does not count in the
+/// `rate`. From outside to inside stand the application's layers, those of the handler, its `breaker`, its `rate`, its
+/// `timeout`, and the handler.
 ///
 /// The function stays as it is, so that a test just calls it. Beside it stands a hidden type of the same name, by
 /// which `handlers![on_order, billing::bill]` finds it: a scope that has a type or module of that name already
@@ -147,6 +185,13 @@ pub fn derive_request(input: TokenStream) -> TokenStream {
 /// #[handler(group = "billing", concurrency = 16, attempts = 5, timeout = "30s")]
 /// async fn bill(shipped: OrderShipped, State(invoices): State<Invoices>) -> Result<()> {
 ///     invoices.send(&shipped.order_id).await?;
+///     Ok(())
+/// }
+///
+/// // The carrier takes ten calls in each second, and is spared for a minute after five that failed.
+/// #[handler(group = "tracking", rate = "10/s", breaker(open = "1m"))]
+/// async fn track(shipped: &OrderShipped) -> Result<()> {
+///     # let _ = shipped;
 ///     Ok(())
 /// }
 ///

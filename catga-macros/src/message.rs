@@ -41,6 +41,8 @@ pub(crate) struct Message {
     pub(crate) role: Role,
     pub(crate) name: String,
     pub(crate) version: u32,
+    /// The type that the version before was.
+    pub(crate) upcast_from: Option<Path>,
     pub(crate) quality: Quality,
     pub(crate) route: Option<Route>,
     pub(crate) response: Option<Type>,
@@ -58,10 +60,14 @@ pub(crate) fn derive(role: Role, input: TokenStream) -> TokenStream {
         Err(error) => return error.to_compile_error(),
     };
     let mut mistakes = Mistakes::default();
-    let message = read(role, &input, &mut mistakes);
+    let mut message = read(role, &input, &mut mistakes);
     // Impls of a generic type would need bounds that nobody wrote, and give rise to more errors.
     let supported = check_shape(&input, &mut mistakes);
     check_places(&input, &mut mistakes);
+    if !mistakes.is_empty() {
+        // It would be held to a name and a version that are not what was meant.
+        message.upcast_from = None;
+    }
     let impls = supported.then(|| expand_message::expand(&message));
     quote!(#mistakes #impls)
 }
@@ -73,6 +79,7 @@ fn read(role: Role, input: &DeriveInput, mistakes: &mut Mistakes) -> Message {
         role,
         name: String::new(),
         version: 1,
+        upcast_from: None,
         quality: match role {
             Role::Event => Quality::AtMostOnce,
             Role::Request => Quality::AtLeastOnce,
@@ -156,18 +163,35 @@ fn read_quality(attribute: &Attribute, role: Role, mistakes: &mut Mistakes) -> Q
 
 fn read_message(attribute: &Attribute, message: &mut Message, mistakes: &mut Mistakes) {
     const EXAMPLE: &str = "#[message(name = \"orders.created\", version = 2)]";
+    const KNOWN: &[&str] = &["name", "version", "upcast_from"];
     let Some(tokens) = mistakes.keep(arguments(attribute, EXAMPLE)) else {
         return;
     };
-    for setting in settings(tokens, &["name", "version"], mistakes) {
+    let mut version = Some(1);
+    let mut upcast = None;
+    for setting in settings(tokens, KNOWN, mistakes) {
         if setting.key == "name" {
             // After a mistake any name will do, so that the type's own is not judged beside it.
             message.name = mistakes
                 .keep(setting.name("orders.created"))
                 .unwrap_or_else(|| "invalid".to_owned());
-        } else if let Some(version) = mistakes.keep(setting.whole(1..=u32::MAX, 2)) {
-            message.version = version;
+        } else if setting.key == "version" {
+            version = mistakes.keep(setting.whole(1..=u32::MAX, 2));
+        } else if let Some(path) = mistakes.keep(setting.path("a type", "OrderShippedV1")) {
+            upcast = Some((setting.key.clone(), path.clone()));
         }
+    }
+    match (version, upcast) {
+        (Some(1), Some((key, _))) => mistakes.at(
+            key,
+            "`upcast_from` names an older version, and none is older than version 1; write the version of this type too, as in `version = 2`",
+        ),
+        (Some(version), upcast) => {
+            message.version = version;
+            message.upcast_from = upcast.map(|(_, path)| path);
+        }
+        // What it would be compared with is wrong already.
+        (None, _) => {}
     }
 }
 
@@ -242,7 +266,7 @@ fn read_idempotent(attribute: &Attribute, mistakes: &mut Mistakes) -> bool {
 fn read_facade(attribute: &Attribute, mistakes: &mut Mistakes) -> Option<Path> {
     let tokens = mistakes.keep(arguments(attribute, "#[catga(crate = path::to::catga)]"))?;
     let settings = settings(tokens, &["crate"], mistakes);
-    mistakes.keep(settings.first()?.path("path::to::catga").cloned())
+    mistakes.keep(settings.first()?.path("a path", "path::to::catga").cloned())
 }
 
 fn default_name(ident: &Ident, mistakes: &mut Mistakes) -> String {

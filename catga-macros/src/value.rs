@@ -87,37 +87,55 @@ impl Setting {
         Ok((min, max))
     }
 
-    /// `= a::path`.
-    pub(crate) fn path(&self, example: &str) -> syn::Result<&Path> {
-        match &self.value {
-            Value::Is(Expr::Path(path)) if path.qself.is_none() && path.attrs.is_empty() => {
+    /// `= "100/s"`: the calls, one at least, and the time that they are counted in.
+    pub(crate) fn rate(&self, example: &str) -> syn::Result<(u64, Duration)> {
+        const WHAT: &str = "calls per time in quotes";
+        let literal = self.text(WHAT, example)?;
+        let text = literal.value();
+        let Some((calls, time)) = text.split_once('/') else {
+            return Err(self.takes(WHAT, &format!("{} = \"{example}\"", self.key)));
+        };
+        rate(&self.key.to_string(), calls.trim(), time.trim())
+            .map_err(|problem| syn::Error::new_spanned(literal, problem))
+    }
+
+    /// `= a::path`, which `what` it is to be.
+    pub(crate) fn path(&self, what: &str, example: &str) -> syn::Result<&Path> {
+        match self.expression() {
+            Some(Expr::Path(path)) if path.qself.is_none() && path.attrs.is_empty() => {
                 Ok(&path.path)
             }
-            _ => Err(self.takes("a path", &format!("{} = {example}", self.key))),
+            _ => Err(self.takes(what, &format!("{} = {example}", self.key))),
         }
     }
 
-    fn literal(&self) -> Option<&Lit> {
+    pub(crate) fn literal(&self) -> Option<&Lit> {
+        match self.expression() {
+            Some(Expr::Lit(literal)) => Some(&literal.lit),
+            _ => None,
+        }
+    }
+
+    fn expression(&self) -> Option<&Expr> {
         let Value::Is(value) = &self.value else {
             return None;
         };
         let mut value = value;
-        loop {
-            value = match value {
-                Expr::Lit(literal) => return Some(&literal.lit),
-                // What a `macro_rules!` macro handed over.
-                Expr::Group(group) => &group.expr,
-                _ => return None,
-            };
+        // What a `macro_rules!` macro handed over.
+        while let Expr::Group(group) = value {
+            value = &group.expr;
         }
+        Some(value)
     }
 
     /// The mistake of a value that is none of `what`.
-    fn takes(&self, what: &str, example: &str) -> syn::Error {
+    pub(crate) fn takes(&self, what: &str, example: &str) -> syn::Error {
         let message = format!("`{}` takes {what}, as in `{example}`", self.key);
         match &self.value {
             Value::Is(value) => syn::Error::new_spanned(value, message),
-            Value::Absent | Value::Odd => syn::Error::new_spanned(&self.key, message),
+            Value::Absent | Value::List(_) | Value::Odd => {
+                syn::Error::new_spanned(&self.key, message)
+            }
         }
     }
 }
@@ -130,6 +148,23 @@ fn duration(key: &str, text: &str) -> Result<Duration, String> {
         Err(error) => Err(format!(
             "invalid duration {text:?}: {error}; write it as in \"200ms\" or \"1m 30s\""
         )),
+    }
+}
+
+/// So many calls in a time, of which a bare unit means one.
+fn rate(key: &str, calls: &str, time: &str) -> Result<(u64, Duration), String> {
+    const AS_IN: &str = "write it as in \"100/s\" or \"10/100ms\"";
+    let calls = match calls.parse() {
+        Ok(0) => return Err(format!("`{key}` must be at least 1 call in a time")),
+        Ok(calls) => calls,
+        Err(_) => return Err(format!("invalid number of calls {calls:?}; {AS_IN}")),
+    };
+    let is_unit = !time.is_empty() && time.chars().all(char::is_alphabetic);
+    let one = if is_unit { "1" } else { "" };
+    match humantime::parse_duration(&format!("{one}{time}")) {
+        Ok(Duration::ZERO) => Err(format!("`{key}` needs a time longer than zero")),
+        Ok(time) => Ok((calls, time)),
+        Err(error) => Err(format!("invalid duration {time:?}: {error}; {AS_IN}")),
     }
 }
 
@@ -194,6 +229,50 @@ mod tests {
                 setting(tokens.clone()).durations("1s..2s").is_err(),
                 "{tokens}"
             );
+        }
+    }
+
+    #[test]
+    fn a_rate_is_calls_per_time() {
+        for (text, calls, millis) in [
+            ("100/s", 100, 1_000),
+            ("5/min", 5, 60_000),
+            ("10/100ms", 10, 100),
+            ("1/h", 1, 3_600_000),
+            (" 2 / 1m 30s ", 2, 90_000),
+            ("18446744073709551615/1ms", u64::MAX, 1),
+        ] {
+            let rate = setting(quote!(a = #text)).rate("100/s").unwrap();
+            assert_eq!(rate, (calls, Duration::from_millis(millis)), "{text:?}");
+        }
+        for (text, problem) in [
+            ("0/s", "`a` must be at least 1 call in a time"),
+            ("1/0s", "`a` needs a time longer than zero"),
+            (
+                "100",
+                "`a` takes calls per time in quotes, as in `a = \"100/s\"`",
+            ),
+            (
+                "",
+                "`a` takes calls per time in quotes, as in `a = \"100/s\"`",
+            ),
+            ("/s", "invalid number of calls \"\"; "),
+            ("-1/s", "invalid number of calls \"-1\"; "),
+            ("18446744073709551616/s", "invalid number of calls \"18"),
+            ("1/", "invalid duration \"\": value was empty; "),
+            ("1/100", "invalid duration \"100\": time unit needed"),
+            (
+                "1/parrot",
+                "invalid duration \"parrot\": unknown time unit \"parrot\"",
+            ),
+            ("1/.5s", "invalid duration \".5s\": "),
+            ("1/1/s", "invalid duration \"1/s\": "),
+        ] {
+            let error = setting(quote!(a = #text)).rate("100/s").unwrap_err();
+            assert!(error.to_string().starts_with(problem), "{text:?}: {error}");
+        }
+        for tokens in [quote!(a = 100), quote!(a), quote!(a("1/s"))] {
+            assert!(setting(tokens.clone()).rate("100/s").is_err(), "{tokens}");
         }
     }
 

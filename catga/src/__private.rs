@@ -2,14 +2,58 @@
 
 pub use std::borrow::Cow;
 
+pub use catga_core::Encoded;
 pub use inventory;
 
 pub use crate::handlers::{
-    BoxFuture, Breaker, Call, HandlerDef, HandlerItem, HandlerOptions, IntoOutcome, Rate, Received,
-    Registered, Site,
+    BoxFuture, Breaker, HandlerDef, HandlerItem, HandlerOptions, IntoOutcome, Invoke, Rate,
+    Received, Registered, Site,
 };
 
-use catga_core::Message;
+use catga_core::{Error, Message};
 
 /// Checks the type of a handler's first argument where the compiler can point at it.
 pub const fn message_argument<M: Message>() {}
+
+/// A message that an older version of it can be made into: what `upcast_from` asks for.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be made from `{Old}`",
+    label = "not convertible into `{Self}`",
+    note = "write `impl From<{Old}> for {Self}`"
+)]
+pub trait Upcast<Old> {
+    /// The newer version.
+    fn upcast(old: Old) -> Self;
+}
+
+#[diagnostic::do_not_recommend]
+impl<Old, New: From<Old>> Upcast<Old> for New {
+    fn upcast(old: Old) -> Self {
+        old.into()
+    }
+}
+
+/// Reads a payload by the rules of an older version, and makes the newer one of it.
+pub fn upcast<Old: Message, New: Upcast<Old>>(
+    version: u32,
+    payload: &Encoded<'_>,
+) -> Result<New, Error> {
+    Old::from_version(version, payload).map(New::upcast)
+}
+
+/// Whether a message is an older version than `version`.
+#[must_use]
+pub const fn is_older<M: Message>(version: u32) -> bool {
+    M::VERSION < version
+}
+
+/// Whether a message has this name on the wire: as `==`, which constants cannot use yet.
+#[must_use]
+pub const fn has_name<M: Message>(name: &str) -> bool {
+    let (a, b) = (M::NAME.as_bytes(), name.as_bytes());
+    let mut i = 0;
+    while i < a.len() && i < b.len() && a[i] == b[i] {
+        i += 1;
+    }
+    i == a.len() && i == b.len()
+}

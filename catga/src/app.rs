@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catga_core::{
-    Backend, Capabilities, Capability, Codecs, Envelope, Error, ErrorKind, Event, Headers, NodeId,
-    NodeInfo, Request,
+    Backend, Capabilities, Capability, Codecs, CommitStore, Envelope, Error, ErrorKind, Event,
+    Headers, NodeId, NodeInfo, Published, Request,
 };
 
 use crate::builder::CatgaBuilder;
+use crate::control::HandlerControl;
+use crate::dead_letters::DeadLetterQueue;
 use crate::extract::States;
 use crate::health::{HandlerInfo, Health};
 use crate::members::Members;
 use crate::publish::Outgoing;
+use crate::request::RequestBuilder;
 use crate::send::Outcome;
 use crate::settings::Settings;
 use crate::shutdown::{Lifecycle, ShutdownReport};
@@ -65,6 +68,8 @@ pub(crate) struct Inner {
     pub(crate) settings: Settings,
     pub(crate) backend: Backend,
     pub(crate) capabilities: Capabilities,
+    /// Whether the inbox is the backend's, and not one that the builder was given.
+    pub(crate) own_inbox: bool,
     /// Whether QoS 0 values go to the backend as they are.
     pub(crate) takes_values: bool,
     pub(crate) codecs: Codecs,
@@ -96,11 +101,13 @@ impl Inner {
         if open {
             return Ok(());
         }
-        Err(Error::new(
-            ErrorKind::Closed,
-            operation,
-            "the application was shut down",
-        ))
+        Err(closed(operation))
+    }
+
+    /// The store of the inbox that effects are committed to.
+    pub(crate) fn commit_store<S: CommitStore>(&self) -> Option<&S> {
+        let inbox = self.backend.inbox.as_ref()?;
+        inbox.commit_store()?.downcast_ref()
     }
 
     pub(crate) fn unsupported(
@@ -116,6 +123,12 @@ impl Inner {
             format!("cannot {what}: the backend `{backend}` has no {capability}"),
         )
     }
+}
+
+/// What is asked of an application that has ended.
+pub(crate) fn closed(operation: &'static str) -> Error {
+    let text = "the application was shut down";
+    Error::new(ErrorKind::Closed, operation, text)
 }
 
 impl Catga {
@@ -166,7 +179,8 @@ impl Catga {
     /// # }
     /// ```
     pub async fn publish<E: Event>(&self, event: E) -> Result<(), Error> {
-        self.inner().publish(Envelope::new(event), None).await
+        let envelope = Envelope::without_id(event);
+        self.inner().publish(envelope, None).await.map(drop)
     }
 
     /// Publishes many events, pipelined where the backend can: an outcome for each, in order.
@@ -178,7 +192,7 @@ impl Catga {
         events: impl IntoIterator<Item = E>,
     ) -> Vec<Result<(), Error>> {
         self.inner()
-            .publish_many(events.into_iter().map(Envelope::new).collect(), None)
+            .publish_many(events.into_iter().map(Envelope::without_id).collect(), None)
             .await
     }
 
@@ -187,14 +201,15 @@ impl Catga {
         Outgoing::new(self.inner(), None, event)
     }
 
-    /// Publishes an envelope that an error gave back, with the id that it has.
+    /// Publishes an envelope that an error gave back, with the id that it has; says whether the broker
+    /// had it already.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
     ///
     /// # Cancel safety
     /// As [`publish`](Self::publish).
-    pub async fn republish(&self, envelope: Envelope) -> Result<(), Error> {
+    pub async fn republish(&self, envelope: Envelope) -> Result<Published, Error> {
         self.inner().publish(envelope, None).await
     }
 
@@ -215,6 +230,39 @@ impl Catga {
     /// Dropping the future never cancels a handler half-way: one that was started runs to its end.
     pub async fn send<R: Request>(&self, request: R) -> Result<R::Response, Error> {
         self.inner().send(request, None).await
+    }
+
+    /// A request with an id, headers or a node of the caller's choice; ends with [`RequestBuilder::send`].
+    ///
+    /// # Examples
+    /// ```standalone_crate
+    /// # use catga::prelude::*;
+    /// # use catga::MessageId;
+    /// # use serde::{Deserialize, Serialize};
+    /// #[derive(Request, Serialize, Deserialize)]
+    /// #[response(u64)]
+    /// struct TakePayment { cents: u64 }
+    ///
+    /// #[handler]
+    /// async fn take_payment(payment: TakePayment, ctx: Context) -> Result<u64> {
+    ///     Ok(payment.cents)
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<()> {
+    /// # let catga = Catga::builder().connect("memory://").start().await?;
+    /// // However often this is sent while the response is kept (10 min), the payment is taken once.
+    /// let id = MessageId::from_key("invoice-17");
+    /// let taken = catga.request(TakePayment { cents: 999 }).id(id).send().await?;
+    /// let again = catga.request(TakePayment { cents: 999 }).id(id).send().await?;
+    /// assert_eq!((taken, again), (999, 999));
+    /// assert_eq!(catga.handlers()[0].stats.handled, 1);
+    /// # catga.shutdown().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn request<R: Request>(&self, request: R) -> RequestBuilder<'_, R> {
+        RequestBuilder::new(self.inner(), None, request)
     }
 
     /// Sends a request to one node.
@@ -274,6 +322,7 @@ impl Catga {
             Headers::new(),
             Attempt::FIRST,
             None,
+            None,
         )
     }
 
@@ -300,10 +349,33 @@ impl Catga {
             .collect()
     }
 
+    /// One of the handlers, to be paused or given another concurrency while it runs: by the name of its
+    /// function, or by `module::name` where several have that name.
+    ///
+    /// # Errors
+    /// - [`NotFound`](ErrorKind::NotFound): no handler has this name; the error lists those there are.
+    /// - [`Config`](ErrorKind::Config): several have it; the error lists them.
+    pub fn handler(&self, name: &str) -> Result<HandlerControl, Error> {
+        HandlerControl::find(&self.inner().table, name)
+    }
+
+    /// The messages that were given up: to be looked at, redriven or purged.
+    #[must_use]
+    pub fn dead_letters(&self) -> DeadLetterQueue {
+        DeadLetterQueue::new(Arc::clone(self.inner()))
+    }
+
     /// How the application and its backend are.
     #[must_use]
     pub fn health(&self) -> Health {
         Health::of(self.inner())
+    }
+
+    /// The store that handlers commit to with [`Commit`](crate::Commit): to read what was committed. `None`
+    /// when the inbox is not of this store.
+    #[must_use]
+    pub fn commit_store<S: CommitStore>(&self) -> Option<&S> {
+        self.inner().commit_store()
     }
 
     /// The backend that the application is connected to, for what is not in this interface.

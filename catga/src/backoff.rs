@@ -40,6 +40,11 @@ impl Backoff {
         Self::new(least, most)
     }
 
+    /// The longest delay.
+    pub(crate) fn most(self) -> Duration {
+        self.most
+    }
+
     /// The same, with no delay above `limit`.
     pub(crate) fn capped(self, limit: Duration) -> Self {
         Self {

@@ -1,19 +1,25 @@
 //! What an application is made of, and the checks before it starts.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catga_core::{BackendUrl, Codec, Codecs, Driver, Error, Name, NodeRegistry};
+use catga_core::{
+    BackendUrl, Capabilities, Capability, Codec, Codecs, Driver, Error, InboxStore, Name,
+    NodeRegistry,
+};
 
 use crate::app::Catga;
 use crate::backoff::Backoff;
+use crate::checks::BackendAbilities;
 use crate::drivers;
 use crate::extract::States;
 use crate::handlers::Handlers;
+use crate::layer::Layers;
 use crate::settings::{Env, Settings, all_problems, variable};
 use crate::start::{Plan, fresh_node_id};
-use crate::table::{BackendAbilities, Table};
+use crate::table::Table;
 
 type Override = Box<dyn FnOnce(&mut Settings) -> Result<(), String> + Send>;
 
@@ -32,6 +38,8 @@ pub struct CatgaBuilder {
     drivers: Vec<Arc<dyn Driver>>,
     codecs: Vec<Arc<dyn Codec>>,
     registry: Option<Arc<dyn NodeRegistry>>,
+    inbox: Option<Arc<dyn InboxStore>>,
+    pub(crate) layers: Layers,
 }
 
 impl CatgaBuilder {
@@ -161,6 +169,35 @@ impl CatgaBuilder {
         })
     }
 
+    /// Sets how long the id of a QoS 2 publish is remembered, so that a second one with it stores nothing: at
+    /// least four publish deadlines. Default: 2 min.
+    pub fn duplicate_window(self, window: Duration) -> Self {
+        self.set(move |settings| {
+            settings.duplicate_window = Some(window);
+            Ok(())
+        })
+    }
+
+    /// Sets how long the inbox knows a QoS 2 message as handled: no copy that comes later is recognised, so that
+    /// it is to be longer than all attempts, and than the time until a dead letter is redriven. Default: 24 h.
+    pub fn inbox_retention(self, retention: Duration) -> Self {
+        self.set(move |settings| {
+            settings.inbox_retention = Some(retention);
+            Ok(())
+        })
+    }
+
+    /// Sets how long the response of an idempotent request is kept for its retries, and up to how many bytes.
+    /// Default: 10 min and 64 KiB. The retry of a request whose response was larger gets the error
+    /// [`ResponseNotKept`](catga_core::ErrorKind::ResponseNotKept), and its handler does not run again.
+    pub fn responses(self, retention: Duration, limit_bytes: usize) -> Self {
+        self.set(move |settings| {
+            settings.response_retention = Some(retention);
+            settings.response_limit = limit_bytes;
+            Ok(())
+        })
+    }
+
     /// Sets how long [`Catga::shutdown`] waits for handlers. Default: 30 s.
     pub fn shutdown_timeout(self, timeout: Duration) -> Self {
         self.set(move |settings| {
@@ -212,6 +249,12 @@ impl CatgaBuilder {
         self
     }
 
+    /// Uses this inbox instead of the backend's: of another backend, say.
+    pub fn inbox(mut self, inbox: Arc<dyn InboxStore>) -> Self {
+        self.inbox = Some(inbox);
+        self
+    }
+
     /// Connects, subscribes every handler, and joins the cluster. When it returns, messages that are
     /// published from now on reach the handlers.
     ///
@@ -257,6 +300,7 @@ impl CatgaBuilder {
             settings.node.get_or_insert_with(fresh_node_id);
         }
         let handlers = self.handlers.unwrap_or_else(Handlers::linked);
+        self.layers.check(handlers.defs(), &mut problems);
         let others: Vec<_> = drivers
             .iter()
             .map(|driver| {
@@ -266,15 +310,21 @@ impl CatgaBuilder {
                 )
             })
             .collect();
+        let inbox = self.inbox.as_deref();
         let backend = driver.as_ref().map(|driver| BackendAbilities {
             name: driver.name(),
-            capabilities: driver.capabilities().iter().copied().collect(),
+            capabilities: with_inbox(driver.capabilities().iter().copied().collect(), inbox),
+            commit_store: match inbox {
+                Some(inbox) => inbox.commit_store().map(Any::type_id),
+                None => driver.commit_store(),
+            },
             others: &others,
         });
         let table = Table::new(
             handlers.defs(),
             &settings,
             &self.states,
+            &self.layers,
             backend.as_ref(),
             &mut problems,
         );
@@ -296,9 +346,18 @@ impl CatgaBuilder {
                 states: self.states,
                 codecs,
                 registry: self.registry,
+                inbox: self.inbox,
             },
             url,
         ))
+    }
+}
+
+/// What a backend can do together with an inbox that was given.
+fn with_inbox(capabilities: Capabilities, inbox: Option<&dyn InboxStore>) -> Capabilities {
+    match inbox {
+        Some(_) => capabilities.with(Capability::Inbox),
+        None => capabilities,
     }
 }
 

@@ -4,24 +4,48 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use catga_core::{Error, Event, Headers, MessageId, NodeId, Request};
+use catga_core::{
+    CommitStore, Envelope, Error, Event, Headers, MessageId, NodeId, Published, Request,
+};
 use tokio::time::Instant;
 
 use crate::app::Inner;
+use crate::origin::Origin;
 use crate::publish::Outgoing;
+use crate::request::RequestBuilder;
 use crate::shutdown::ShutdownReport;
 
 /// The call that a handler serves: its message's id and headers, and the way to publish and send on.
 ///
 /// What is published or sent through it carries the correlation id of the message that is handled
-/// and names it as its cause; its own id is a fresh one at each attempt. Clones are cheap and may
-/// outlive the call.
+/// and names it as its cause. At QoS 1 and 2 its id is *derived*: from the handled message's id, the handler,
+/// and the content, so that a handler that is tried again and publishes the same again publishes
+/// duplicates, which brokers and inboxes recognise; something else gets another id, and of two equal ones
+/// each its own. (A `HashMap` in a message is written in another order each time: use a `BTreeMap`.)
+/// Clones are cheap and may outlive the call.
 pub struct Context {
     pub(crate) inner: Arc<Inner>,
-    id: OnceLock<MessageId>,
+    id: Id,
     headers: Headers,
     attempt: Attempt,
     deadline: Option<Instant>,
+    origin: Option<Arc<Origin>>,
+}
+
+/// The id of the message, or where it is to be drawn: it costs a system call, and few ask for it.
+enum Id {
+    Own(OnceLock<MessageId>),
+    /// With the clones.
+    Shared(Arc<OnceLock<MessageId>>),
+}
+
+impl Id {
+    fn cell(&self) -> &OnceLock<MessageId> {
+        match self {
+            Self::Own(cell) => cell,
+            Self::Shared(cell) => cell,
+        }
+    }
 }
 
 /// Which attempt at a message this is.
@@ -29,18 +53,29 @@ pub struct Context {
 pub struct Attempt {
     number: u32,
     limit: u32,
+    may_have_run: bool,
 }
 
 impl Attempt {
     pub(crate) const FIRST: Self = Self {
         number: 1,
         limit: 1,
+        may_have_run: false,
     };
 
     /// Attempt `number` of at most `limit`, for a unit test that calls a handler.
     #[must_use]
     pub const fn new(number: u32, limit: u32) -> Self {
-        Self { number, limit }
+        Self::told(number, limit, number > 1)
+    }
+
+    /// As somebody knows who was told whether it may have run.
+    pub(crate) const fn told(number: u32, limit: u32, may_have_run: bool) -> Self {
+        Self {
+            number,
+            limit,
+            may_have_run,
+        }
     }
 
     /// The number of this attempt, from 1. A delivery that ended without a verdict (its node died) counts.
@@ -49,19 +84,21 @@ impl Attempt {
         self.number
     }
 
-    /// How many attempts there are before the message is dead-lettered.
+    /// How many attempts there are before the message is dead-lettered; of a request, how often its caller tries
+    /// (`request_retries` and one, 1 for a call on its own node).
     #[must_use]
     pub fn limit(&self) -> u32 {
         self.limit
     }
 
-    /// Whether the handler may have run before for this message, in whole or in part.
+    /// Whether the handler may have run before for this message, in whole or in part: it failed, its node
+    /// died, or it was stopped by a shutdown, perhaps after its effect and before that was recorded.
     #[must_use]
     pub fn may_have_run(&self) -> bool {
-        self.number > 1
+        self.may_have_run
     }
 
-    /// Whether an error now means the dead letters.
+    /// Whether an error now means the dead letters, or of a request the end of its tries.
     #[must_use]
     pub fn is_last(&self) -> bool {
         self.number >= self.limit
@@ -69,6 +106,7 @@ impl Attempt {
 }
 
 impl Context {
+    /// With an `origin` where the message may be handled again, by the handler that has it now.
     #[inline]
     pub(crate) fn new(
         inner: Arc<Inner>,
@@ -76,20 +114,58 @@ impl Context {
         headers: Headers,
         attempt: Attempt,
         deadline: Option<Instant>,
+        origin: Option<Arc<Origin>>,
     ) -> Self {
         Self {
             inner,
-            id: id.map_or_else(OnceLock::new, OnceLock::from),
+            id: Id::Own(id.map_or_else(OnceLock::new, OnceLock::from)),
             headers,
             attempt,
             deadline,
+            origin,
         }
+    }
+
+    /// To be cloned, whether or not somebody asks for the id.
+    pub(crate) fn sharing_its_id(mut self) -> Self {
+        if self.id.cell().get().is_none() {
+            self.id = Id::Shared(Arc::new(OnceLock::new()));
+        }
+        self
+    }
+
+    /// The same call once more, by a layer that tries again within an attempt: what it publishes is counted
+    /// from the beginning, and it commits by itself.
+    pub(crate) fn again(&self, may_have_run: bool) -> Self {
+        let origin = self
+            .origin
+            .as_deref()
+            .map(|origin| Arc::new(origin.again()));
+        let mut context = self.clone();
+        context.origin = origin;
+        context.attempt.may_have_run |= may_have_run;
+        context
+    }
+
+    /// The origin, to be kept beyond the call.
+    pub(crate) fn origin_arc(&self) -> Option<Arc<Origin>> {
+        self.origin.clone()
+    }
+
+    /// What stays the same over all attempts; `None` where there is but one.
+    pub(crate) fn origin(&self) -> Option<&Origin> {
+        self.origin.as_deref()
+    }
+
+    /// The origin, where the message is claimed by this handler.
+    pub(crate) fn claimed_origin(&self) -> Option<&Arc<Origin>> {
+        self.origin.as_ref().filter(|origin| origin.is_claimed())
     }
 
     /// The id of the message. One that came without (QoS 0, a direct call) gets one at the first look.
     #[must_use]
     pub fn id(&self) -> MessageId {
-        *self.id.get_or_init(MessageId::new)
+        *self.id.cell().get_or_init(MessageId::new)
     }
 
     /// The headers of the message.
@@ -103,6 +179,19 @@ impl Context {
     pub fn correlation_id(&self) -> String {
         match self.headers.get(Headers::CORRELATION_ID) {
             Some(id) => id.to_owned(),
+            None => self.id().to_string(),
+        }
+    }
+
+    /// A key for effects outside of Catga (a payment, an e-mail): the same at every attempt of this handler at
+    /// this message, and another for every other handler and message. A service that does one thing per
+    /// key ([Idempotency-Key](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/)) does it once.
+    ///
+    /// At QoS 0, and for a request without a retry, there is but one attempt, and the key is the message's id.
+    #[must_use]
+    pub fn idempotency_key(&self) -> String {
+        match &self.origin {
+            Some(origin) => origin.key(self.node()).to_string(),
             None => self.id().to_string(),
         }
     }
@@ -136,6 +225,12 @@ impl Context {
         self.inner.states.get()
     }
 
+    /// The store that handlers commit to with [`Commit`](crate::Commit): to read what was committed.
+    #[must_use]
+    pub fn commit_store<S: CommitStore>(&self) -> Option<&S> {
+        self.inner.commit_store()
+    }
+
     /// Publishes an event, as the type's QoS says.
     ///
     /// # Errors
@@ -144,7 +239,19 @@ impl Context {
     /// # Cancel safety
     /// As [`Catga::publish`](crate::Catga::publish).
     pub async fn publish<E: Event>(&self, event: E) -> Result<(), Error> {
-        self.message(event).publish().await
+        self.message(event).publish().await.map(drop)
+    }
+
+    /// Publishes many events: as [`Catga::publish_many`](crate::Catga::publish_many).
+    ///
+    /// # Cancel safety
+    /// As [`Catga::publish`](crate::Catga::publish), for each of them.
+    pub async fn publish_many<E: Event>(
+        &self,
+        events: impl IntoIterator<Item = E>,
+    ) -> Vec<Result<(), Error>> {
+        let events = events.into_iter().map(Envelope::without_id).collect();
+        self.inner.publish_many(events, Some(self)).await
     }
 
     /// An event with an id or headers of the caller's choice.
@@ -161,6 +268,23 @@ impl Context {
     /// As [`Catga::send`](crate::Catga::send).
     pub async fn send<R: Request>(&self, request: R) -> Result<R::Response, Error> {
         self.inner.send(request, Some(self)).await
+    }
+
+    /// Publishes an envelope that an error gave back, with the id that it has: to publish the event itself again
+    /// within one attempt would be a second message.
+    ///
+    /// # Errors
+    /// As [`Catga::publish`](crate::Catga::publish).
+    ///
+    /// # Cancel safety
+    /// As [`Catga::publish`](crate::Catga::publish).
+    pub async fn republish(&self, envelope: Envelope) -> Result<Published, Error> {
+        self.inner.publish(envelope, Some(self)).await
+    }
+
+    /// A request with an id, headers or a node of the caller's choice.
+    pub fn request<R: Request>(&self, request: R) -> RequestBuilder<'_, R> {
+        RequestBuilder::new(&self.inner, Some(self), request)
     }
 
     /// Sends a request to one node.
@@ -188,14 +312,18 @@ impl Context {
 
 impl Clone for Context {
     fn clone(&self) -> Self {
-        // Drawn now, so that both have the same id.
-        let id = self.id();
+        let id = match &self.id {
+            // Drawn now, so that both have the same id.
+            Id::Own(_) => Id::Own(OnceLock::from(self.id())),
+            Id::Shared(cell) => Id::Shared(Arc::clone(cell)),
+        };
         Self {
             inner: Arc::clone(&self.inner),
-            id: OnceLock::from(id),
+            id,
             headers: self.headers.clone(),
             attempt: self.attempt,
             deadline: self.deadline,
+            origin: self.origin.clone(),
         }
     }
 }
@@ -203,7 +331,7 @@ impl Clone for Context {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
-            .field("id", &self.id.get())
+            .field("id", &self.id.cell().get())
             .field("headers", &self.headers)
             .field("attempt", &self.attempt)
             .finish_non_exhaustive()

@@ -7,13 +7,14 @@ use std::future::Future;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Deref;
 
-use catga_core::Headers;
+use catga_core::{CommitStore, Headers};
 
+use crate::handlers::HandlerDef;
 use crate::{Attempt, Context, HandlerError};
 
 /// An argument of a handler beside the message: taken from the [`Context`] of the call.
 ///
-/// [`Context`], [`State`], [`Headers`] and [`Attempt`] are such arguments. An own one says in
+/// [`Context`], [`State`], [`Headers`], [`Attempt`] and [`Commit`](crate::Commit) are such arguments. An own one says in
 /// [`requires`](Self::requires) what it needs, so that `start()` reports what is missing instead of
 /// the first message.
 ///
@@ -34,7 +35,7 @@ use crate::{Attempt, Context, HandlerError};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     label = "not an extractor",
-    note = "after the message a handler takes `Context`, `State<T>`, `Headers`, `Attempt`, or a type that implements `FromContext`"
+    note = "after the message a handler takes `Context`, `State<T>`, `Headers`, `Attempt`, `Commit<S>`, or a type that implements `FromContext`"
 )]
 pub trait FromContext: Sized + Send {
     /// Takes the argument from the context of a call.
@@ -116,12 +117,26 @@ impl<T> Deref for State<T> {
 #[derive(Debug, Default)]
 pub struct Requirements {
     pub(crate) states: Vec<(TypeId, &'static str)>,
+    pub(crate) commits: Vec<(TypeId, &'static str)>,
 }
 
 impl Requirements {
     /// Needs a state of this type.
     pub fn state<T: Clone + Send + Sync + 'static>(&mut self) {
         self.states.push((TypeId::of::<T>(), type_name::<T>()));
+    }
+
+    /// Needs an inbox that commits effects to this store.
+    pub fn commit<S: CommitStore>(&mut self) {
+        self.commits.push((TypeId::of::<S>(), S::NAME));
+    }
+
+    pub(crate) fn of(def: &HandlerDef) -> Self {
+        let mut requirements = Self::default();
+        for requires in def.requires {
+            requires(&mut requirements);
+        }
+        requirements
     }
 }
 

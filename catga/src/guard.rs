@@ -30,12 +30,16 @@ pub(crate) enum Failure {
     Expired,
     /// The application was shut down before the handler came to an end.
     Stopped,
+    /// A layer did not let the call through: what it says, and when to come again.
+    Refused { text: String, retry: Retry },
+    /// It took longer than a time-out layer allows.
+    Elapsed,
 }
 
 impl Failure {
     /// What a handler returned. The error's text and its drop are the user's code, as the handler is;
     /// what it means for the message is ours.
-    fn returned(app: usize, error: HandlerError) -> Self {
+    pub(crate) fn returned(app: usize, error: HandlerError) -> Self {
         let retry = error.retry_hint();
         let text =
             contain(app, || error.to_string()).unwrap_or_else(|panic| format!("its error {panic}"));
@@ -63,6 +67,10 @@ impl Failure {
             Self::Handler {
                 retry: Retry::After(delay),
                 ..
+            }
+            | Self::Refused {
+                retry: Retry::After(delay),
+                ..
             } => Some(*delay),
             _ => None,
         }
@@ -71,6 +79,7 @@ impl Failure {
     /// The kind of dead letter that a final failure makes.
     pub(crate) fn reason_kind(&self) -> ReasonKind {
         match self {
+            Self::Decode(error) if error.kind() == ErrorKind::Version => ReasonKind::Version,
             Self::Decode(_) => ReasonKind::Decode,
             Self::Crashed(_) => ReasonKind::Crashed,
             Self::Handler {
@@ -87,12 +96,13 @@ impl Failure {
             Self::Decode(error) => (error.kind(), Retry::Never),
             Self::Handler { retry, .. } => (ErrorKind::Handler, *retry),
             Self::Panic(_) => (ErrorKind::Panic, Retry::Now),
-            Self::TimedOut(_) => (ErrorKind::Timeout, Retry::Now),
+            Self::TimedOut(_) | Self::Elapsed => (ErrorKind::Timeout, Retry::Now),
+            Self::Refused { retry, .. } => (ErrorKind::Unavailable, *retry),
             Self::Expired => (ErrorKind::Timeout, Retry::Never),
             Self::Crashed(_) => (ErrorKind::Handler, Retry::Never),
             Self::Stopped => (ErrorKind::Closed, Retry::Now),
         };
-        let never_ran = matches!(self, Self::Decode(_) | Self::Expired);
+        let never_ran = matches!(self, Self::Decode(_) | Self::Expired | Self::Refused { .. });
         // In full, as another node would say it: a caller need not know which one answered.
         let text = if never_ran {
             format!("the request `{request}` was not handled: {self}")
@@ -112,7 +122,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Decode(error) => f.write_str(error.message()),
-            Self::Handler { text, .. } => f.write_str(text),
+            Self::Handler { text, .. } | Self::Refused { text, .. } => f.write_str(text),
             Self::Panic(text) => write!(f, "panicked: {text}"),
             Self::TimedOut(limit) => write!(f, "took longer than {limit:?}"),
             Self::Crashed(count) => write!(
@@ -121,6 +131,7 @@ impl std::fmt::Display for Failure {
             ),
             Self::Expired => f.write_str("the caller's time was over"),
             Self::Stopped => f.write_str("was stopped by a shutdown"),
+            Self::Elapsed => f.write_str("took longer than a time-out layer allows"),
         }
     }
 }
@@ -142,13 +153,30 @@ pub(crate) fn handlers_around(app: usize) -> usize {
 /// Runs `call` as part of a handler of `app`; a panic becomes a failure.
 #[inline]
 pub(crate) fn contain<T>(app: usize, call: impl FnOnce() -> T) -> Result<T, Failure> {
+    contain_at(app, handlers_around(app) + 1, call)
+}
+
+/// As [`contain`], for a handler behind layers: the code around it counts as one with it. A layer may
+/// also have moved it to a task of its own, where nothing is around it.
+pub(crate) fn contain_inner<T>(app: usize, call: impl FnOnce() -> T) -> Result<T, Failure> {
+    contain_at(app, handlers_around(app).max(1), call)
+}
+
+#[inline]
+fn contain_at<T>(app: usize, depth: usize, call: impl FnOnce() -> T) -> Result<T, Failure> {
     struct Restore((usize, usize));
     impl Drop for Restore {
         fn drop(&mut self) {
             INSIDE.set(self.0);
         }
     }
-    let _restore = Restore(INSIDE.replace((app, handlers_around(app) + 1)));
+    let _restore = Restore(INSIDE.replace((app, depth)));
+    caught(call)
+}
+
+/// Runs `call`, which is part of no handler; a panic becomes a failure.
+#[inline]
+pub(crate) fn caught<T>(call: impl FnOnce() -> T) -> Result<T, Failure> {
     // Unwind-safe: what a handler left half-done is dropped with its future and never looked at again.
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
         let text = text_of(&*panic);

@@ -9,8 +9,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catga_core::{Bytes, Codecs, Error, Kind, Message, Payload, QoS};
+use catga_core::{Bytes, Codecs, Encoded, Error, Kind, Message, Payload, QoS};
 
+use crate::layer::Call;
+use crate::service::{self, Serving};
 use crate::{Context, HandlerError, Requirements};
 
 /// A future as handlers are called through.
@@ -21,14 +23,14 @@ pub(crate) type HandlerFuture<M> = BoxFuture<Result<<M as Message>::Response, Ha
 
 /// How the generated code calls a handler: with its message, or with one that it may share.
 #[derive(Debug)]
-pub enum Call<M: Message> {
+pub enum Invoke<M: Message> {
     /// The handler takes the message.
     ByValue(fn(M, Context) -> HandlerFuture<M>),
     /// The handler looks at the message.
     ByRef(fn(Received<M>, Context) -> HandlerFuture<M>),
 }
 
-impl<M: Message> Call<M> {
+impl<M: Message> Invoke<M> {
     /// Calls the handler with a message of its own.
     pub(crate) fn with_value(&self, message: M, context: Context) -> HandlerFuture<M> {
         match self {
@@ -160,6 +162,7 @@ pub(crate) struct MessageDef {
     pub(crate) partitions: Option<NonZeroU16>,
     pub(crate) type_id: fn() -> TypeId,
     pub(crate) type_name: fn() -> &'static str,
+    pub(crate) response: fn() -> TypeId,
 }
 
 impl MessageDef {
@@ -172,6 +175,7 @@ impl MessageDef {
             partitions: M::PARTITIONS,
             type_id: TypeId::of::<M>,
             type_name: type_name::<M>,
+            response: TypeId::of::<M::Response>,
         }
     }
 }
@@ -182,14 +186,25 @@ pub struct HandlerDef {
     pub(crate) options: HandlerOptions,
     pub(crate) message: MessageDef,
     pub(crate) requires: &'static [fn(&mut Requirements)],
-    /// A [`Call`] of the message's type.
+    /// An [`Invoke`] of the message's type.
     pub(crate) call: &'static (dyn Any + Send + Sync),
     pub(crate) run: Run,
+    pub(crate) serve: Serve,
 }
 
-/// Decodes a payload of a content type and calls the handler with it.
-type Run =
-    fn(&'static (dyn Any + Send + Sync), Payload, &str, Context, &Codecs) -> Result<Running, Error>;
+/// Decodes what arrived and calls the handler with it.
+type Run = fn(&'static (dyn Any + Send + Sync), Arrived<'_>, Context) -> Result<Running, Error>;
+
+/// Calls the handler as the innermost service of its layers.
+type Serve = fn(Call) -> Serving;
+
+/// A message as it arrived, yet to be decoded.
+pub(crate) struct Arrived<'a> {
+    pub(crate) payload: Payload,
+    pub(crate) version: u32,
+    pub(crate) content_type: &'a str,
+    pub(crate) codecs: &'a Codecs,
+}
 
 impl HandlerDef {
     /// Describes a handler of `M`.
@@ -198,7 +213,7 @@ impl HandlerDef {
         site: Site,
         options: HandlerOptions,
         requires: &'static [fn(&mut Requirements)],
-        call: &'static Call<M>,
+        call: &'static Invoke<M>,
     ) -> Self {
         Self {
             site,
@@ -207,6 +222,7 @@ impl HandlerDef {
             requires,
             call,
             run: run::<M>,
+            serve: service::serve::<M>,
         }
     }
 }
@@ -227,40 +243,57 @@ pub(crate) enum Running {
 
 fn run<M: Message>(
     call: &'static (dyn Any + Send + Sync),
-    payload: Payload,
-    content_type: &str,
+    arrived: Arrived<'_>,
     context: Context,
-    codecs: &Codecs,
 ) -> Result<Running, Error> {
-    let call: &'static Call<M> = call
-        .downcast_ref()
-        .expect("a definition keeps the call of its own message");
-    let future = match call {
-        Call::ByValue(call) => call(owned(payload, content_type, codecs)?, context),
-        Call::ByRef(call) => {
-            let message = match payload.as_value() {
-                Some(shared) => Received::Shared(shared),
-                None => Received::Owned(owned(payload, content_type, codecs)?),
-            };
-            call(message, context)
-        }
-    };
+    let codecs = arrived.codecs;
+    let future = invoke::<M>(call, arrived, context)?;
     Ok(match M::KIND {
         Kind::Request { .. } => Running::Request(encoded::<M>(future, codecs.clone())),
         _ => Running::Event(event::<M>(future)),
     })
 }
 
+/// Decodes the message and calls the handler with it.
+pub(crate) fn invoke<M: Message>(
+    call: &'static (dyn Any + Send + Sync),
+    arrived: Arrived<'_>,
+    context: Context,
+) -> Result<HandlerFuture<M>, Error> {
+    let call: &'static Invoke<M> = call
+        .downcast_ref()
+        .expect("a definition keeps the call of its own message");
+    Ok(match call {
+        Invoke::ByValue(call) => call(owned(arrived)?, context),
+        Invoke::ByRef(call) => {
+            let message = match arrived.payload.as_value() {
+                Some(shared) => Received::Shared(shared),
+                None => Received::Owned(owned(arrived)?),
+            };
+            call(message, context)
+        }
+    })
+}
+
 /// The message itself where nobody shares it, else a decoded copy.
-fn owned<M: Message>(payload: Payload, content_type: &str, codecs: &Codecs) -> Result<M, Error> {
+pub(crate) fn owned<M: Message>(arrived: Arrived<'_>) -> Result<M, Error> {
+    let Arrived {
+        payload,
+        version,
+        content_type,
+        codecs,
+    } = arrived;
     match payload.into_value() {
         Ok(message) => Ok(message),
         Err(mut shared) if shared.as_bytes().is_none() => {
             let writer = codecs.writer();
-            let bytes = shared.encode(writer)?.clone();
-            codecs.decode(writer.content_type(), &bytes)
+            let bytes = shared.encode(writer)?;
+            M::from_version(version, &Encoded::new(codecs, writer.content_type(), bytes))
         }
-        Err(encoded) => codecs.decode(content_type, encoded.as_bytes().expect("seen above")),
+        Err(encoded) => {
+            let bytes = encoded.as_bytes().expect("seen above");
+            M::from_version(version, &Encoded::new(codecs, content_type, bytes))
+        }
     }
 }
 

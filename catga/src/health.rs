@@ -1,9 +1,9 @@
 //! How the application is, and what its handlers counted.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use catga_core::{ConnectionState, Name, QoS};
+use catga_core::{ConnectionState, Name, QoS, StatsReader};
 
 use crate::app::Inner;
 use crate::table::Entry;
@@ -96,14 +96,26 @@ fn handlers(running: bool, entries: &[Arc<Entry>]) -> (HealthStatus, String) {
         let detail = format!("no more messages arrive: {}", ended.join(", "));
         return (HealthStatus::Down, detail);
     }
-    let full = named(|entry| entry.slots.free() == 0);
-    // All its places being taken is what back-pressure looks like: busy, not broken.
-    let detail = if full.is_empty() {
+    // All its places being taken is what back-pressure looks like: busy, not broken. And who pauses a
+    // handler does not want the whole node to be taken for ill.
+    let busy = [
+        ("paused", named(|entry| entry.slots.is_paused())),
+        ("at their limit", named(is_full)),
+    ];
+    let busy = busy.iter().filter(|(_, names)| !names.is_empty());
+    let busy: Vec<_> = busy
+        .map(|(how, names)| format!("{how}: {}", names.join(", ")))
+        .collect();
+    let detail = if busy.is_empty() {
         format!("{} registered", entries.len())
     } else {
-        format!("at their limit: {}", full.join(", "))
+        busy.join("; ")
     };
     (HealthStatus::Up, detail)
+}
+
+fn is_full(entry: &Entry) -> bool {
+    !entry.slots.is_paused() && entry.slots.free() == 0
 }
 
 /// A handler that is registered, and what it counted since the start.
@@ -128,8 +140,10 @@ pub struct HandlerInfo {
     pub group: Name,
     /// Whether every node handles every message.
     pub each_node: bool,
-    /// The most calls at once.
+    /// The most calls at once, also while it is paused.
     pub concurrency: usize,
+    /// Whether it is [paused](crate::HandlerControl::pause).
+    pub paused: bool,
     /// What it counted.
     pub stats: HandlerStats,
 }
@@ -148,6 +162,10 @@ pub struct HandlerStats {
     pub dead_lettered: u64,
     /// QoS 0 messages that were dropped because the handler was too slow.
     pub dropped: u64,
+    /// Messages and requests that were not run again, because the inbox knew them as done.
+    pub duplicates: u64,
+    /// Runs whose claim was lost before they completed: another member may have run them too.
+    pub lost: u64,
     /// Calls that run now.
     pub in_flight: usize,
 }
@@ -155,6 +173,8 @@ pub struct HandlerStats {
 impl HandlerInfo {
     pub(crate) fn of(entry: &Entry) -> Self {
         let (site, counters) = (entry.def.site, &entry.counters);
+        let subscription = entry.subscription.get();
+        let subscription = subscription.map(StatsReader::read).unwrap_or_default();
         Self {
             name: site.name,
             module: site.module,
@@ -166,16 +186,23 @@ impl HandlerInfo {
             group: entry.group.clone(),
             each_node: entry.def.options.each_node,
             concurrency: entry.slots.limit(),
+            paused: entry.slots.is_paused(),
             stats: HandlerStats {
-                handled: counters.handled.load(Ordering::Relaxed),
-                failed: counters.failed.load(Ordering::Relaxed),
-                retried: counters.retried.load(Ordering::Relaxed),
-                dead_lettered: counters.dead_lettered.load(Ordering::Relaxed),
-                dropped: counters.dropped.load(Ordering::Relaxed),
+                handled: read(&counters.handled),
+                failed: read(&counters.failed),
+                retried: read(&counters.retried),
+                dead_lettered: read(&counters.dead_lettered),
+                dropped: read(&counters.dropped) + subscription.dropped,
+                duplicates: read(&counters.duplicates) + subscription.duplicates,
+                lost: read(&counters.lost),
                 in_flight: entry.slots.taken(),
             },
         }
     }
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
 }
 
 #[cfg(all(test, feature = "macros", feature = "memory"))]

@@ -6,29 +6,57 @@ extern crate self as catga;
 
 mod app;
 mod backoff;
+mod breaker;
+#[cfg(test)]
+mod breaker_tests;
 mod builder;
 mod call;
+mod checks;
+mod claim;
+mod commit;
 mod consume;
 mod context;
+mod control;
+mod dead_letters;
 mod drivers;
 mod extract;
 mod guard;
 mod handler_error;
 mod handlers;
 mod health;
+mod job;
+mod layer;
+#[cfg(test)]
+mod layer_tests;
+mod layered;
 mod members;
+mod origin;
 pub mod prelude;
 mod publish;
+mod request;
 mod send;
+mod service;
 mod settings;
 mod shutdown;
 mod slots;
 mod start;
 mod table;
 mod time;
+mod verdict;
 
 #[doc(hidden)]
 pub mod __private;
+
+/// The examples of this page are compiled, as those of the README are.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guarantees-explained.md")]
+mod guarantees_explained {}
+
+/// What is particular to `memory://`: the store that handlers [`Commit`] to.
+#[cfg(feature = "memory")]
+pub mod memory {
+    pub use catga_memory::{Memory, MemoryTransaction};
+}
 
 pub use app::Catga;
 pub use builder::CatgaBuilder;
@@ -37,18 +65,24 @@ pub use catga_core::Cbor;
 #[cfg(feature = "msgpack")]
 pub use catga_core::MessagePack;
 pub use catga_core::{
-    Backend, Bytes, Capabilities, Capability, Codec, ConnectOptions, DeadLetter, DeadLetterFilter,
-    DeadLetterId, DeadLetters, Driver, Envelope, Error, ErrorKind, Event, Headers, Json, Kind,
-    Load, Message, MessageId, Name, NodeEvent, NodeId, NodeInfo, NodeRegistry, Page, QoS, Reason,
-    ReasonKind, Request, Retry, RoutingKey, Stored,
+    Backend, Bytes, Capabilities, Capability, Codec, CommitStore, ConnectOptions, DeadLetter,
+    DeadLetterFilter, DeadLetterId, DeadLetters, Driver, Envelope, Error, ErrorKind, Event,
+    Headers, InboxStore, Json, Kind, Load, Message, MessageId, Name, NodeEvent, NodeId, NodeInfo,
+    NodeRegistry, Page, Published, QoS, Reason, ReasonKind, Request, Retry, RoutingKey, Stored,
 };
 #[cfg(feature = "macros")]
 pub use catga_macros::{Event, Request, handler};
+pub use commit::Commit;
 pub use context::{Attempt, Context};
+pub use control::HandlerControl;
+pub use dead_letters::{DeadLetterQueue, DeadLetterWalk};
 pub use extract::{FromContext, Requirements, State};
 pub use handler_error::{FailWith, HandlerError};
 pub use handlers::Handlers;
 pub use health::{HandlerInfo, HandlerStats, Health, HealthPart, HealthStatus};
+pub use layer::{Call, CallError, Reply};
 pub use publish::Outgoing;
+pub use request::RequestBuilder;
 pub use send::Outcome;
+pub use service::Erased;
 pub use shutdown::ShutdownReport;

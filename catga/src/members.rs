@@ -11,6 +11,7 @@ use catga_core::{
 use tokio::task::JoinSet;
 
 use crate::app::Inner;
+use crate::table::Entry;
 
 /// Who is there, as a view that is swapped whole.
 #[derive(Debug)]
@@ -81,6 +82,12 @@ impl View {
     /// The nodes that answer a request.
     pub(crate) fn candidates(&self, request: &str) -> Option<&Arc<Candidates>> {
         self.by_request.get(request)
+    }
+
+    /// How many nodes answer a request.
+    pub(crate) fn answering(&self, request: &str) -> u32 {
+        let nodes = self.candidates(request).map_or(0, |c| c.nodes.len());
+        u32::try_from(nodes).unwrap_or(u32::MAX)
     }
 
     /// A live node.
@@ -241,8 +248,13 @@ fn apply(inner: &Inner, event: NodeEvent) {
 
 /// The fullest handler decides.
 fn load(inner: &Inner) -> Load {
-    let percent =
-        |entry: &Arc<crate::table::Entry>| entry.slots.taken() * 100 / entry.slots.limit().max(1);
+    let percent = |entry: &Arc<Entry>| {
+        if entry.is_request() && entry.slots.is_paused() {
+            // Idle, and yet nobody for a request.
+            return 100;
+        }
+        entry.slots.taken() * 100 / entry.slots.limit().max(1)
+    };
     let fullest = inner.table.entries.iter().map(percent).max().unwrap_or(0);
     Load::percent(u8::try_from(fullest).unwrap_or(100))
 }

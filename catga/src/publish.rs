@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use catga_core::{Capability, Envelope, Error, ErrorKind, Event, Headers, MessageId, QoS, Retry};
+use catga_core::{
+    Capability, Envelope, Error, ErrorKind, Event, Headers, MessageId, Published, QoS, Retry,
+};
 use tokio::time::Instant;
 
 use crate::Context;
@@ -28,7 +30,7 @@ impl<'a> Outgoing<'a> {
         Self {
             inner,
             origin,
-            envelope: Envelope::new(event),
+            envelope: Envelope::without_id(event),
             problem: None,
         }
     }
@@ -42,20 +44,13 @@ impl<'a> Outgoing<'a> {
     /// Sets a header. One that cannot go onto the wire, or that the codec sets, is an error of
     /// [`publish`](Self::publish).
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        let name = name.into();
-        let set = if name.eq_ignore_ascii_case(Headers::CONTENT_TYPE) {
-            let text = "the header `content-type` is the codec's: choose one with `.codec(..)` on the builder";
-            Err(Error::new(ErrorKind::InvalidName, "publish", text))
-        } else {
-            self.envelope.headers_mut().insert(name, value).map(drop)
-        };
-        if let Err(error) = set {
+        if let Err(error) = set_header(&mut self.envelope, "publish", name.into(), value) {
             self.problem.get_or_insert(error);
         }
         self
     }
 
-    /// Publishes it.
+    /// Publishes it, and says whether the broker had its id already.
     ///
     /// # Errors
     /// As [`Catga::publish`](crate::Catga::publish), and
@@ -63,12 +58,27 @@ impl<'a> Outgoing<'a> {
     ///
     /// # Cancel safety
     /// As [`Catga::publish`](crate::Catga::publish).
-    pub async fn publish(self) -> Result<(), Error> {
+    pub async fn publish(self) -> Result<Published, Error> {
         match self.problem {
             Some(error) => Err(error.with_envelope(self.envelope)),
             None => self.inner.publish(self.envelope, self.origin).await,
         }
     }
+}
+
+/// Sets a header of the caller's choice.
+pub(crate) fn set_header(
+    envelope: &mut Envelope,
+    operation: &'static str,
+    name: String,
+    value: impl Into<String>,
+) -> Result<(), Error> {
+    if name.eq_ignore_ascii_case(Headers::CONTENT_TYPE) {
+        let text =
+            "the header `content-type` is the codec's: choose one with `.codec(..)` on the builder";
+        return Err(Error::new(ErrorKind::InvalidName, operation, text));
+    }
+    envelope.headers_mut().insert(name, value).map(drop)
 }
 
 impl fmt::Debug for Outgoing<'_> {
@@ -83,7 +93,7 @@ impl Inner {
         &self,
         mut envelope: Envelope,
         origin: Option<&Context>,
-    ) -> Result<(), Error> {
+    ) -> Result<Published, Error> {
         if let Err(error) = self.prepare(&mut envelope, origin) {
             return Err(error.with_envelope(envelope));
         }
@@ -92,7 +102,7 @@ impl Inner {
             return self.publish_stored(envelope, from_now(limit), None).await;
         }
         match self.backend.transport.publish(&mut envelope, limit).await {
-            Ok(_) => Ok(()),
+            Ok(published) => Ok(published),
             Err(error) => Err(error.with_envelope(envelope)),
         }
     }
@@ -130,7 +140,8 @@ impl Inner {
             outcomes[place] = if envelope.qos() == QoS::AtMostOnce {
                 Err(error.with_envelope(envelope))
             } else {
-                self.publish_stored(envelope, deadline, Some(error)).await
+                let again = self.publish_stored(envelope, deadline, Some(error));
+                again.await.map(drop)
             };
         }
         outcomes
@@ -152,23 +163,36 @@ impl Inner {
                 &format!("publish `{}`, which is `{qos}`", envelope.name()),
             ));
         }
-        if let Some(origin) = origin {
-            stamp(envelope.headers_mut(), origin)?;
+        if qos == QoS::AtMostOnce && self.takes_values {
+            return match origin {
+                Some(origin) => stamp(envelope.headers_mut(), origin),
+                None => Ok(()),
+            };
         }
-        let stays_typed = qos == QoS::AtMostOnce && self.takes_values;
-        if !stays_typed {
-            self.encode("publish", envelope)?;
-        }
-        Ok(())
+        self.seal("publish", envelope, origin, None, qos != QoS::AtMostOnce)
     }
 
-    /// Encodes an envelope and holds it against the backend's limit.
-    pub(crate) fn encode(
+    /// Encodes an envelope, gives it its id if it `needs_id` (a request `to` one node is another than the same to another node), stamps it, and holds it against the backend's
+    /// limit.
+    pub(crate) fn seal(
         &self,
         operation: &'static str,
         envelope: &mut Envelope,
+        origin: Option<&Context>,
+        to: Option<&str>,
+        needs_id: bool,
     ) -> Result<(), Error> {
         envelope.encode(self.codecs.writer())?;
+        if needs_id && envelope.id().is_none() {
+            let id = match origin.and_then(Context::origin) {
+                Some(origin) => origin.derive(&self.node.id, envelope, to),
+                None => MessageId::new(),
+            };
+            envelope.set_id(id);
+        }
+        if let Some(origin) = origin {
+            stamp(envelope.headers_mut(), origin)?;
+        }
         let size = envelope.size_bytes();
         if let Some(limit) = self
             .capabilities
@@ -198,7 +222,7 @@ impl Inner {
         mut envelope: Envelope,
         deadline: Instant,
         mut failed: Option<Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<Published, Error> {
         let mut may_be_stored = false;
         let mut tries = 1;
         loop {
@@ -207,7 +231,7 @@ impl Inner {
                 None => {
                     let left = time_left(deadline);
                     match self.backend.transport.publish(&mut envelope, left).await {
-                        Ok(_) => return Ok(()),
+                        Ok(published) => return Ok(published),
                         Err(error) => error,
                     }
                 }

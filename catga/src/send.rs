@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catga_core::{
-    Capability, Envelope, Error, ErrorKind, MessageId, NodeId, QoS, Request, Retry, Target,
+    Capability, Envelope, Error, ErrorKind, Kind, MessageId, NodeId, QoS, Request, Retry, Target,
 };
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::app::Inner;
 use crate::call::{Arrival, Begun, too_late};
-use crate::publish::stamp;
 use crate::slots::Slots;
 use crate::time::{after, time_left};
 use crate::{Attempt, Context};
@@ -42,12 +41,18 @@ impl Inner {
             self.members.view().candidates(R::NAME).cloned()
         };
         let first = candidates.as_ref().map(|candidates| candidates.next());
+        let claims = self.must_claim::<R>(origin);
         if let Some((entry, call)) = self.table.request::<R>()
             && first.is_none_or(|(node, _)| *node == self.node.id)
+            && !claims
         {
             let arrival = Arrival::from_here(origin)?;
             // What `call_here` does, without its future where the handler is ready at once.
-            let Ok(slot) = Slots::try_take_for(&entry.slots) else {
+            let slot = match entry.layered {
+                None => Slots::try_take_for(&entry.slots).ok(),
+                Some(_) => None,
+            };
+            let Some(slot) = slot else {
                 return self
                     .call_here(entry, call, request, arrival, deadline)
                     .await;
@@ -59,11 +64,57 @@ impl Inner {
         }
         let first = match first {
             Some((node, _)) => Target::Node(node.clone()),
-            None if self.knows_everybody() => return Err(self.no_handler::<R>()),
-            // Nobody knows who is there but the broker.
-            None => Target::Service(self.node.service.clone()),
+            None => self.anybody::<R>()?,
         };
-        let letter = self.letter(request, origin)?;
+        let letter = self.letter(Envelope::without_id(request), None, origin)?;
+        let next = |failed: &Target| self.instead_of::<R>(failed);
+        self.deliver::<R>(&letter, deadline, first, next).await
+    }
+
+    /// Who answers a request, when no node is known to.
+    fn anybody<R: Request>(&self) -> Result<Target, Error> {
+        if self.table.request::<R>().is_some() {
+            return Ok(Target::Node(self.node.id.clone()));
+        }
+        if self.knows_everybody() {
+            return Err(self.no_handler::<R>());
+        }
+        // Nobody knows who is there but the broker.
+        Ok(Target::Service(self.node.service.clone()))
+    }
+
+    /// The node of a name.
+    fn node_target(&self, node: &str) -> Result<Target, Error> {
+        let id = match self.members.view().node(node) {
+            Some(known) => known.id.clone(),
+            None if node == self.node.id.as_str() => self.node.id.clone(),
+            None if self.knows_everybody() => return Err(self.unknown_node(node)),
+            None => NodeId::token(node)?,
+        };
+        Ok(Target::Node(id))
+    }
+
+    /// Sends a request with an id or headers of the caller's choice. Somebody else may have sent its id
+    /// before, so that it is claimed at the first try as well.
+    pub(crate) async fn send_letter<R: Request>(
+        self: &Arc<Self>,
+        envelope: Envelope,
+        node: Option<&str>,
+        origin: Option<&Context>,
+    ) -> Result<R::Response, Error> {
+        self.check_open("send", origin.is_some())?;
+        let deadline = self.deadline::<R>(origin)?;
+        let letter = self.letter(envelope, node, origin)?;
+        if let Some(node) = node {
+            let target = self.node_target(node)?;
+            let again = self.deliver::<R>(&letter, deadline, target, Target::clone);
+            return again.await;
+        }
+        let candidates = self.members.view().candidates(R::NAME).cloned();
+        let first = match &candidates {
+            Some(candidates) => Target::Node(candidates.next().0.clone()),
+            None => self.anybody::<R>()?,
+        };
         let next = |failed: &Target| self.instead_of::<R>(failed);
         self.deliver::<R>(&letter, deadline, first, next).await
     }
@@ -86,7 +137,8 @@ impl Inner {
     ) -> Result<R::Response, Error> {
         self.check_open("send_to", origin.is_some())?;
         let deadline = self.deadline::<R>(origin)?;
-        if node == self.node.id.as_str() {
+        let claims = self.must_claim::<R>(origin);
+        if node == self.node.id.as_str() && !(claims && self.table.request::<R>().is_some()) {
             let Some((entry, call)) = self.table.request::<R>() else {
                 let text = format!(
                     "no handler for `{}` on this node; {}",
@@ -100,13 +152,9 @@ impl Inner {
                 .call_here(entry, call, request, arrival, deadline)
                 .await;
         }
-        let target = match self.members.view().node(node) {
-            Some(known) => known.id.clone(),
-            None if self.knows_everybody() => return Err(self.unknown_node(node)),
-            None => NodeId::token(node)?,
-        };
-        let letter = self.letter(request, origin)?;
-        self.deliver::<R>(&letter, deadline, Target::Node(target), Target::clone)
+        let target = self.node_target(node)?;
+        let letter = self.letter(Envelope::without_id(request), Some(node), origin)?;
+        self.deliver::<R>(&letter, deadline, target, Target::clone)
             .await
     }
 
@@ -118,7 +166,7 @@ impl Inner {
         let candidates = self.members.view().candidates(R::NAME).cloned();
         let candidates = candidates.ok_or_else(|| self.no_handler::<R>())?;
         let deadline = self.deadline::<R>(None)?;
-        let letter = self.letter(request, None)?;
+        let letter = self.letter(Envelope::without_id(request), None, None)?;
         let mut calls = JoinSet::new();
         let mut asked = HashMap::new();
         for (node, _) in &candidates.nodes {
@@ -145,18 +193,30 @@ impl Inner {
     }
 
     /// The request as it travels: encoded, with one id for all its tries.
-    fn letter<R: Request>(&self, request: R, origin: Option<&Context>) -> Result<Envelope, Error> {
+    fn letter(
+        &self,
+        mut envelope: Envelope,
+        to: Option<&str>,
+        origin: Option<&Context>,
+    ) -> Result<Envelope, Error> {
         if !self.capabilities.has(Capability::Requests) {
-            let what = format!("send `{}` to another node", R::NAME);
+            let what = format!("send `{}` to another node", envelope.name());
             return Err(self.unsupported("send", Capability::Requests, &what));
         }
-        let mut envelope = Envelope::new(request);
-        envelope.id_or_new();
-        if let Some(origin) = origin {
-            stamp(envelope.headers_mut(), origin)?;
-        }
-        self.encode("send", &mut envelope)?;
+        self.seal("send", &mut envelope, origin, to, true)?;
         Ok(envelope)
+    }
+
+    /// Whether a request is not to be handled here before it was claimed in the inbox, even at the first try:
+    /// one that a handler sends which may be tried again itself, and sends it again then; one whose
+    /// handler commits effects with the claim.
+    fn must_claim<R: Request>(&self, origin: Option<&Context>) -> bool {
+        is_idempotent::<R>()
+            && (origin.is_some_and(|origin| origin.origin().is_some())
+                || self
+                    .table
+                    .request::<R>()
+                    .is_some_and(|(entry, _)| entry.commits))
     }
 
     /// Sends a request to `target`, or to who comes `next` after a failure, with the same id, until it
@@ -173,7 +233,8 @@ impl Inner {
         let mut may_have_run = false;
         let mut attempt = Attempt::new(1, tries);
         loop {
-            let error = match self.try_once::<R>(&target, letter, deadline, attempt).await {
+            let sending = self.try_once::<R>(&target, letter, deadline, attempt);
+            let error = match sending.await {
                 Ok(response) => return Ok(response),
                 Err(error) => error.with_context("to", &target),
             };
@@ -181,8 +242,13 @@ impl Inner {
             let follower = next(&target);
             // Where nobody listens there is nothing to wait for: somebody else at once, or nobody.
             let nobody = error.kind() == ErrorKind::NoResponders;
+            // Nor where it was turned away unseen, as long as there is somebody who was not asked yet.
+            let refused = error.kind() == ErrorKind::Unavailable
+                && !error.may_be_stored()
+                && follower != target
+                && attempt.number() < self.members.view().answering(R::NAME);
             let wait = match error.retry() {
-                _ if nobody => Duration::ZERO,
+                _ if nobody || refused => Duration::ZERO,
                 Retry::After(delay) => delay.max(self.settings.backoff.delay(attempt.number())),
                 _ => self.settings.backoff.delay(attempt.number()),
             };
@@ -211,6 +277,8 @@ impl Inner {
     ) -> Result<R::Response, Error> {
         if let (Target::Node(node), Some((entry, call))) = (target, self.table.request::<R>())
             && *node == self.node.id
+            // What may be tried again, or was, is claimed, also where it comes back to this node.
+            && !is_idempotent::<R>()
         {
             let bytes = letter.payload().as_bytes().expect("a letter is encoded");
             let request = self.codecs.decode(letter.content_type(), bytes)?;
@@ -286,6 +354,11 @@ impl Inner {
         );
         Error::new(ErrorKind::UnknownNode, "send_to", text)
     }
+}
+
+/// Whether the inbox keeps the response for retries.
+const fn is_idempotent<R: Request>() -> bool {
+    matches!(R::KIND, Kind::Request { idempotent: true }) && !matches!(R::QOS, QoS::AtMostOnce)
 }
 
 /// Each node's copy is a message of its own, or a shared inbox would run it once.

@@ -3,7 +3,7 @@
 use std::env::VarError;
 use std::time::Duration;
 
-use catga_core::{BackendUrl, Driver, Error, ErrorKind, Name, NodeId};
+use catga_core::{BackendUrl, ConnectOptions, Driver, Error, ErrorKind, InboxLimits, Name, NodeId};
 
 use crate::backoff::Backoff;
 use crate::time::FAR;
@@ -30,6 +30,14 @@ pub(crate) struct Settings {
     pub(crate) heartbeat: Duration,
     pub(crate) node_timeout: Duration,
     pub(crate) absence: Duration,
+    /// `None`: 2 min, or what the publish deadline needs.
+    pub(crate) duplicate_window: Option<Duration>,
+    /// `None`: 24 h, or what the attempts need.
+    pub(crate) inbox_retention: Option<Duration>,
+    /// `None`: 10 min, or the request deadline.
+    pub(crate) response_retention: Option<Duration>,
+    /// In bytes.
+    pub(crate) response_limit: usize,
     pub(crate) shutdown_timeout: Duration,
     pub(crate) strict: bool,
 }
@@ -53,6 +61,10 @@ impl Settings {
             heartbeat: Duration::from_secs(10),
             node_timeout: Duration::from_secs(30),
             absence: Duration::from_secs(24 * 60 * 60),
+            duplicate_window: None,
+            inbox_retention: None,
+            response_retention: None,
+            response_limit: 64 * 1024,
             shutdown_timeout: Duration::from_secs(30),
             strict: false,
         }
@@ -120,6 +132,62 @@ impl Settings {
             self.node_timeout >= self.heartbeat.saturating_mul(2),
             "`node_timeout` must be at least two heartbeats, or a single late one takes the node out",
         );
+        demand(
+            self.duplicate_window() >= self.publish_deadline.saturating_mul(4),
+            "`duplicate_window` must be at least four publish deadlines, or a late retry is no duplicate any more",
+        );
+        demand(
+            self.inbox_retention() >= self.handling(),
+            "`inbox_retention` must be at least `attempts` times `ack_wait` and the most of `backoff`, or a message is forgotten while it is tried again",
+        );
+        demand(
+            self.response_retention() >= self.request_deadline.unwrap_or_default(),
+            "`response_retention` must be at least `request_deadline`, or a late retry is run again",
+        );
+    }
+
+    /// How long the id of a publish is remembered.
+    fn duplicate_window(&self) -> Duration {
+        let least = self.publish_deadline.saturating_mul(4);
+        self.duplicate_window
+            .unwrap_or(least.max(ConnectOptions::DUPLICATE_WINDOW))
+    }
+
+    /// How long an id that was handled is remembered.
+    fn inbox_retention(&self) -> Duration {
+        let day = Duration::from_secs(24 * 60 * 60);
+        self.inbox_retention.unwrap_or(self.handling().max(day))
+    }
+
+    /// How long responses are kept.
+    fn response_retention(&self) -> Duration {
+        let least = self.request_deadline.unwrap_or_default();
+        self.response_retention
+            .unwrap_or(least.max(InboxLimits::default().response_retention))
+    }
+
+    /// What all attempts at one message may take.
+    fn handling(&self) -> Duration {
+        let one = self.ack_wait.saturating_add(self.backoff.most());
+        one.saturating_mul(self.attempts)
+    }
+
+    /// What the backend is to know.
+    pub(crate) fn connect_options(&self) -> ConnectOptions {
+        let inbox = InboxLimits::default()
+            .with_retention(self.inbox_retention().min(FAR))
+            .with_responses(self.response_retention().min(FAR), self.response_limit);
+        let window = self.duplicate_window().min(FAR);
+        let mut options =
+            ConnectOptions::new(self.namespace.clone()).with_node_timeout(self.node_timeout);
+        // What is as everybody has it is not asked for: it may be set otherwise by who was there first.
+        if inbox != InboxLimits::default() {
+            options = options.with_inbox(inbox);
+        }
+        if window != ConnectOptions::DUPLICATE_WINDOW {
+            options = options.with_duplicate_window(window);
+        }
+        options
     }
 
     /// Takes absurd durations for what they mean, for ever: an instant that far away would overflow.
@@ -159,6 +227,9 @@ const OPTIONS: &[(&str, Set)] = &[
     ("attempts", |s, v| number(v).map(|n| s.attempts = n)),
     ("backoff", |s, v| Backoff::parse(v).map(|b| s.backoff = b)),
     ("concurrency", |s, v| number(v).map(|n| s.concurrency = n)),
+    ("duplicate_window", |s, v| {
+        duration(v).map(|d| s.duplicate_window = Some(d))
+    }),
     ("endpoint", |s, v| {
         s.endpoint = Some(v.to_owned());
         Ok(())
@@ -167,6 +238,9 @@ const OPTIONS: &[(&str, Set)] = &[
         duration(v).map(|d| s.handler_timeout = d)
     }),
     ("heartbeat", |s, v| duration(v).map(|d| s.heartbeat = d)),
+    ("inbox_retention", |s, v| {
+        duration(v).map(|d| s.inbox_retention = Some(d))
+    }),
     ("namespace", |s, v| token(v).map(|n| s.namespace = n)),
     ("node", |s, v| token(v).map(|n| s.node = Some(n))),
     ("node_timeout", |s, v| {
@@ -184,6 +258,14 @@ const OPTIONS: &[(&str, Set)] = &[
     }),
     ("request_retries", |s, v| {
         number(v).map(|n| s.request_retries = n)
+    }),
+    ("response_limit", |s, v| {
+        v.parse()
+            .map(|n| s.response_limit = n)
+            .map_err(|_| "write a number of bytes".to_owned())
+    }),
+    ("response_retention", |s, v| {
+        duration(v).map(|d| s.response_retention = Some(d))
     }),
     ("service", |s, v| token(v).map(|n| s.service = n)),
     ("shutdown_timeout", |s, v| {
@@ -276,7 +358,7 @@ pub(crate) fn all_problems(problems: &[String]) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use catga_core::{Backend, Capability, ConnectOptions, async_trait};
+    use catga_core::{Backend, Capability, async_trait};
 
     #[derive(Debug)]
     struct Nowhere;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use catga_core::{
-    BackendUrl, Capability, Codecs, ConnectOptions, Driver, Error, MessageId, Name, NodeInfo,
-    NodeRegistry, Serve, Subscription,
+    Backend, BackendUrl, Capability, Codecs, Driver, Error, ErrorKind, InboxStore, MessageId, Name,
+    NodeInfo, NodeRegistry, Serve, Subscription,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -26,14 +26,25 @@ pub(crate) struct Plan {
     pub(crate) states: States,
     pub(crate) codecs: Codecs,
     pub(crate) registry: Option<Arc<dyn NodeRegistry>>,
+    pub(crate) inbox: Option<Arc<dyn InboxStore>>,
 }
 
 impl Plan {
     pub(crate) async fn connect(self, url: &BackendUrl) -> Result<Catga, Error> {
-        let options = ConnectOptions::new(self.settings.namespace.clone())
-            .with_node_timeout(self.settings.node_timeout);
+        let options = self.settings.connect_options();
         let mut backend = self.driver.connect(url, &options).await?;
         backend.registry = self.registry.or(backend.registry);
+        let own_inbox = self.inbox.is_none();
+        backend.inbox = self.inbox.or(backend.inbox);
+        if backend.inbox.is_none()
+            && let Some(entry) = self.table.entries.iter().find(|entry| entry.claims)
+        {
+            let error = no_inbox(&backend, entry);
+            if let Err(error) = backend.transport.close().await {
+                tracing::debug!(%error, "closing after a failed start");
+            }
+            return Err(error);
+        }
         let id = self.settings.node.clone().unwrap_or_else(fresh_node_id);
         let node = NodeInfo::new(id, self.settings.service.clone())
             .with_endpoint(self.settings.endpoint.clone())
@@ -43,6 +54,7 @@ impl Plan {
         let inner = Arc::new(Inner {
             takes_values: capabilities.has(Capability::TypedPayload) && !self.settings.strict,
             capabilities,
+            own_inbox,
             members: Members::new(&node),
             lifecycle,
             settings: self.settings,
@@ -98,10 +110,19 @@ async fn subscribe(inner: &Inner, entry: &Entry) -> Result<Box<dyn Subscription>
             .await
     } else {
         transport
-            .subscribe(&entry.subscribe(&inner.settings, &inner.node.id))
+            .subscribe(&entry.subscribe(&inner.settings, &inner.node.id, inner.own_inbox))
             .await
     };
     subscription.map_err(|error| error.with_context("handler", entry.def.site))
+}
+
+/// The driver promised an inbox that its backend has not.
+fn no_inbox(backend: &Backend, entry: &Entry) -> Error {
+    let text = format!(
+        "{}: `{}` is claimed before it is handled, and `{}` came without an inbox: give one with `.inbox(..)`",
+        entry.def.site, entry.message, backend.name
+    );
+    Error::new(ErrorKind::Unsupported, "start", text)
 }
 
 /// Takes back what a failed start did. A double does not unregister the node that has its id: the

@@ -1,19 +1,20 @@
 //! The table of handlers: made once at start, then only read.
 
 use std::any::TypeId;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use catga_core::{
-    Capabilities, Capability, Consumers, Kind, Name, NodeId, QoS, Request, Start, Subscribe,
-};
+use catga_core::{Consumers, Kind, Name, NodeId, QoS, Request, Start, StatsReader, Subscribe};
 
 use crate::backoff::Backoff;
+use crate::checks::{BackendAbilities, check_options, check_states};
 use crate::extract::{Requirements, States, TypeIdHasher};
-use crate::handlers::{Call, HandlerDef};
+use crate::handlers::{HandlerDef, Invoke, MessageDef};
+use crate::layer::Layers;
+use crate::layered::Layered;
 use crate::settings::Settings;
 use crate::slots::Slots;
 use crate::time::FAR;
@@ -28,9 +29,17 @@ pub(crate) struct Entry {
     pub(crate) backoff: Backoff,
     pub(crate) timeout: Duration,
     pub(crate) slots: Slots,
+    /// The layers around it; `None` when it is called directly.
+    pub(crate) layered: Option<Layered>,
+    /// Whether each message is claimed in an inbox before it is handled.
+    pub(crate) claims: bool,
+    /// Whether the handler commits effects with its claim.
+    pub(crate) commits: bool,
     /// Whether its messages arrive no more, while the application still runs.
     pub(crate) ended: AtomicBool,
     pub(crate) counters: Counters,
+    /// What its subscription counts.
+    pub(crate) subscription: OnceLock<StatsReader>,
 }
 
 /// What a handler counted.
@@ -40,7 +49,11 @@ pub(crate) struct Counters {
     pub(crate) failed: AtomicU64,
     pub(crate) retried: AtomicU64,
     pub(crate) dead_lettered: AtomicU64,
-    /// Of subscriptions that ended; the living ones count for themselves.
+    /// What an inbox that is asked from here knew as done.
+    pub(crate) duplicates: AtomicU64,
+    /// Runs whose claim was lost before they could be completed.
+    pub(crate) lost: AtomicU64,
+    /// At QoS 0, what was received and not begun; what was not received, its subscription counts.
     pub(crate) dropped: AtomicU64,
 }
 
@@ -51,23 +64,37 @@ impl Counters {
 }
 
 impl Entry {
-    fn new(def: &'static HandlerDef, settings: &Settings, group: Name) -> Result<Self, String> {
+    fn new(
+        def: &'static HandlerDef,
+        settings: &Settings,
+        layers: &Layers,
+        group: Name,
+    ) -> Result<Self, String> {
         let options = &def.options;
         let concurrency = options.concurrency.unwrap_or(settings.concurrency);
         let backoff = match options.backoff {
             Some((least, most)) => Backoff::new(least, most)?.capped(FAR),
             None => settings.backoff,
         };
+        let timeout = options.timeout.unwrap_or(settings.handler_timeout).min(FAR);
         Ok(Self {
             def,
+            layered: Layered::new(def, &group, timeout, layers),
             message: Name::from_static(def.message.name),
             group,
-            attempts: options.attempts.unwrap_or(settings.attempts),
+            attempts: match def.message.kind {
+                // Its caller's, as far as that is set alike there.
+                Kind::Request { .. } => settings.request_retries.saturating_add(1),
+                _ => options.attempts.unwrap_or(settings.attempts),
+            },
             backoff,
-            timeout: options.timeout.unwrap_or(settings.handler_timeout).min(FAR),
+            timeout,
+            claims: claims(&def.message),
+            commits: !Requirements::of(def).commits.is_empty(),
             ended: AtomicBool::new(false),
             slots: Slots::new(usize::try_from(concurrency).unwrap_or(usize::MAX)),
             counters: Counters::default(),
+            subscription: OnceLock::new(),
         })
     }
 
@@ -106,7 +133,12 @@ impl Entry {
     }
 
     /// The subscription that feeds a handler of an event.
-    pub(crate) fn subscribe(&self, settings: &Settings, node: &NodeId) -> Subscribe {
+    pub(crate) fn subscribe(
+        &self,
+        settings: &Settings,
+        node: &NodeId,
+        own_inbox: bool,
+    ) -> Subscribe {
         let group = self.group.clone();
         let options = &self.def.options;
         let consumers = if options.each_node {
@@ -131,6 +163,15 @@ impl Entry {
                 None
             })
             .with_absence(settings.absence)
+            .with_own_inbox(own_inbox)
+    }
+}
+
+/// Whether a message is claimed before it is handled.
+pub(crate) fn claims(message: &MessageDef) -> bool {
+    match message.kind {
+        Kind::Request { idempotent } => idempotent && message.qos != QoS::AtMostOnce,
+        _ => message.qos == QoS::ExactlyOnce,
     }
 }
 
@@ -154,14 +195,16 @@ impl Table {
         defs: &[&'static HandlerDef],
         settings: &Settings,
         states: &States,
+        layers: &Layers,
         backend: Option<&BackendAbilities<'_>>,
         problems: &mut Vec<String>,
     ) -> Self {
         let mut table = Self::default();
         for def in defs {
-            check_states(def, states, problems);
+            let requirements = Requirements::of(def);
+            check_states(def, &requirements, states, problems);
             if let Some(backend) = backend {
-                backend.check(def, problems);
+                backend.check(def, &requirements, problems);
             }
             check_options(def, settings, problems);
             let group = match def.options.group {
@@ -170,7 +213,7 @@ impl Table {
             };
             let entry = group
                 .map_err(|error| error.message().to_owned())
-                .and_then(|group| Entry::new(def, settings, group));
+                .and_then(|group| Entry::new(def, settings, layers, group));
             match entry {
                 Ok(entry) => table.entries.push(Arc::new(entry)),
                 Err(problem) => problems.push(format!("{}: {problem}", def.site)),
@@ -191,7 +234,7 @@ impl Table {
     }
 
     /// The handler of a request, when it is here, and how to call it.
-    pub(crate) fn request<R: Request>(&self) -> Option<(&Arc<Entry>, &'static Call<R>)> {
+    pub(crate) fn request<R: Request>(&self) -> Option<(&Arc<Entry>, &'static Invoke<R>)> {
         let entry = self.requests.get(&TypeId::of::<R>())?;
         Some((entry, entry.def.call.downcast_ref()?))
     }
@@ -220,156 +263,5 @@ impl Table {
             .map(|e| format!("{} ({})", e.message, e.def.site.name))
             .collect();
         format!("registered here: {}", names.join(", "))
-    }
-}
-
-fn check_states(def: &HandlerDef, states: &States, problems: &mut Vec<String>) {
-    let mut requirements = Requirements::default();
-    for requires in def.requires {
-        requires(&mut requirements);
-    }
-    let mut seen = HashSet::new();
-    for (id, name) in requirements.states {
-        if seen.insert(id) && !states.contains(id) {
-            problems.push(format!(
-                "{}: needs the state `{name}`, which was not given: add `.state(..)` to the builder",
-                def.site
-            ));
-        }
-    }
-}
-
-/// What a backend can do, and which others could.
-#[derive(Debug)]
-pub(crate) struct BackendAbilities<'a> {
-    pub(crate) name: &'static str,
-    pub(crate) capabilities: Capabilities,
-    /// The backends at hand with what they can do.
-    pub(crate) others: &'a [(&'static str, Capabilities)],
-}
-
-impl BackendAbilities<'_> {
-    /// Says that an ability is missing, and who has it, or what to do as long as nobody does.
-    fn lacks(&self, capability: Capability) -> Option<String> {
-        if self.capabilities.has(capability) {
-            return None;
-        }
-        let have: Vec<_> = self
-            .others
-            .iter()
-            .filter(|other| other.1.has(capability))
-            .map(|other| other.0)
-            .collect();
-        let remedy = match capability {
-            Capability::ExactlyOnce => ": write `#[qos(at_least_once)]` until one has it",
-            Capability::Ordered => ": leave `ordered` out until one has it",
-            _ => "",
-        };
-        let (have, remedy) = if have.is_empty() {
-            ("none of those at hand".to_owned(), remedy)
-        } else {
-            (have.join(", "), "")
-        };
-        Some(format!(
-            "the backend `{}` has no {capability} (backends that have it: {have}){remedy}",
-            self.name
-        ))
-    }
-
-    /// What a handler asks for beyond what the backend can do.
-    fn check(&self, def: &HandlerDef, problems: &mut Vec<String>) {
-        let (site, message, options) = (def.site, &def.message, &def.options);
-        let mut need = |capability, what: String| {
-            let lack = self.lacks(capability);
-            problems.extend(lack.map(|lack| format!("{site}: {what}, but {lack}")));
-        };
-        let name = message.name;
-        let is_request = matches!(message.kind, Kind::Request { .. });
-        if is_request {
-            need(
-                Capability::Requests,
-                format!("answers the request `{name}`"),
-            );
-        } else if options.each_node {
-            need(
-                Capability::EachNode,
-                format!("handles `{name}` on each node"),
-            );
-        } else {
-            need(Capability::Groups, format!("handles `{name}` in a group"));
-        }
-        match message.qos {
-            QoS::AtLeastOnce if !is_request => {
-                need(
-                    Capability::AtLeastOnce,
-                    format!("`{name}` is `at_least_once`"),
-                );
-            }
-            QoS::ExactlyOnce => {
-                need(
-                    Capability::ExactlyOnce,
-                    format!("`{name}` is `exactly_once`"),
-                );
-            }
-            _ => {}
-        }
-        if options.ordered && !is_request {
-            need(Capability::Ordered, format!("handles `{name}` ordered"));
-        }
-    }
-}
-
-/// What a handler says that does not fit its message or the settings, whatever the backend.
-fn check_options(def: &HandlerDef, settings: &Settings, problems: &mut Vec<String>) {
-    let (site, message, options) = (def.site, &def.message, &def.options);
-    let (name, qos) = (message.name, message.qos);
-    let redelivery = [
-        ("`attempts`", options.attempts.is_some()),
-        ("`backoff`", options.backoff.is_some()),
-        ("`ordered`", options.ordered),
-    ];
-    if let Kind::Request { idempotent } = message.kind {
-        if idempotent && qos != QoS::AtMostOnce {
-            problems.push(format!(
-                "{site}: the request `{name}` is idempotent, and this version keeps no responses yet: write `#[request(idempotent = false)]`"
-            ));
-        }
-        let of_events = [
-            ("`group`", options.group.is_some()),
-            ("`start`", options.start_new),
-        ];
-        let given: Vec<_> = of_events
-            .iter()
-            .chain(&redelivery)
-            .filter(|option| option.1)
-            .map(|option| option.0)
-            .collect();
-        if !given.is_empty() {
-            problems.push(format!(
-                "{site}: leave out {}: the request `{name}` is answered by its service and tried again by its caller",
-                given.join(", ")
-            ));
-        }
-        return;
-    }
-    if options.ordered && message.partitions.is_none() {
-        problems.push(format!(
-            "{site}: `ordered` needs a routing key: add `#[route_by(field)]` to `{name}`"
-        ));
-    }
-    if qos == QoS::AtMostOnce && redelivery.iter().any(|option| option.1) {
-        problems.push(format!(
-            "{site}: `attempts`, `backoff` and `ordered` need redelivery, and `{name}` is `at_most_once`: add `#[qos(at_least_once)]` to it"
-        ));
-    }
-    if qos == QoS::AtMostOnce && options.start_new {
-        problems.push(format!(
-            "{site}: leave out `start`: `{name}` is `at_most_once`, and its handlers always begin with the next message"
-        ));
-    }
-    if options.each_node && qos != QoS::AtMostOnce && settings.node.is_none() {
-        problems.push(format!(
-            "{site}: `each_node` at `{qos}` needs a node id that stays the same over restarts, or `{name}` would be kept for nodes that never return: add `.node(\"..\")` to the builder"
-        ));
     }
 }

@@ -9,9 +9,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::closed::Closed;
 use crate::desk::Desk;
 use crate::error;
+use crate::inbox_store;
 use crate::keeper::{self, Tables};
 use crate::members;
 use crate::options::{Asked, Settings};
+use crate::store::Memory;
 use crate::stream::Stream;
 
 /// The named buses of this process, by namespace and name.
@@ -52,16 +54,22 @@ pub(crate) struct Bus {
     pub(crate) tables: Arc<Tables>,
     pub(crate) keeper: mpsc::UnboundedSender<keeper::Command>,
     pub(crate) members: mpsc::Sender<members::Command>,
+    pub(crate) inbox: mpsc::Sender<inbox_store::Command>,
+    /// What handlers commit, by the logs and by the inbox.
+    pub(crate) memory: Memory,
 }
 
 impl Bus {
     fn spawn(settings: Settings) -> Arc<Self> {
         let tables = Arc::new(Tables::default());
+        let memory = Memory::spawn();
         Arc::new(Self {
             settings,
-            keeper: keeper::spawn(settings, Arc::clone(&tables)),
+            keeper: keeper::spawn(settings, Arc::clone(&tables), memory.clone()),
             members: members::spawn(),
+            inbox: inbox_store::spawn(settings, memory.clone()),
             tables,
+            memory,
         })
     }
 

@@ -80,6 +80,11 @@ pub(crate) enum Control {
         reply: oneshot::Sender<()>,
     },
     Leave(ServerId),
+    /// A server may hold more or fewer requests.
+    Limit {
+        server: ServerId,
+        max_in_flight: usize,
+    },
     /// A server has done with one request.
     Done(ServerId),
     /// A server gives a request back, to be handed out after a delay.
@@ -234,6 +239,14 @@ impl Actor {
                 let _ = reply.send(());
             }
             Control::Leave(server) => self.leave(server),
+            Control::Limit {
+                server,
+                max_in_flight,
+            } => {
+                if let Some(server) = self.servers.get_mut(&server) {
+                    server.max_in_flight = max_in_flight.max(1);
+                }
+            }
             Control::Done(server) => self.done(server),
             Control::GiveBack { server, job, after } => {
                 self.done(server);

@@ -1,5 +1,6 @@
 //! The value that this backend exports.
 
+use std::any::TypeId;
 use std::sync::Arc;
 
 use catga_core::{
@@ -9,8 +10,10 @@ use tokio::runtime::Handle;
 
 use crate::bus::{self, Connection};
 use crate::dead_letter::MemoryDeadLetters;
+use crate::inbox_store::MemoryInbox;
 use crate::options::{self, Asked};
 use crate::registry::MemoryRegistry;
+use crate::store::Memory;
 use crate::transport::{CAPABILITIES, MemoryTransport};
 
 /// The driver, to be given to a builder.
@@ -41,8 +44,12 @@ impl Driver for MemoryDriver {
         CAPABILITIES
     }
 
+    fn commit_store(&self) -> Option<TypeId> {
+        Some(TypeId::of::<Memory>())
+    }
+
     async fn connect(&self, url: &BackendUrl, options: &ConnectOptions) -> Result<Backend, Error> {
-        let asked = Asked::read(url)?;
+        let asked = Asked::read(url)?.with_options(options);
         if Handle::try_current().is_err() {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -56,6 +63,7 @@ impl Driver for MemoryDriver {
         let registry = MemoryRegistry::new(Arc::clone(&connection), options.node_timeout);
         Ok(Backend::new("memory", transport)
             .with_registry(Arc::new(registry))
+            .with_inbox(Arc::new(MemoryInbox::new(Arc::clone(&connection))))
             .with_dead_letters(Arc::new(MemoryDeadLetters::new(connection))))
     }
 }

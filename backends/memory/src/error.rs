@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use catga_core::{Capability, Error, ErrorKind, Name, NodeId, Target};
 
+use crate::group::Mode;
+
 /// This connection was closed by its owner.
 pub(crate) fn closed(operation: &'static str) -> Error {
     Error::new(
@@ -39,6 +41,59 @@ pub(crate) fn lost_ownership(operation: &'static str) -> Error {
         ErrorKind::LostOwnership,
         operation,
         "the lease of this delivery ran out and the message is redelivered: settle or extend it within the ack wait",
+    )
+}
+
+/// The lease of a claim ran out before.
+pub(crate) fn lost_claim(operation: &'static str) -> Error {
+    Error::new(
+        ErrorKind::LostOwnership,
+        operation,
+        "this claim is not held, or no longer: its lease ran out, or it was settled otherwise",
+    )
+}
+
+/// A handler wrote for a store that is not this bus's.
+pub(crate) fn foreign_effects(operation: &'static str) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        operation,
+        "these effects are for another store: the backend memory commits those of `catga::memory::Memory`",
+    )
+    .with_context("backend", "memory")
+}
+
+/// A handler wrote for a store, and nothing was claimed that this could be committed with.
+pub(crate) fn effects_without_claim() -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "settle",
+        "effects are committed with the claim of their message, and this delivery has none: subscribe at exactly_once with the backend's own inbox, or complete the claim in the inbox",
+    )
+    .with_context("backend", "memory")
+}
+
+/// What is not redelivered has no order to be kept.
+pub(crate) fn ordered_at_qos_0(message: &Name) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "subscribe",
+        format!(
+            "the backend memory cannot handle `{message}` ordered at at_most_once: subscribe at a higher guarantee"
+        ),
+    )
+    .with_context("backend", "memory")
+    .with_context("capability", Capability::Ordered)
+}
+
+/// Members of one group ask for different things.
+pub(crate) fn other_mode(message: &Name, group: &Name, present: Mode, asked: Mode) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "subscribe",
+        format!(
+            "the group `{group}` handles `{message}` with {present}, and this member asks for {asked}: all members must ask for the same"
+        ),
     )
 }
 

@@ -13,6 +13,9 @@ pub(crate) struct Handed {
     pub(crate) envelope: Envelope,
     pub(crate) count: u32,
     pub(crate) generation: u32,
+    pub(crate) may_have_run: bool,
+    /// Whether the group's inbox has it claimed for this delivery.
+    pub(crate) claimed: bool,
     pub(crate) token: Token,
 }
 

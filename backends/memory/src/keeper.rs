@@ -12,6 +12,7 @@ use tokio::task::yield_now;
 use crate::desk::{self, Desk};
 use crate::options::Settings;
 use crate::ring::{Ring, Topic};
+use crate::store::Memory;
 use crate::stream::{self, Stream};
 
 type Topics = HashMap<Name, Topic>;
@@ -21,7 +22,7 @@ type Topics = HashMap<Name, Topic>;
 pub(crate) struct Tables {
     /// QoS 0 subscribers.
     pub(crate) topics: ArcSwap<Topics>,
-    /// QoS 1 logs, kept for the life of the bus.
+    /// QoS 1 and 2 logs, kept for the life of the bus.
     pub(crate) streams: ArcSwap<HashMap<Name, Arc<Stream>>>,
     /// Requests that somebody serves or served.
     pub(crate) desks: ArcSwap<HashMap<Name, Arc<Desk>>>,
@@ -60,11 +61,16 @@ pub(crate) enum Command {
 ///
 /// The channel has no bound because `Drop` cannot wait for one; a subscription sends twice in its
 /// life and everybody else waits for the reply.
-pub(crate) fn spawn(settings: Settings, tables: Arc<Tables>) -> mpsc::UnboundedSender<Command> {
+pub(crate) fn spawn(
+    settings: Settings,
+    tables: Arc<Tables>,
+    memory: Memory,
+) -> mpsc::UnboundedSender<Command> {
     let (commands, mut queue) = mpsc::unbounded_channel();
     let keeper = Keeper {
         settings,
         tables,
+        memory,
         letter_numbers: Arc::default(),
     };
     tokio::spawn(async move {
@@ -78,6 +84,7 @@ pub(crate) fn spawn(settings: Settings, tables: Arc<Tables>) -> mpsc::UnboundedS
 struct Keeper {
     settings: Settings,
     tables: Arc<Tables>,
+    memory: Memory,
     /// Numbers the dead letters of all streams by age.
     letter_numbers: Arc<AtomicU64>,
 }
@@ -115,6 +122,7 @@ impl Keeper {
                         name.clone(),
                         self.settings,
                         Arc::clone(&self.letter_numbers),
+                        self.memory.clone(),
                     )
                 });
                 let _ = reply.send(stream);
@@ -200,7 +208,7 @@ mod tests {
     #[tokio::test]
     async fn a_publisher_with_the_old_table_loses_nothing() {
         let tables = Arc::new(Tables::default());
-        let keeper = spawn(Settings::default(), Arc::clone(&tables));
+        let keeper = spawn(Settings::default(), Arc::clone(&tables), Memory::spawn());
         let leaves = join(&keeper).await;
         let stays = join(&keeper).await;
         let (reply, mut left) = oneshot::channel();

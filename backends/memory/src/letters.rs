@@ -1,11 +1,11 @@
 //! The dead letters of one message name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use catga_core::{Consumers, DeadLetter, DeadLetterFilter, DeadLetterId, Name, Reason};
+use catga_core::{Consumers, DeadLetter, DeadLetterFilter, DeadLetterId, MessageId, Name, Reason};
 
 use crate::group::Job;
 
@@ -16,13 +16,19 @@ pub(crate) struct Letters {
     /// Shared by the streams of a bus, so that numbers tell the age across all of them.
     numbers: Arc<AtomicU64>,
     kept: BTreeMap<u64, Kept>,
+    /// What is kept of QoS 2, each once.
+    once: HashSet<Once>,
 }
+
+/// A group, an id and a generation.
+type Once = (usize, MessageId, u32);
 
 #[derive(Debug)]
 struct Kept {
     letter: DeadLetter,
     group: usize,
     job: Job,
+    once: Option<Once>,
 }
 
 impl Letters {
@@ -31,6 +37,7 @@ impl Letters {
             capacity,
             numbers,
             kept: BTreeMap::new(),
+            once: HashSet::new(),
         }
     }
 
@@ -42,8 +49,25 @@ impl Letters {
         self.kept.len() >= self.capacity
     }
 
-    /// Keeps what the group of these consumers gave up.
-    pub(crate) fn keep(&mut self, group: usize, consumers: &Consumers, job: Job, reason: Reason) {
+    /// Whether this generation of an id that is handled once is kept already.
+    pub(crate) fn has(&self, group: usize, job: &Job, id: Option<MessageId>) -> bool {
+        id.is_some_and(|id| self.once.contains(&(group, id, job.generation)))
+    }
+
+    /// Keeps what the group of these consumers gave up; `id` is that of a message that is handled once, of which
+    /// a second copy is not kept.
+    pub(crate) fn keep(
+        &mut self,
+        group: usize,
+        consumers: &Consumers,
+        job: Job,
+        reason: Reason,
+        id: Option<MessageId>,
+    ) {
+        let once = id.map(|id| (group, id, job.generation));
+        if once.is_some_and(|once| !self.once.insert(once)) {
+            return;
+        }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let envelope = job.entry.envelope.clone();
         let id = letter_id(number, envelope.name());
@@ -55,7 +79,13 @@ impl Letters {
         letter.published_at = job.entry.published_at;
         letter.dead_at = SystemTime::now();
         letter.generation = job.generation;
-        self.kept.insert(number, Kept { letter, group, job });
+        let kept = Kept {
+            letter,
+            group,
+            job,
+            once,
+        };
+        self.kept.insert(number, kept);
     }
 
     /// Up to `limit` that are meant, oldest first, after number `after`.
@@ -81,7 +111,16 @@ impl Letters {
 
     /// Takes a letter out, as a job of the next generation for its group.
     pub(crate) fn take(&mut self, number: u64) -> Option<(usize, Job)> {
-        let Kept { group, mut job, .. } = self.kept.remove(&number)?;
+        let kept = self.kept.remove(&number)?;
+        let Kept {
+            group,
+            mut job,
+            once,
+            ..
+        } = kept;
+        if let Some(once) = once {
+            self.once.remove(&once);
+        }
         job.seq = None;
         job.count = 0;
         job.generation += 1;
@@ -90,7 +129,13 @@ impl Letters {
 
     pub(crate) fn purge(&mut self, filter: &DeadLetterFilter) -> u64 {
         let before = self.kept.len();
-        self.kept.retain(|_, kept| !filter.matches(&kept.letter));
+        self.kept.retain(|_, kept| {
+            let goes = filter.matches(&kept.letter);
+            if let Some(once) = kept.once.filter(|_| goes) {
+                self.once.remove(&once);
+            }
+            !goes
+        });
         (before - self.kept.len()) as u64
     }
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod bus;
+mod claims;
 mod closed;
 mod dead_letter;
 mod desk;
@@ -8,17 +9,24 @@ mod driver;
 mod error;
 mod group;
 mod handover;
+mod inbox;
+mod inbox_store;
 mod keeper;
+mod leases;
 mod letters;
 mod log;
 mod members;
 mod options;
+mod partition;
 mod registry;
 mod ring;
 mod serve;
+mod store;
 mod stream;
 mod subscription;
 mod timer;
 mod transport;
+mod window;
 
 pub use driver::{DRIVER, MemoryDriver};
+pub use store::{Memory, MemoryTransaction};

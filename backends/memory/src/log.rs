@@ -2,40 +2,35 @@
 //!
 //! No task, no channel, no clock of its own: [`stream`](crate::stream) drives it, tests call it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use catga_core::{Consumers, Envelope, Error, Name, Reason, Start, Subscribe};
+use catga_core::{Consumers, Envelope, Error, Name, Start, Subscribe};
 use tokio::time::Instant;
 
+use crate::claims::{Claims, Turn};
 use crate::error;
-use crate::group::{Entry, Group, Job};
+use crate::group::{Counts, Entry, Group, Job, Mode};
 use crate::handover::{Handed, Handover, Token};
+use crate::inbox::Inbox;
+use crate::leases::{Leases, Out};
 use crate::letters::Letters;
 use crate::options::Settings;
 use crate::timer::FAR;
+use crate::window::{Print, Window};
+
+mod settle;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use settle::Verdict;
 
 /// The index of a group: groups are never removed.
 pub(crate) type GroupId = usize;
 /// A member of a group, numbered by whoever joins.
 pub(crate) type MemberId = u64;
-
-/// What becomes of a delivery.
-#[derive(Debug)]
-pub(crate) enum Verdict {
-    /// It is handled, or dropped for good.
-    Done,
-    /// Its lease starts anew.
-    Extend,
-    /// It is ready again after a delay.
-    Retry(Duration),
-    /// It is ready at once, as if it had not been delivered.
-    Release,
-    /// It goes into the dead letters.
-    DeadLetter(Reason),
-}
 
 #[derive(Debug)]
 struct Slot {
@@ -50,31 +45,22 @@ struct Member {
     ack_wait: Duration,
     max_in_flight: usize,
     held: usize,
-}
-
-/// A delivery that is not settled.
-#[derive(Debug)]
-struct Out {
-    job: Job,
-    group: GroupId,
-    member: MemberId,
-    ack_wait: Duration,
-    lease_end: Instant,
-    handover: Arc<Handover>,
+    duplicates: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Log {
     name: Name,
-    capacity: usize,
+    settings: Settings,
     slots: BTreeMap<u64, Slot>,
     next_seq: u64,
     groups: Vec<Group>,
     members: HashMap<MemberId, Member>,
-    out: HashMap<Token, Out>,
-    leases: BTreeSet<(Instant, Token)>,
+    leases: Leases,
     delayed: BTreeMap<(Instant, u64), (GroupId, Job)>,
     pub(crate) letters: Letters,
+    /// The ids of QoS 2 publishes.
+    window: Window,
     /// Makes tokens and the keys of delayed jobs unique.
     next_id: u64,
     /// Entries that no group wanted in time.
@@ -86,14 +72,14 @@ pub(crate) struct Log {
 impl Log {
     pub(crate) fn new(name: Name, settings: Settings, letter_numbers: Arc<AtomicU64>) -> Self {
         Self {
+            window: Window::new(name.clone(), settings.duplicate_window),
             name,
-            capacity: settings.capacity,
+            settings,
             slots: BTreeMap::new(),
             next_seq: 0,
             groups: Vec::new(),
             members: HashMap::new(),
-            out: HashMap::new(),
-            leases: BTreeSet::new(),
+            leases: Leases::default(),
             delayed: BTreeMap::new(),
             letters: Letters::new(settings.dead_letters, letter_numbers),
             next_id: 0,
@@ -104,32 +90,42 @@ impl Log {
 
     /// Whether [`push`](Self::push) may be called. Without any group the oldest makes room.
     pub(crate) fn has_room(&self) -> bool {
-        self.groups.is_empty() || self.slots.len() < self.capacity
+        self.groups.is_empty() || self.slots.len() < self.settings.capacity
     }
 
     /// Takes a message in.
     pub(crate) fn push(&mut self, envelope: Envelope) {
         debug_assert!(self.has_room(), "the caller asks `has_room` first");
-        if self.slots.len() >= self.capacity {
+        if self.slots.len() >= self.settings.capacity {
             self.drop_oldest();
         }
         let entry = Arc::new(Entry {
             envelope,
             published_at: SystemTime::now(),
         });
+        for group in &mut self.groups {
+            group.arrive(self.next_seq, &entry);
+        }
         let open = self.groups.len();
         self.slots.insert(self.next_seq, Slot { entry, open });
         self.next_seq += 1;
-        for group in &mut self.groups {
-            group.fresh += 1;
-        }
+    }
+
+    /// Whether a QoS 2 message is a duplicate, which is not to be pushed.
+    pub(crate) fn knows(&mut self, print: Print, now: Instant) -> bool {
+        self.window.knows(print, now)
+    }
+
+    /// Remembers a QoS 2 message that is pushed.
+    pub(crate) fn remember(&mut self, print: Print, now: Instant) {
+        self.window.remember(print, now);
     }
 
     fn drop_oldest(&mut self) {
         self.slots.pop_first();
         if self.dropped == 0 {
             tracing::warn!(
-                message = %self.name, capacity = self.capacity,
+                message = %self.name, capacity = self.settings.capacity,
                 "no group subscribes to this message: the oldest are dropped"
             );
         }
@@ -137,18 +133,38 @@ impl Log {
     }
 
     /// Adds a member, and its group when that is new.
-    pub(crate) fn join(&mut self, id: MemberId, subscribe: &Subscribe) -> GroupId {
-        let consumers = &subscribe.consumers;
+    pub(crate) fn join(&mut self, id: MemberId, subscribe: &Subscribe) -> Result<GroupId, Error> {
+        let (consumers, mode) = (&subscribe.consumers, Mode::of(subscribe));
         let present = self.groups.iter().position(|g| g.consumers == *consumers);
-        let group = present.unwrap_or_else(|| self.add_group(consumers.clone(), subscribe.start));
+        let group = match present {
+            Some(group) if self.groups[group].mode != mode => {
+                let present = self.groups[group].mode;
+                return Err(error::other_mode(
+                    &self.name,
+                    consumers.group(),
+                    present,
+                    mode,
+                ));
+            }
+            Some(group) => group,
+            None => self.add_group(consumers.clone(), mode, subscribe.start),
+        };
         let member = Member {
             group,
             ack_wait: subscribe.ack_wait.min(FAR),
             max_in_flight: subscribe.max_in_flight.max(1),
             held: 0,
+            duplicates: Arc::default(),
         };
         self.members.insert(id, member);
-        group
+        Ok(group)
+    }
+
+    /// Sets how many deliveries a member may hold.
+    pub(crate) fn limit(&mut self, member: MemberId, max_in_flight: usize) {
+        if let Some(member) = self.members.get_mut(&member) {
+            member.max_in_flight = max_in_flight.max(1);
+        }
     }
 
     /// The group of a member, while it is one.
@@ -156,7 +172,7 @@ impl Log {
         self.members.get(&member).map(|member| member.group)
     }
 
-    fn add_group(&mut self, consumers: Consumers, start: Start) -> GroupId {
+    fn add_group(&mut self, consumers: Consumers, mode: Mode, start: Start) -> GroupId {
         let cursor = if start == Start::New {
             if self.groups.is_empty() {
                 // Retained for the first group, which does not want it.
@@ -164,13 +180,18 @@ impl Log {
             }
             self.next_seq
         } else {
-            for slot in self.slots.values_mut() {
-                slot.open += 1;
-            }
             0
         };
-        let fresh = self.slots.range(cursor..).count() as u64;
-        self.groups.push(Group::new(consumers, cursor, fresh));
+        let Settings { inbox, limits, .. } = self.settings;
+        let claims = mode
+            .claims
+            .then(|| Claims::new(Inbox::new(self.name.clone(), limits, inbox)));
+        let mut group = Group::new(consumers, mode, cursor, claims);
+        for (seq, slot) in self.slots.range_mut(cursor..) {
+            slot.open += 1;
+            group.arrive(*seq, &slot.entry);
+        }
+        self.groups.push(group);
         self.groups.len() - 1
     }
 
@@ -200,17 +221,21 @@ impl Log {
         let lease_end = now + ack_wait;
         let mut handed = Vec::new();
         while handed.len() < room
-            && let Some(mut job) = self.next_job(group)
+            && let Some(job) = self.next_job(group)
         {
-            job.count += 1;
             let token = self.new_id();
+            let claim_id = self.groups[group].claim_id(&job);
+            let Some(job) = self.turn(member, group, job, token, now) else {
+                continue;
+            };
             handed.push(Handed {
                 envelope: job.entry.envelope.clone(),
                 count: job.count,
                 generation: job.generation,
+                may_have_run: job.ran,
+                claimed: claim_id.is_some(),
                 token,
             });
-            self.leases.insert((lease_end, token));
             let out = Out {
                 job,
                 group,
@@ -219,7 +244,7 @@ impl Log {
                 lease_end,
                 handover: Arc::clone(handover),
             };
-            self.out.insert(token, out);
+            self.leases.begin(token, out);
         }
         if let Some(m) = self.members.get_mut(&member) {
             m.held += handed.len();
@@ -229,80 +254,55 @@ impl Log {
 
     fn next_job(&mut self, group: GroupId) -> Option<Job> {
         let group = &mut self.groups[group];
-        if let Some(job) = group.next_again() {
+        if let Some(job) = group.next_job() {
             return Some(job);
+        }
+        if group.fresh == 0 {
+            return None;
         }
         let (&seq, slot) = self.slots.range(group.cursor..).next()?;
         group.cursor = seq + 1;
         group.fresh -= 1;
-        Some(Job {
-            seq: Some(seq),
-            entry: Arc::clone(&slot.entry),
-            count: 0,
-            generation: 0,
-        })
+        Some(Job::new(seq, Arc::clone(&slot.entry)))
     }
 
-    /// Settles a delivery, unless its lease ran out before.
-    pub(crate) fn settle(
+    /// A job whose turn it is, as delivery `token` to a member: where ids are claimed, it may have to wait for a
+    /// copy of it, or be done with.
+    fn turn(
         &mut self,
+        member: MemberId,
+        group: GroupId,
+        mut job: Job,
         token: Token,
-        verdict: Verdict,
         now: Instant,
-    ) -> Result<(), Error> {
-        match verdict {
-            Verdict::Extend => return self.extend(token, now),
-            // Checked before the delivery ends: what cannot be stored stays.
-            Verdict::DeadLetter(_) if self.letters.is_full() && self.out.contains_key(&token) => {
-                return Err(error::letters_full(&self.name, self.letters.capacity()));
-            }
-            _ => {}
-        }
-        let Some(Out { job, group, .. }) = self.end(token) else {
-            self.late_acks += u64::from(matches!(verdict, Verdict::Done));
-            tracing::debug!(message = %self.name, late_acks = self.late_acks, "settled after the lease ended");
-            return Err(error::lost_ownership("settle"));
+    ) -> Option<Job> {
+        let Group { claims, .. } = &mut self.groups[group];
+        let claimed = claims.as_mut().zip(job.entry.envelope.id());
+        let Some((claims, id)) = claimed else {
+            job.count += 1;
+            return Some(job);
         };
-        match verdict {
-            Verdict::Done => self.finish(&job),
-            Verdict::Release => self.groups[group].put_back(job),
-            Verdict::Retry(after) if after.is_zero() => self.groups[group].retry(job),
-            Verdict::Retry(after) => {
-                let key = (now + after.min(FAR), self.new_id());
-                self.groups[group].delayed += 1;
-                self.delayed.insert(key, (group, job));
+        match claims.claim(id, job, token, now) {
+            Turn::Goes(job) => Some(job),
+            Turn::Waits => None,
+            Turn::Duplicate(job) => {
+                self.drop_duplicate(group, &job, member);
+                None
             }
-            Verdict::DeadLetter(reason) => {
-                self.finish(&job);
-                let consumers = &self.groups[group].consumers;
-                self.letters.keep(group, consumers, job, reason);
-            }
-            Verdict::Extend => unreachable!("returned above"),
         }
-        Ok(())
     }
 
-    fn extend(&mut self, token: Token, now: Instant) -> Result<(), Error> {
-        let out = self.out.get_mut(&token);
-        let out = out.ok_or_else(|| error::lost_ownership("extend"))?;
-        self.leases.remove(&(out.lease_end, token));
-        out.lease_end = now + out.ack_wait;
-        self.leases.insert((out.lease_end, token));
-        Ok(())
-    }
-
-    /// Ends a delivery: its token means nothing from here on.
-    fn end(&mut self, token: Token) -> Option<Out> {
-        let out = self.out.remove(&token)?;
-        self.leases.remove(&(out.lease_end, token));
-        if let Some(member) = self.members.get_mut(&out.member) {
-            member.held -= 1;
+    /// Drops a job whose id was handled, on behalf of the member that found it or handled it.
+    fn drop_duplicate(&mut self, group: GroupId, job: &Job, member: MemberId) {
+        if let Some(member) = self.members.get(&member) {
+            member.duplicates.fetch_add(1, Ordering::Relaxed);
         }
-        Some(out)
+        self.finish(group, job);
     }
 
     /// One group has done with an entry; the last one frees it.
-    fn finish(&mut self, job: &Job) {
+    fn finish(&mut self, group: GroupId, job: &Job) {
+        self.groups[group].done(job);
         let Some(seq) = job.seq else { return };
         if let Some(slot) = self.slots.get_mut(&seq) {
             slot.open -= 1;
@@ -312,57 +312,30 @@ impl Log {
         }
     }
 
-    /// Takes deliveries back that their member never saw, in the order in which they were handed.
-    pub(crate) fn give_back(&mut self, tokens: &[Token]) {
-        for token in tokens.iter().rev() {
-            if let Some(out) = self.end(*token) {
-                self.groups[out.group].put_back(out.job);
-            }
-        }
-    }
-
-    /// Ends the leases and the delays that are over.
-    pub(crate) fn expire(&mut self, now: Instant) {
-        let mut unseen = Vec::new();
-        while let Some(&(at, token)) = self.leases.first()
-            && at <= now
-        {
-            self.leases.pop_first();
-            let handover = self.out.get(&token).map(|out| Arc::clone(&out.handover));
-            if handover.is_some_and(|handover| handover.revoke()) {
-                unseen.push(token);
-            } else if let Some(out) = self.end(token) {
-                self.groups[out.group].retry(out.job);
-            }
-        }
-        self.give_back(&unseen);
-        while let Some(first) = self.delayed.first_entry()
-            && first.key().0 <= now
-        {
-            let (group, job) = first.remove();
-            self.groups[group].delayed -= 1;
-            self.groups[group].retry(job);
-        }
-    }
-
     /// When [`expire`](Self::expire) has something to do next.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let lease = self.leases.first().map(|(at, _)| *at);
         let delay = self.delayed.first_key_value().map(|((at, _), _)| *at);
-        lease.into_iter().chain(delay).min()
+        let claims = self.groups.iter().filter_map(|group| group.claims.as_ref());
+        [
+            self.leases.next_deadline(),
+            delay,
+            self.window.next_deadline(),
+        ]
+        .into_iter()
+        .chain(claims.map(Claims::next_deadline))
+        .flatten()
+        .min()
     }
 
-    /// Hands a dead letter to its group again. Whether there was one.
-    pub(crate) fn redrive(&mut self, number: u64) -> bool {
-        let Some((group, job)) = self.letters.take(number) else {
-            return false;
+    /// What is counted for a member.
+    pub(crate) fn counts(&self, member: MemberId) -> Counts {
+        let Some(member) = self.members.get(&member) else {
+            return Counts::default();
         };
-        self.groups[group].retry(job);
-        true
-    }
-
-    pub(crate) fn waiting(&self, group: GroupId) -> Arc<AtomicU64> {
-        self.groups[group].waiting()
+        Counts {
+            waiting: Arc::clone(&self.groups[member.group].waiting),
+            duplicates: Arc::clone(&member.duplicates),
+        }
     }
 
     pub(crate) fn publish_waiting(&self) {
@@ -374,6 +347,3 @@ impl Log {
         self.next_id
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,11 +1,12 @@
 //! What a `memory://` URL says.
 
 use std::fmt;
+use std::time::Duration;
 
-use catga_core::{BackendUrl, Error, ErrorKind, Name};
+use catga_core::{BackendUrl, ConnectOptions, Error, ErrorKind, InboxLimits, Name};
 
 /// The names of the URL options.
-pub(crate) const NAMES: &[&str] = &["capacity", "ring", "max_payload", "dead_letters"];
+pub(crate) const NAMES: &[&str] = &["capacity", "ring", "max_payload", "dead_letters", "inbox"];
 
 /// The most that a ring holds: its memory is taken when somebody subscribes.
 const MAX_RING: usize = 1 << 20;
@@ -23,6 +24,12 @@ pub(crate) struct Settings {
     pub(crate) max_payload: usize,
     /// The most dead letters of one message name.
     pub(crate) dead_letters: usize,
+    /// The most ids that an inbox keeps of one message name while nobody handles them.
+    pub(crate) inbox: usize,
+    /// What else an inbox keeps.
+    pub(crate) limits: InboxLimits,
+    /// How long the id of a QoS 2 publish is remembered.
+    pub(crate) duplicate_window: Duration,
 }
 
 impl Default for Settings {
@@ -32,11 +39,14 @@ impl Default for Settings {
             ring: 1024,
             max_payload: 1024 * 1024,
             dead_letters: 10_000,
+            inbox: 1_000_000,
+            limits: InboxLimits::default(),
+            duplicate_window: ConnectOptions::DUPLICATE_WINDOW,
         }
     }
 }
 
-/// A URL as read: what it does not say is left to the bus, when there is one.
+/// A URL as read, with the options beside it: what they do not say is left to the bus, when there is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Asked {
     /// The bus to share; without one the connection has a bus of its own.
@@ -45,6 +55,9 @@ pub(crate) struct Asked {
     ring: Option<usize>,
     max_payload: Option<usize>,
     dead_letters: Option<usize>,
+    inbox: Option<usize>,
+    limits: Option<InboxLimits>,
+    duplicate_window: Option<Duration>,
 }
 
 impl Asked {
@@ -56,7 +69,17 @@ impl Asked {
             ring: number(url, "ring", MAX_RING)?,
             max_payload: number(url, "max_payload", MAX)?,
             dead_letters: number(url, "dead_letters", MAX)?,
+            inbox: number(url, "inbox", MAX)?,
+            limits: None,
+            duplicate_window: None,
         })
+    }
+
+    /// Adds what is asked for beside the URL.
+    pub(crate) fn with_options(mut self, options: &ConnectOptions) -> Self {
+        self.limits = options.inbox;
+        self.duplicate_window = options.duplicate_window;
+        self
     }
 
     /// The settings of a new bus.
@@ -67,6 +90,9 @@ impl Asked {
             ring: self.ring.unwrap_or(default.ring),
             max_payload: self.max_payload.unwrap_or(default.max_payload),
             dead_letters: self.dead_letters.unwrap_or(default.dead_letters),
+            inbox: self.inbox.unwrap_or(default.inbox),
+            limits: self.limits.unwrap_or(default.limits),
+            duplicate_window: self.duplicate_window.unwrap_or(default.duplicate_window),
         }
     }
 
@@ -77,22 +103,36 @@ impl Asked {
             ("ring", self.ring, present.ring),
             ("max_payload", self.max_payload, present.max_payload),
             ("dead_letters", self.dead_letters, present.dead_letters),
+            ("inbox", self.inbox, present.inbox),
         ];
         for (option, asked, is) in options {
-            if let Some(asked) = asked
-                && asked != is
-            {
-                let bus = self.bus.as_ref().map_or("", Name::as_str);
-                return Err(Error::new(
-                    ErrorKind::Conflict,
-                    "connect",
-                    format!(
-                        "the bus `{bus}` is there with {option}={is} and this URL asks for {option}={asked}: write the same in both, or leave it out"
-                    ),
-                ));
-            }
+            self.same(option, asked, &is)?;
         }
-        Ok(())
+        let (asked, is) = (self.limits, present.limits);
+        self.same("inbox retention", asked.map(|l| l.retention), &is.retention)?;
+        let responses = |l: InboxLimits| (l.response_retention, l.response_limit);
+        self.same("inbox responses", asked.map(responses), &responses(is))?;
+        let (asked, is) = (self.duplicate_window, present.duplicate_window);
+        self.same("duplicate window", asked, &is)
+    }
+
+    fn same<T: PartialEq + fmt::Debug>(
+        &self,
+        option: &str,
+        asked: Option<T>,
+        is: &T,
+    ) -> Result<(), Error> {
+        let Some(asked) = asked.filter(|asked| asked != is) else {
+            return Ok(());
+        };
+        let bus = self.bus.as_ref().map_or("", Name::as_str);
+        Err(Error::new(
+            ErrorKind::Conflict,
+            "connect",
+            format!(
+                "the bus `{bus}` is there with {option}={is:?} and this connection asks for {option}={asked:?}: write the same in both, or leave it out"
+            ),
+        ))
     }
 }
 
@@ -178,6 +218,46 @@ mod tests {
             let error = read(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");
             assert!(error.message().contains(part), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_comes_beside_the_url_decides_for_a_new_bus_and_can_conflict() {
+        let options = ConnectOptions::new(Name::from_static("catga"));
+        let hour = Duration::from_secs(3600);
+        let brief = options
+            .clone()
+            .with_inbox(InboxLimits::default().with_retention(hour));
+        let asked = read("memory://b?inbox=9").unwrap();
+        let present = asked.clone().with_options(&brief).settings();
+        assert_eq!((present.inbox, present.limits.retention), (9, hour));
+        for agrees in [&brief, &options] {
+            assert!(asked.clone().with_options(agrees).check(&present).is_ok());
+        }
+        let others = [
+            (
+                asked
+                    .clone()
+                    .with_options(&options.clone().with_inbox(InboxLimits::default())),
+                "inbox retention=3600s",
+            ),
+            (
+                asked.clone().with_options(
+                    &brief
+                        .clone()
+                        .with_inbox(present.limits.with_responses(hour, 1)),
+                ),
+                "inbox responses=(600s, 65536)",
+            ),
+            (
+                asked.with_options(&brief.with_duplicate_window(hour)),
+                "duplicate window=120s",
+            ),
+        ];
+        for (other, part) in others {
+            let error = other.check(&present).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Conflict);
+            assert!(error.message().contains(part), "{error}");
         }
     }
 

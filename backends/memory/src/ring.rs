@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use catga_core::{Delivery, Envelope, Error, Name, Subscription, SubscriptionStats, async_trait};
+use catga_core::{
+    Delivery, Envelope, Error, Name, StatsReader, Subscription, SubscriptionStats, async_trait,
+};
 use crossbeam_queue::ArrayQueue;
 use tokio::select;
 use tokio::sync::{Notify, oneshot};
@@ -215,13 +217,15 @@ impl Subscription for RingSubscription {
         Ok(())
     }
 
+    /// Nothing is held at QoS 0: a delivery is done with when it is handed out.
     fn set_max_in_flight(&mut self, _max_in_flight: usize) {}
 
-    fn stats(&self) -> SubscriptionStats {
-        SubscriptionStats::new(
-            self.ring.dropped.load(Ordering::Relaxed),
-            Some(self.ring.queue.len() as u64),
-        )
+    fn stats_reader(&self) -> StatsReader {
+        let ring = Arc::clone(&self.ring);
+        StatsReader::new(move || {
+            let dropped = ring.dropped.load(Ordering::Relaxed);
+            SubscriptionStats::new(dropped, Some(ring.queue.len() as u64))
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use catga_core::{
     Capability, Delivery, Envelope, Error, ErrorKind, ReasonKind, Receipt, RemoteError, Reply,
-    Retry, Serve, Settlement, Subscription, SubscriptionStats, async_trait,
+    Retry, Serve, Settlement, StatsReader, Subscription, SubscriptionStats, async_trait,
 };
 use tokio::select;
 use tokio::sync::oneshot;
@@ -21,6 +21,7 @@ pub(crate) struct ServeSubscription {
     connection: Arc<Connection>,
     desk: Arc<Desk>,
     server: ServerId,
+    max_in_flight: usize,
     /// A fetch that was sent. It outlives the `recv` that began it: the next one goes on with it.
     pending: Option<oneshot::Receiver<Vec<Job>>>,
     left: bool,
@@ -47,6 +48,7 @@ impl ServeSubscription {
             connection,
             desk,
             server,
+            max_in_flight: serve.max_in_flight,
             pending: None,
             left: false,
         };
@@ -144,10 +146,20 @@ impl Subscription for ServeSubscription {
         Ok(())
     }
 
-    fn set_max_in_flight(&mut self, _max_in_flight: usize) {}
+    fn set_max_in_flight(&mut self, max_in_flight: usize) {
+        if std::mem::replace(&mut self.max_in_flight, max_in_flight) == max_in_flight {
+            return;
+        }
+        let server = self.server;
+        // A desk that is gone hands out nothing anyway.
+        let _ = self.desk.control.send(Control::Limit {
+            server,
+            max_in_flight,
+        });
+    }
 
-    fn stats(&self) -> SubscriptionStats {
-        SubscriptionStats::default()
+    fn stats_reader(&self) -> StatsReader {
+        StatsReader::new(SubscriptionStats::default)
     }
 }
 
@@ -222,7 +234,7 @@ impl Receipt for RequestReceipt {
                     "the request was acked without a response",
                 );
             }
-            Settlement::Nak { after } => self.give_back(after),
+            Settlement::Nak { after } | Settlement::Defer { after } => self.give_back(after),
             Settlement::Release { .. } => self.give_back(Duration::ZERO),
             Settlement::Term => self.fail(ErrorKind::Handler, "the request was dropped"),
             Settlement::DeadLetter { reason, .. } => {

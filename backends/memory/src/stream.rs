@@ -4,27 +4,33 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use catga_core::{DeadLetter, DeadLetterFilter, Envelope, Error, Name, Subscribe};
+use catga_core::{DeadLetter, DeadLetterFilter, Envelope, Error, Name, Published, Subscribe};
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::closed::Closed;
+use crate::group::Counts;
 use crate::handover::{Handed, Handover, Token};
 use crate::log::{Log, MemberId, Verdict};
 use crate::options::Settings;
+use crate::store::Memory;
 use crate::timer::Timer;
+use crate::window::Print;
 
 /// How many commands wait before their senders do.
 const QUEUE: usize = 1024;
 /// How many commands are obeyed before entries are handed out.
 const BATCH: usize = 64;
 
-/// A message to be stored. Who sent it has it stored exactly when `accepted` reached him.
+/// A message to be stored. Who sent it has it stored, or knows it as stored before, exactly when `accepted`
+/// reached him.
 #[derive(Debug)]
 pub(crate) struct Publish {
     pub(crate) envelope: Envelope,
-    pub(crate) accepted: oneshot::Sender<()>,
+    /// What a duplicate is recognised by; `None` at QoS 1.
+    pub(crate) print: Option<Print>,
+    pub(crate) accepted: oneshot::Sender<Published>,
 }
 
 /// What members say on the message path.
@@ -34,7 +40,7 @@ pub(crate) enum Command {
     Settle {
         token: Token,
         verdict: Verdict,
-        /// `None` for an ack, which nobody waits for.
+        /// `None` for an ack at QoS 1, which nobody waits for.
         reply: Option<oneshot::Sender<Result<(), Error>>>,
     },
 }
@@ -59,11 +65,16 @@ pub(crate) struct Batch {
 /// What is asked off the message path, or from a `Drop`.
 #[derive(Debug)]
 pub(crate) enum Control {
-    /// A member comes; the reply counts what waits for its group.
+    /// A member comes; the reply counts for it.
     Join {
         member: MemberId,
         subscribe: Subscribe,
-        reply: oneshot::Sender<Arc<AtomicU64>>,
+        reply: oneshot::Sender<Result<Counts, Error>>,
+    },
+    /// A member may hold more or fewer deliveries.
+    Limit {
+        member: MemberId,
+        max_in_flight: usize,
     },
     /// A member goes; these it was sent and never handed out.
     Leave {
@@ -111,12 +122,18 @@ impl Stream {
     }
 }
 
-pub(crate) fn spawn(name: Name, settings: Settings, letters: Arc<AtomicU64>) -> Arc<Stream> {
+pub(crate) fn spawn(
+    name: Name,
+    settings: Settings,
+    letters: Arc<AtomicU64>,
+    memory: Memory,
+) -> Arc<Stream> {
     let (publishes, publish_queue) = mpsc::channel(QUEUE.min(settings.capacity));
     let (commands, command_queue) = mpsc::channel(QUEUE);
     let (control, control_queue) = mpsc::unbounded_channel();
     let actor = Actor {
         log: Log::new(name, settings, letters),
+        memory,
         publishes: publish_queue,
         commands: command_queue,
         control: control_queue,
@@ -133,6 +150,7 @@ pub(crate) fn spawn(name: Name, settings: Settings, letters: Arc<AtomicU64>) -> 
 
 struct Actor {
     log: Log,
+    memory: Memory,
     publishes: mpsc::Receiver<Publish>,
     commands: mpsc::Receiver<Command>,
     control: mpsc::UnboundedReceiver<Control>,
@@ -196,8 +214,19 @@ impl Actor {
     /// Stores a message, unless its publisher has given up: the reply decides it for both. Nobody
     /// can see the log between the reply and the push.
     fn accept(&mut self, publish: Publish) {
-        if publish.accepted.send(()).is_ok() {
+        let Some(print) = publish.print else {
+            if publish.accepted.send(Published::new()).is_ok() {
+                self.log.push(publish.envelope);
+            }
+            return;
+        };
+        let now = Instant::now();
+        if self.log.knows(print, now) {
+            // Who gave up does not hear that it was stored before, by another publish.
+            let _ = publish.accepted.send(Published::duplicate());
+        } else if publish.accepted.send(Published::new()).is_ok() {
             self.log.push(publish.envelope);
+            self.log.remember(print, now);
         }
     }
 
@@ -214,12 +243,26 @@ impl Actor {
                 verdict,
                 reply,
             } => {
-                let settled = self.log.settle(token, verdict, Instant::now());
+                let settled = self.settle(token, verdict);
                 if let Some(reply) = reply {
                     let _ = reply.send(settled);
                 }
             }
         }
+    }
+
+    /// Settles a delivery. The effects of one that completed are on their way to the store before anybody can
+    /// know of the completion.
+    fn settle(&mut self, token: Token, verdict: Verdict) -> Result<(), Error> {
+        let effects = match &verdict {
+            Verdict::Commit(effects) => Some(effects.clone()),
+            _ => None,
+        };
+        self.log.settle(token, verdict, Instant::now())?;
+        if let Some(effects) = effects {
+            self.memory.apply(effects);
+        }
+        Ok(())
     }
 
     // Who asked may be gone; then nobody misses the reply.
@@ -230,19 +273,25 @@ impl Actor {
                 subscribe,
                 reply,
             } => {
-                let group = self.log.join(member, &subscribe);
-                if self.parked.len() <= group {
-                    self.parked.resize_with(group + 1, VecDeque::new);
-                }
-                let _ = reply.send(self.log.waiting(group));
+                let joined = self.log.join(member, &subscribe).map(|group| {
+                    if self.parked.len() <= group {
+                        self.parked.resize_with(group + 1, VecDeque::new);
+                    }
+                    self.log.counts(member)
+                });
+                let _ = reply.send(joined);
             }
+            Control::Limit {
+                member,
+                max_in_flight,
+            } => self.log.limit(member, max_in_flight),
             Control::Leave { member, unseen } => {
-                self.log.give_back(&unseen);
+                self.log.give_back(&unseen, Instant::now());
                 if let Some(group) = self.log.leave(member) {
                     self.parked[group].retain(|fetch| fetch.member != member);
                 }
             }
-            Control::GiveBack(tokens) => self.log.give_back(&tokens),
+            Control::GiveBack(tokens) => self.log.give_back(&tokens, Instant::now()),
             Control::ListLetters {
                 filter,
                 after,
@@ -284,7 +333,7 @@ impl Actor {
                 let fetch = parked.remove(at).expect("`at` is within the queue");
                 if let Err(unread) = fetch.reply.send(Batch { entries, handover }) {
                     let tokens: Vec<Token> = unread.entries.iter().map(|e| e.token).collect();
-                    log.give_back(&tokens);
+                    log.give_back(&tokens, now);
                 }
             }
         }

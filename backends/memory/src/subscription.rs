@@ -1,11 +1,11 @@
-//! A subscription at QoS 1, and the settling of its deliveries.
+//! A subscription at QoS 1 or 2, and the settling of its deliveries.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use catga_core::{
-    Capability, Delivery, Envelope, Error, Receipt, Settlement, Subscribe, Subscription,
-    SubscriptionStats, async_trait,
+    Capability, Delivery, Envelope, Error, Receipt, Settlement, StatsReader, Subscribe,
+    Subscription, SubscriptionStats, async_trait,
 };
 use tokio::select;
 use tokio::sync::mpsc::error::TrySendError;
@@ -13,8 +13,10 @@ use tokio::sync::oneshot;
 
 use crate::bus::Connection;
 use crate::error;
+use crate::group::Counts;
 use crate::handover::Token;
 use crate::log::{MemberId, Verdict};
+use crate::store;
 use crate::stream::{Batch, Command, Control, Fetch, Stream};
 
 /// A member of a group.
@@ -23,7 +25,8 @@ pub(crate) struct LogSubscription {
     connection: Arc<Connection>,
     stream: Arc<Stream>,
     member: MemberId,
-    waiting: Arc<AtomicU64>,
+    counts: Counts,
+    max_in_flight: usize,
     /// A fetch that was sent. It outlives the `recv` that began it: the next one goes on with it.
     pending: Option<oneshot::Receiver<Batch>>,
     left: bool,
@@ -48,13 +51,14 @@ impl LogSubscription {
             member,
             connection,
             stream,
-            waiting: Arc::default(),
+            counts: Counts::default(),
+            max_in_flight: subscribe.max_in_flight,
             pending: None,
             left: false,
         };
         let sent = this.stream.control.send(join);
         sent.map_err(|_| error::gone("subscribe"))?;
-        this.waiting = answer.await.map_err(|_| error::gone("subscribe"))?;
+        this.counts = answer.await.map_err(|_| error::gone("subscribe"))??;
         Ok(this)
     }
 
@@ -85,10 +89,17 @@ impl LogSubscription {
             let receipt = LogReceipt {
                 stream: Arc::clone(&self.stream),
                 token: entry.token,
+                claimed: entry.claimed,
             };
-            Delivery::new(entry.envelope, Box::new(receipt))
+            let delivery = Delivery::new(entry.envelope, Box::new(receipt))
                 .with_count(entry.count)
                 .with_generation(entry.generation)
+                .with_may_have_run(entry.may_have_run);
+            if entry.claimed {
+                delivery.with_claim_held()
+            } else {
+                delivery
+            }
         }));
         let rest: Vec<Token> = entries.map(|entry| entry.token).collect();
         if !rest.is_empty() {
@@ -143,10 +154,25 @@ impl Subscription for LogSubscription {
         Ok(())
     }
 
-    fn set_max_in_flight(&mut self, _max_in_flight: usize) {}
+    fn set_max_in_flight(&mut self, max_in_flight: usize) {
+        if std::mem::replace(&mut self.max_in_flight, max_in_flight) == max_in_flight {
+            return;
+        }
+        let member = self.member;
+        // A stream that is gone hands out nothing anyway.
+        let _ = self.stream.control.send(Control::Limit {
+            member,
+            max_in_flight,
+        });
+    }
 
-    fn stats(&self) -> SubscriptionStats {
-        SubscriptionStats::new(0, Some(self.waiting.load(Ordering::Relaxed)))
+    fn stats_reader(&self) -> StatsReader {
+        let counts = self.counts.clone();
+        StatsReader::new(move || {
+            let waiting = counts.waiting.load(Ordering::Relaxed);
+            let duplicates = counts.duplicates.load(Ordering::Relaxed);
+            SubscriptionStats::new(0, Some(waiting)).with_duplicates(duplicates)
+        })
     }
 }
 
@@ -161,6 +187,8 @@ impl Drop for LogSubscription {
 struct LogReceipt {
     stream: Arc<Stream>,
     token: Token,
+    /// Whether settling ends a claim, so that it has to be confirmed.
+    claimed: bool,
 }
 
 impl LogReceipt {
@@ -202,14 +230,23 @@ impl Receipt for LogReceipt {
         settlement: Settlement,
     ) -> Result<(), Error> {
         let verdict = match settlement {
-            Settlement::Ack => return self.tell(Verdict::Done).await,
-            // No inbox lives here, so that there is nothing to complete a claim in.
+            Settlement::Ack if !self.claimed => return self.tell(Verdict::Done).await,
+            // A claim that is passed in is one of an inbox elsewhere.
             Settlement::Complete(completion) if completion.claim.is_some() => {
                 return Err(error::unsupported("settle", Capability::FusedCompletion));
             }
-            Settlement::Complete(_) | Settlement::Term => Verdict::Done,
+            Settlement::Complete(completion) => match completion.effects {
+                Some(_) if !self.claimed => return Err(error::effects_without_claim()),
+                Some(effects) => {
+                    store::check("settle", Some(&effects))?;
+                    Verdict::Commit(effects)
+                }
+                None => Verdict::Done,
+            },
+            Settlement::Ack | Settlement::Term => Verdict::Done,
             Settlement::Nak { after } => Verdict::Retry(after),
-            Settlement::Release { .. } => Verdict::Release,
+            Settlement::Defer { after } => Verdict::Defer(after),
+            Settlement::Release { began } => Verdict::Release { began },
             Settlement::DeadLetter { claim: Some(_), .. } => {
                 return Err(error::unsupported("settle", Capability::FusedCompletion));
             }

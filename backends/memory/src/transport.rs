@@ -20,15 +20,19 @@ use crate::serve::ServeSubscription;
 use crate::stream::Publish;
 use crate::subscription::LogSubscription;
 use crate::timer::{FAR, from_now};
+use crate::window::Print;
 
 /// What this backend can do.
 pub(crate) const CAPABILITIES: &[Capability] = &[
     Capability::AtLeastOnce,
+    Capability::ExactlyOnce,
     Capability::Groups,
     Capability::EachNode,
+    Capability::Ordered,
     Capability::DelayedNak,
     Capability::UncountedRelease,
     Capability::Requests,
+    Capability::Inbox,
     Capability::Nodes,
     Capability::FusedDeadLetter,
     Capability::TypedPayload,
@@ -41,7 +45,7 @@ pub(crate) struct MemoryTransport {
 }
 
 /// A publish that a log has not accepted yet.
-type Accepting = oneshot::Receiver<()>;
+type Accepting = oneshot::Receiver<Published>;
 
 impl MemoryTransport {
     pub(crate) fn new(connection: Arc<Connection>) -> Self {
@@ -56,9 +60,6 @@ impl MemoryTransport {
         if size > max {
             return Err(error::too_large(operation, envelope.name(), size, max));
         }
-        if envelope.qos() == QoS::ExactlyOnce {
-            return Err(error::unsupported(operation, Capability::ExactlyOnce));
-        }
         Ok(())
     }
 
@@ -70,12 +71,17 @@ impl MemoryTransport {
         }
     }
 
-    /// QoS 1, first half: queues the message at its log.
-    async fn send(&self, envelope: &Envelope, by: Instant) -> Result<Accepting, Error> {
+    /// QoS 1 and 2, first half: queues the message at its log.
+    async fn send(&self, envelope: &mut Envelope, by: Instant) -> Result<Accepting, Error> {
+        if envelope.qos() == QoS::ExactlyOnce {
+            // Whoever publishes it again does so under this id.
+            envelope.id_or_new();
+        }
         let bus = &self.connection.bus;
         let stream = bus.stream("publish", envelope.name()).await?;
         let (accepted, accepting) = oneshot::channel();
         let publish = Publish {
+            print: Print::of(envelope),
             envelope: envelope.clone(),
             accepted,
         };
@@ -92,7 +98,7 @@ impl MemoryTransport {
         }
     }
 
-    /// QoS 1, second half: waits until the log took it. A publish that is given up here is not
+    /// QoS 1 and 2, second half: waits until the log took it. A publish that is given up here is not
     /// stored, neither now nor later: closing the channel and the log's answer exclude each other.
     async fn accepted(
         &self,
@@ -100,20 +106,19 @@ impl MemoryTransport {
         mut accepting: Accepting,
         by: Instant,
     ) -> Result<Published, Error> {
-        let answer = if let Ok(answer) = timeout_at(by, &mut accepting).await {
+        if let Ok(answer) = timeout_at(by, &mut accepting).await {
             answer.map_err(|_| error::gone("publish"))
         } else {
             accepting.close();
             accepting.try_recv().map_err(|_| self.full(envelope))
-        };
-        answer.map(|()| Published::new())
+        }
     }
 
     fn full(&self, envelope: &Envelope) -> Error {
         error::log_full(envelope.name(), self.connection.bus.settings.capacity)
     }
 
-    async fn store(&self, envelope: &Envelope, by: Instant) -> Result<Published, Error> {
+    async fn store(&self, envelope: &mut Envelope, by: Instant) -> Result<Published, Error> {
         let accepting = self.send(envelope, by).await?;
         self.accepted(envelope, accepting, by).await
     }
@@ -184,13 +189,13 @@ impl Transport for MemoryTransport {
 
     async fn subscribe(&self, subscribe: &Subscribe) -> Result<Box<dyn Subscription>, Error> {
         self.connection.check_open("subscribe")?;
-        if subscribe.ordered.is_some() {
-            return Err(error::unsupported("subscribe", Capability::Ordered));
-        }
         let connection = Arc::clone(&self.connection);
         let message = subscribe.message.clone();
         match subscribe.qos {
             QoS::AtMostOnce => {
+                if subscribe.ordered.is_some() {
+                    return Err(error::ordered_at_qos_0(&message));
+                }
                 let group = match &subscribe.consumers {
                     Consumers::Group(group) => Some(group.clone()),
                     // Everybody gets everything; at QoS 0 no state tells a node's subscriptions apart.
@@ -199,12 +204,11 @@ impl Transport for MemoryTransport {
                 let joined = RingSubscription::join(connection, message, group).await?;
                 Ok(Box::new(joined))
             }
-            QoS::AtLeastOnce => {
+            QoS::AtLeastOnce | QoS::ExactlyOnce => {
                 let stream = connection.bus.stream("subscribe", &message).await?;
                 let joined = LogSubscription::join(connection, stream, subscribe).await?;
                 Ok(Box::new(joined))
             }
-            QoS::ExactlyOnce => Err(error::unsupported("subscribe", Capability::ExactlyOnce)),
         }
     }
 

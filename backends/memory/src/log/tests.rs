@@ -1,6 +1,14 @@
-use catga_core::{Bytes, Consumers, DeadLetterFilter, ErrorKind, QoS, ReasonKind};
+use catga_core::{
+    Bytes, Consumers, DeadLetterFilter, ErrorKind, MessageId, QoS, Reason, ReasonKind,
+};
+
+use std::sync::atomic::Ordering;
 
 use super::*;
+
+mod exactly_once;
+mod ordered;
+mod random;
 
 const NAME: Name = Name::from_static("orders.created");
 
@@ -27,7 +35,7 @@ impl Fixture {
     }
 
     fn join(&mut self, id: MemberId, group: &'static str) -> GroupId {
-        self.log.join(id, &subscribe(group))
+        self.log.join(id, &subscribe(group)).unwrap()
     }
 
     fn take(&mut self, member: MemberId, max: usize) -> Vec<Handed> {
@@ -71,6 +79,7 @@ fn subscribe(group: &'static str) -> Subscribe {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+const RELEASE: Verdict = Verdict::Release { began: false };
 
 fn poison() -> Verdict {
     Verdict::DeadLetter(Reason::new(ReasonKind::Terminal, "no"))
@@ -87,7 +96,7 @@ fn an_entry_stays_until_every_group_has_done_with_it() {
     assert_eq!(f.log.slots.len(), 1);
     let (_, _, b) = f.one(2).unwrap();
     f.settle(b, Verdict::Done).unwrap();
-    assert!(f.log.slots.is_empty() && f.log.out.is_empty() && f.log.leases.is_empty());
+    assert!(f.log.slots.is_empty() && f.log.leases.len() == 0);
 }
 
 #[test]
@@ -95,7 +104,9 @@ fn a_new_group_begins_at_the_oldest_or_at_the_end() {
     let mut f = Fixture::new(10);
     f.push("early");
     f.join(1, "a");
-    f.log.join(2, &subscribe("b").with_start(Start::New));
+    f.log
+        .join(2, &subscribe("b").with_start(Start::New))
+        .unwrap();
     f.push("late");
     assert_eq!(f.one(1).unwrap().0, "early");
     assert_eq!(f.one(1).unwrap().0, "late");
@@ -160,13 +171,13 @@ fn a_lease_that_ends_counts_and_its_token_is_worthless() {
     for verdict in [
         Verdict::Done,
         Verdict::Extend,
-        Verdict::Release,
+        RELEASE,
         Verdict::Retry(SECOND),
         poison(),
     ] {
         assert!(f.settle(stale, verdict).is_err());
     }
-    assert_eq!((f.log.out.len(), f.log.slots.len()), (1, 1));
+    assert_eq!((f.log.leases.len(), f.log.slots.len()), (1, 1));
     f.settle(token, Verdict::Done).unwrap();
     assert!(f.log.slots.is_empty());
 }
@@ -182,7 +193,7 @@ fn an_extension_starts_the_lease_anew() {
         f.settle(token, Verdict::Extend).unwrap();
     }
     f.settle(token, Verdict::Done).unwrap();
-    assert!(f.log.slots.is_empty() && f.log.leases.is_empty());
+    assert!(f.log.slots.is_empty() && f.log.leases.len() == 0);
 }
 
 #[test]
@@ -211,8 +222,8 @@ fn a_release_is_not_counted_and_goes_to_the_front() {
     f.push("a");
     f.push("b");
     let taken = f.take(1, 2);
-    f.settle(taken[1].token, Verdict::Release).unwrap();
-    f.settle(taken[0].token, Verdict::Release).unwrap();
+    f.settle(taken[1].token, RELEASE).unwrap();
+    f.settle(taken[0].token, RELEASE).unwrap();
     let again = f.take(1, 2);
     let shown: Vec<_> = again.iter().map(|h| (text(&h.envelope), h.count)).collect();
     assert_eq!(shown, [("a".to_owned(), 1), ("b".to_owned(), 1)]);
@@ -289,18 +300,55 @@ fn a_full_store_of_dead_letters_loses_nothing() {
 #[test]
 fn what_waits_is_counted() {
     let mut f = Fixture::new(10);
-    let group = f.join(1, "g");
-    let waiting = f.log.waiting(group);
+    f.join(1, "g");
+    let counts = f.log.counts(1);
     for text in ["a", "b", "c"] {
         f.push(text);
     }
     let taken = f.take(1, 2);
-    f.settle(taken[0].token, Verdict::Release).unwrap();
+    f.settle(taken[0].token, RELEASE).unwrap();
     f.settle(taken[1].token, Verdict::Retry(SECOND)).unwrap();
     f.log.publish_waiting();
-    assert_eq!(waiting.load(std::sync::atomic::Ordering::Relaxed), 3);
+    assert_eq!(counts.waiting.load(Ordering::Relaxed), 3);
     f.pass(SECOND);
     f.take(1, 2);
     f.log.publish_waiting();
-    assert_eq!(waiting.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(counts.waiting.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn what_ran_is_told_although_it_is_not_counted() {
+    let mut f = Fixture::new(10);
+    f.join(1, "g");
+    f.push("a");
+    let first = f.take(1, 1).remove(0);
+    assert!(!first.may_have_run && !first.claimed);
+    f.settle(first.token, RELEASE).unwrap();
+    let second = f.take(1, 1).remove(0);
+    assert!(!second.may_have_run);
+    let stopped = Verdict::Release { began: true };
+    f.settle(second.token, stopped).unwrap();
+    let third = f.take(1, 1).remove(0);
+    assert_eq!((third.count, third.may_have_run), (1, true));
+    f.pass(SECOND);
+    let fourth = f.take(1, 1).remove(0);
+    assert_eq!((fourth.count, fourth.may_have_run), (2, true));
+    f.settle(fourth.token, poison()).unwrap();
+    assert!(f.log.redrive(0));
+    let redriven = f.take(1, 1).remove(0);
+    assert_eq!((redriven.count, redriven.may_have_run), (1, true));
+}
+
+#[test]
+fn a_new_limit_holds_from_now_on() {
+    let mut f = Fixture::new(10);
+    f.join(1, "g");
+    for text in ["a", "b", "c", "d", "e"] {
+        f.push(text);
+    }
+    assert_eq!(f.take(1, 10).len(), 3);
+    f.log.limit(1, 1);
+    assert!(f.take(1, 10).is_empty());
+    f.log.limit(1, 4);
+    assert_eq!(f.take(1, 10).len(), 1);
 }

@@ -152,7 +152,11 @@ async fn everything_ends_when_dropped() {
     let watch = backend.registry.as_ref().unwrap().watch().await.unwrap();
     publish(&*bus, QOS, "a").await;
     let delivery = next(&mut *log).await;
-    assert_eq!(tasks(), 4, "keeper, members, a stream, a desk");
+    assert_eq!(
+        tasks(),
+        6,
+        "keeper, members, inbox, store, a stream, a desk"
+    );
     drop((backend, bus, log, ring, server, watch));
     // A delivery that is out can still be settled; then the last task ends.
     delivery.settle(Settlement::Term).await.unwrap();

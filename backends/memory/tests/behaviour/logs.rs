@@ -291,3 +291,23 @@ async fn a_completion_with_a_claim_is_for_an_inbox() {
     let settled = delivery.settle(Settlement::Complete(completion)).await;
     assert_eq!(settled.unwrap_err().kind(), ErrorKind::Unsupported);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_raised_limit_wakes_who_waits() {
+    let bus = transport("memory://").await;
+    let one_at_once = in_group(QOS, "g").with_max_in_flight(1);
+    let mut subscription = bus.subscribe(&one_at_once).await.unwrap();
+    for text in ["a", "b", "c"] {
+        publish(&*bus, QOS, text).await;
+    }
+    let _a = next(&mut *subscription).await;
+    // The fetch of this one stays with the log.
+    nothing(&mut *subscription).await;
+    subscription.set_max_in_flight(2);
+    let began = Instant::now();
+    let b = next(&mut *subscription).await;
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    subscription.set_max_in_flight(1);
+    ack(b).await;
+    nothing(&mut *subscription).await;
+}

@@ -6,9 +6,13 @@
 )]
 
 mod buses;
+mod commit;
 mod dead_letters;
+mod exactly_once;
+mod inbox;
 mod logs;
 mod nodes;
+mod ordered;
 mod requests;
 mod rings;
 
@@ -16,8 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catga_core::{
-    Backend, Bytes, Completion, ConnectOptions, Consumers, Delivery, Driver, Envelope, Error, Name,
-    NodeId, QoS, Settlement, Subscribe, Subscription, Transport,
+    Backend, Bytes, Completion, ConnectOptions, Consumers, Delivery, Driver, Envelope, Error,
+    MessageId, Name, NodeId, Published, QoS, Settlement, Subscribe, Subscription, Transport,
 };
 use catga_memory::DRIVER;
 
@@ -47,6 +51,12 @@ async fn publish(transport: &dyn Transport, qos: QoS, text: &str) {
         .publish(&mut message(qos, text), SECOND)
         .await
         .unwrap();
+}
+
+/// Publishes at QoS 2, under the id of a key.
+async fn publish_once(transport: &dyn Transport, key: &str, text: &str) -> Published {
+    let envelope = message(QoS::ExactlyOnce, text).with_id(MessageId::from_key(key));
+    transport.publish(&mut { envelope }, SECOND).await.unwrap()
 }
 
 fn in_group(qos: QoS, group: &'static str) -> Subscribe {

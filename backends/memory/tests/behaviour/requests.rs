@@ -237,3 +237,21 @@ async fn many_at_once_each_get_their_own() {
     }
     bus.close().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_raised_limit_wakes_a_node_that_waits() {
+    let bus = transport("memory://").await;
+    let one_at_once = Serve::new(NAME, SERVICE, NodeId::from_static("n1")).with_max_in_flight(1);
+    let mut node = bus.serve(&one_at_once).await.unwrap();
+    let first = ask(&bus, to_service(), "a", SECOND * 9).await;
+    let second = ask(&bus, to_service(), "b", SECOND * 9).await;
+    let held = next(&mut *node).await;
+    nothing(&mut *node).await;
+    node.set_max_in_flight(2);
+    answer(next(&mut *node).await).await;
+    answer(held).await;
+    assert_eq!(
+        (answered(first).await, answered(second).await),
+        ("re a".into(), "re b".into())
+    );
+}

@@ -25,7 +25,20 @@ struct Renamed {
 #[catga(crate = vendored::messages)]
 struct Asked;
 
-#[handler(crate = crate::vendored::messages, ordered)]
+#[derive(Event, Serialize, Deserialize)]
+#[message(name = "Renamed", version = 2, upcast_from = Renamed)]
+#[catga(crate = crate::vendored::messages)]
+struct RenamedV2 {
+    id: u32,
+}
+
+impl From<Renamed> for RenamedV2 {
+    fn from(old: Renamed) -> Self {
+        Self { id: old.id }
+    }
+}
+
+#[handler(crate = crate::vendored::messages, ordered, rate = "1/s", breaker)]
 async fn on_renamed(_: Renamed, _: Context, _: State<u32>) -> Result<()> {
     Ok(())
 }

@@ -50,6 +50,8 @@ struct Reload;
     attempts = 5,
     timeout = "1m 30s",
     backoff = "200ms..30s",
+    rate = "100/s",
+    breaker(failures = 5, open = "30s"),
     each_node = true,
     ordered,
     start = "new"
