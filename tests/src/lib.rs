@@ -12,9 +12,12 @@
 //! }
 //! ```
 
+mod flawed;
 mod harness;
 mod journal;
 mod messages;
+mod parts;
+mod reliable;
 mod suite;
 
 pub use harness::{Bus, Clock, Scenario, seed};

@@ -1,16 +1,44 @@
 //! The scenarios, a file per behaviour.
 
+mod attempts;
 mod back_pressure;
+mod breaker;
 mod cancel;
+mod commit;
+mod commit_checks;
+mod commit_faults;
+mod control;
 mod dead_letters;
+mod deadlines;
 mod delivery;
+mod derived_ids;
+mod derived_keys;
+mod derived_requests;
+mod exactly_once;
+mod exactly_once_faults;
 mod hostile;
+mod idempotency;
+mod inbox;
+mod inbox_faults;
+mod layer_faults;
+mod layer_replies;
+mod layers;
 mod lifecycle;
+mod limits;
+mod lost_answers;
+mod ordering;
+mod places;
 mod redelivery;
+mod redrive;
+mod redrive_once;
 mod request_failures;
 mod requests;
+mod retried_requests;
 mod round_trip;
 mod start;
+mod store_windows;
+mod versions;
+mod windows;
 
 use crate::harness::Scenario;
 
@@ -29,6 +57,34 @@ pub fn suite() -> Vec<Scenario> {
         lifecycle::SCENARIOS,
         hostile::SCENARIOS,
         cancel::SCENARIOS,
+        redrive::SCENARIOS,
+        redrive_once::SCENARIOS,
+        inbox::SCENARIOS,
+        inbox_faults::SCENARIOS,
+        exactly_once_faults::SCENARIOS,
+        exactly_once::SCENARIOS,
+        derived_ids::SCENARIOS,
+        derived_requests::SCENARIOS,
+        commit::SCENARIOS,
+        commit_checks::SCENARIOS,
+        breaker::SCENARIOS,
+        control::SCENARIOS,
+        deadlines::SCENARIOS,
+        idempotency::SCENARIOS,
+        layer_faults::SCENARIOS,
+        layers::SCENARIOS,
+        limits::SCENARIOS,
+        ordering::SCENARIOS,
+        store_windows::SCENARIOS,
+        versions::SCENARIOS,
+        windows::SCENARIOS,
+        attempts::SCENARIOS,
+        commit_faults::SCENARIOS,
+        derived_keys::SCENARIOS,
+        layer_replies::SCENARIOS,
+        lost_answers::SCENARIOS,
+        places::SCENARIOS,
+        retried_requests::SCENARIOS,
     ]
     .concat()
 }

@@ -37,7 +37,7 @@ fn ended(completed: bool, polls: usize) -> bool {
     completed
 }
 
-/// A dropped `publish` leaves its own outcome open; what was published is handled once.
+/// Row 18: a dropped `publish` leaves its own outcome open; what was published is handled once.
 async fn publish(bus: Bus) -> Result<()> {
     let journal = Journal::default();
     let node = bus.node("a").state(journal.plain());
@@ -67,7 +67,7 @@ async fn publish(bus: Bus) -> Result<()> {
     Ok(())
 }
 
-/// A dropped `publish` at QoS 0 disturbs nobody.
+/// Row 18: a dropped `publish` at QoS 0 disturbs nobody.
 async fn publish_at_most_once(bus: Bus) -> Result<()> {
     let journal = Journal::default();
     let node = bus.node("a").state(journal.plain());
@@ -88,7 +88,7 @@ async fn publish_at_most_once(bus: Bus) -> Result<()> {
     Ok(())
 }
 
-/// A dropped `publish` that waited for room takes no room, and those behind it move up.
+/// Row 18: a dropped `publish` that waited for room takes no room, and those behind it move up.
 async fn publish_to_a_full_queue(bus: Bus) -> Result<()> {
     let (open, gate) = watch::channel(false);
     let journal = Journal::default();

@@ -295,7 +295,7 @@ async fn outer(request: Outer, context: catga::Context) -> Result<()> {
     Ok(())
 }
 
-/// A request of a handler whose own time is over is not begun, on this node neither.
+/// Row 88: a request of a handler whose own time is over is not begun, on this node neither.
 async fn time_that_is_over(bus: Bus) -> Result<()> {
     let journal = Journal::default();
     let node = bus

@@ -122,7 +122,7 @@ async fn handed_over(bus: Bus, step: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Row 52: what was fetched and not begun goes to others at once, uncounted.
+/// Rows 30 and 52: what was fetched and not begun goes to others at once, uncounted.
 async fn drain_gives_back_what_was_fetched(bus: Bus) -> Result<()> {
     let observer = bus.observer().await?;
     for id in 0..10 {

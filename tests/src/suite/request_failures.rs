@@ -27,7 +27,7 @@ scenarios! { "request_failures":
     Paused caller_goes_away,
 }
 
-/// A request that nobody answers fails at once, and the error names the handlers that are there.
+/// Row 82: a request that nobody answers fails at once, and the error names the handlers that are there.
 async fn no_handler(bus: Bus) -> Result<()> {
     let node = bus.node("a").state(Journal::default().plain());
     let node = node.handlers(handlers![on_work]).start().await?;
@@ -189,7 +189,7 @@ async fn hung_handler(bus: Bus) -> Result<()> {
     Ok(())
 }
 
-/// A request whose caller's time is over before a place comes free is never begun, wherever it waits.
+/// Row 88: a request whose caller's time is over before a place comes free is never begun, wherever it waits.
 async fn expired_is_not_begun(bus: Bus) -> Result<()> {
     let journal = Journal::default();
     let play = journal.play(|scene| async move {
@@ -253,7 +253,7 @@ async fn fails_over(bus: Bus) -> Result<()> {
     Ok(())
 }
 
-/// When the last server goes, what waits for it and what comes later fails at once: nobody is there.
+/// Row 82: when the last server goes, what waits for it and what comes later fails at once: nobody is there.
 async fn server_goes_away(bus: Bus) -> Result<()> {
     let node = bus.observer().await?;
     let transport = &node.backend().transport;
@@ -283,7 +283,7 @@ async fn server_goes_away(bus: Bus) -> Result<()> {
     Ok(())
 }
 
-/// A caller that goes away does not stop a handler half-way, here or there.
+/// Row 85: a caller that goes away does not stop a handler half-way, here or there.
 async fn caller_goes_away(bus: Bus) -> Result<()> {
     let journal = Journal::default();
     let play = journal.play(|_| async {

@@ -73,7 +73,7 @@ async fn send_to_another_node(bus: Bus) -> Result<()> {
     Ok(())
 }
 
-/// Of 1,000 requests at the same time each gets its own reply, once.
+/// Row 81: of 1,000 requests at the same time each gets its own reply, once.
 async fn own_reply_for_each(bus: Bus) -> Result<()> {
     let journal = Journal::default();
     let play = journal.play(|scene| async move {
@@ -113,7 +113,7 @@ async fn own_reply_for_each(bus: Bus) -> Result<()> {
     Ok(())
 }
 
-/// `send_to` reaches the node that was named; one that is not there is an error at once.
+/// Row 82: `send_to` reaches the node that was named; one that is not there is an error at once.
 async fn send_to_a_named_node(bus: Bus) -> Result<()> {
     let journal = Journal::default();
     let a = serving(&bus, "a", journal.plain()).await?;

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use catga::prelude::{Catga, Context, Event, Request, Result, State, handler, handlers};
-use catga::{CatgaBuilder, ErrorKind, HandlerError};
+use catga::{
+    Backend, Capability, CatgaBuilder, ConnectOptions, Driver, Error, ErrorKind, HandlerError,
+};
+use catga_core::{BackendUrl, async_trait};
 use serde::{Deserialize, Serialize};
 
 use crate::harness::{Bus, SOON, scenarios};
@@ -21,7 +24,7 @@ scenarios! { "start":
     Paused one_mistake_one_problem,
     Paused builder_settings_name_themselves,
     Paused options_without_meaning,
-    Paused guarantees_that_nobody_has,
+    Paused guarantees_that_the_backend_has_not,
     Paused node_id_in_use,
     Paused failed_start_leaves_nothing,
 }
@@ -130,7 +133,7 @@ async fn on_settle(_: Settle, _: Context) -> Result<()> {
 /// Everything that is wrong with settings and handlers is reported at once.
 async fn all_problems_at_once(bus: Bus) -> Result<()> {
     let all = handlers![
-        on_tick, on_tock, on_ask, answer_too, on_work, work_too, on_settle, each_work
+        on_tick, on_tock, on_ask, answer_too, on_work, work_too, each_work
     ];
     let bus = bus.with_option("atempts=3").with_option("concurrency=few");
     let node = Catga::builder()
@@ -149,7 +152,6 @@ async fn all_problems_at_once(bus: Bus) -> Result<()> {
             "two message types have the name `Tick`",
             "the request `Ask` already has the handler",
             "the event `Work` already has the handler",
-            "the request `Settle` is idempotent",
             "`each_node` at `at_least_once` needs a node id",
         ],
     )
@@ -292,14 +294,47 @@ struct Moved {
 #[handler(ordered)]
 async fn on_moved(_: Moved) {}
 
-/// What no backend has is refused with what to write until one has it.
-async fn guarantees_that_nobody_has(bus: Bus) -> Result<()> {
-    let node = bus.node("a").handlers(handlers![on_paid, on_moved]);
+/// A backend that stores nothing, and is never connected to.
+#[derive(Debug)]
+struct Plain;
+
+#[async_trait]
+impl Driver for Plain {
+    fn name(&self) -> &'static str {
+        "plain"
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        &["plain"]
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn capabilities(&self) -> &'static [Capability] {
+        &[
+            Capability::Groups,
+            Capability::AtLeastOnce,
+            Capability::Requests,
+        ]
+    }
+
+    async fn connect(&self, _: &BackendUrl, _: &ConnectOptions) -> Result<Backend, Error> {
+        unreachable!("a start that is refused connects to nobody")
+    }
+}
+
+/// What the backend has not is refused, with the backends that have it, and what to write.
+async fn guarantees_that_the_backend_has_not(_: Bus) -> Result<()> {
+    let node = Catga::builder().driver(Plain).connect("plain://").node("a");
+    let node = node.handlers(handlers![on_paid, on_moved, on_settle]);
     let parts = [
-        "2 problems:",
-        "`Paid` is `exactly_once`",
-        "write `#[qos(at_least_once)]` until one has it",
-        "leave `ordered` out until one has it",
+        "3 problems:",
+        "`Paid` is `exactly_once`, but the backend `plain` has no exactly_once (backends that have it: memory)",
+        "handles `Moved` ordered, but the backend `plain` has no ordered (backends that have it: memory)",
+        "`Settle` is idempotent, but the backend `plain` has no inbox (backends that have it: memory)",
+        "on_settle",
     ];
     refused(node, ErrorKind::Config, &parts).await;
     Ok(())
