@@ -3,16 +3,17 @@
 use std::fmt::Arguments;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use catga::prelude::{Attempt, Context, FailWith, Result, State, handler};
+use catga::memory::Memory;
+use catga::prelude::{Attempt, Commit, Context, FailWith, Result, State, handler};
 
+use crate::books;
+use crate::fate::Fate;
 use crate::ledger::{Ledger, NodeLog, hash};
-use crate::messages::{CreateOrder, OrderAccepted, OrderCreated, OrderShipped};
-
-/// One order in so many meets a payment service that is down, and is billed at the second attempt.
-const HICCUP_ONE_IN: u64 = 100;
-/// One order in so many has a card that is declined for good.
-const DECLINED_ONE_IN: u64 = 10_000;
+use crate::messages::{
+    CreateOrder, OldPaymentTaken, OrderAccepted, OrderCreated, OrderShipped, PaymentTaken,
+};
 
 /// Takes an order: whichever node's turn it is.
 #[handler]
@@ -35,6 +36,7 @@ pub(crate) async fn create_order(
 
     let shipped = OrderShipped {
         order_id: order_id.clone(),
+        customer: order.customer,
         tracking_number: tracking_number.clone(),
         total_cents,
         shipped_at_us: ledger.now_us(),
@@ -57,22 +59,83 @@ pub(crate) async fn create_order(
 )]
 pub(crate) async fn bill(
     order: OrderShipped,
+    ctx: Context,
     attempt: Attempt,
     State(ledger): State<Arc<Ledger>>,
 ) -> Result<()> {
-    let chance = hash(&order.order_id);
-    if chance.is_multiple_of(DECLINED_ONE_IN) {
-        ledger.declined.add(&order.order_id);
+    let (order_id, cents) = (order.order_id, order.total_cents);
+    let fate = Fate::of(&order_id);
+    if fate == Fate::Declined {
+        ledger.declined.add(&order_id);
         Err("the card was declined").terminal()?;
     }
-    if chance % HICCUP_ONE_IN == 1 && attempt.number() == 1 {
-        ledger.hiccups.add(&order.order_id);
+    let fails = attempt.number() == 1;
+    if fate == Fate::Unreachable && fails {
+        ledger.hiccups.add(&order_id);
         Err("the payment service did not answer").retry()?;
+    }
+    let payment = PaymentTaken {
+        order_id: order_id.clone(),
+        customer: order.customer,
+        cents,
+    };
+    if fate == Fate::Repeated {
+        publish_thrice(payment, &ctx, &ledger).await?;
+    } else {
+        // Its id is derived from the order's: what the next attempt publishes is a duplicate of it.
+        let published = ctx.message(payment).publish().await?;
+        ledger.published(&order_id, published);
+    }
+    if fate == Fate::Interrupted && fails {
+        ledger.repeated.add(&order_id);
+        ledger.hiccups.add(&order_id);
+        Err("the node was interrupted after it published").retry()?;
     }
     ledger
         .billing_latency
         .record(ledger.since(order.shipped_at_us));
-    ledger.billed.add(&order.order_id);
+    ledger.billed_cents.fetch_add(cents, Ordering::Relaxed);
+    ledger.billed.add(&order_id);
+    Ok(())
+}
+
+/// Publishes one payment three times, under one id.
+async fn publish_thrice(payment: PaymentTaken, ctx: &Context, ledger: &Ledger) -> Result<()> {
+    let order_id = payment.order_id.clone();
+    // It follows from what is handled, so that the next attempt would choose the same.
+    let id = ctx.id().derive(b"payment");
+    for _ in 0..2 {
+        let copy = ctx.message(payment.clone()).id(id);
+        ledger.published(&order_id, copy.publish().await?);
+    }
+    ledger.repeated.add(&order_id);
+    // This one is stored; that it is no new payment is for the inbox of the group to know.
+    let old = OldPaymentTaken::from(payment);
+    ctx.message(old).id(id).publish().await?;
+    ledger.copied.add(&order_id);
+    Ok(())
+}
+
+/// Books a payment, once. What it writes is committed together with the record that the payment was handled:
+/// both, or neither. `ordered`, so that nobody else touches the customer's account meanwhile.
+#[handler(group = "books", ordered, attempts = 5, backoff = "5ms..50ms")]
+pub(crate) async fn book(
+    payment: PaymentTaken,
+    ctx: Context,
+    attempt: Attempt,
+    mut tx: Commit<Memory>,
+    State(ledger): State<Arc<Ledger>>,
+) -> Result<()> {
+    let (order_id, account) = (payment.order_id, books::account(&payment.customer));
+    let books: &Memory = ctx.commit_store().expect("`start()` saw to it");
+    let before = books::cents(books, &account).await?.unwrap_or(0);
+    tx.put(account, (before + payment.cents).to_string());
+    tx.put(ctx.id().to_string(), payment.cents.to_string());
+    if Fate::of(&order_id) == Fate::Spilled && attempt.number() == 1 {
+        ledger.spilled.add(&order_id);
+        Err("ink was spilled over the page").retry()?; // and what is written above was never written
+    }
+    ledger.booked.add(&order_id);
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Brings the orders in, on a thread of its own: reading a file blocks.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::BufReader;
 
@@ -29,6 +30,8 @@ pub(crate) enum Source {
 #[derive(Debug, Default)]
 pub(crate) struct Intake {
     pub(crate) orders: u64,
+    /// Who ordered something.
+    pub(crate) customers: HashSet<String>,
     /// Of a file.
     pub(crate) lines: u64,
     pub(crate) blank: u64,
@@ -60,6 +63,21 @@ impl Source {
     }
 }
 
+impl Intake {
+    /// Hands an order to who takes it; `false` when nobody does.
+    fn hand_on(&mut self, order: CreateOrder, to: &Sender<CreateOrder>) -> bool {
+        if !self.customers.contains(&order.customer) {
+            self.customers.insert(order.customer.clone());
+        }
+        if to.blocking_send(order).is_err() {
+            self.problem = Some("nobody takes orders any more".to_owned());
+            return false;
+        }
+        self.orders += 1;
+        true
+    }
+}
+
 fn make_up(count: u64, to: &Sender<CreateOrder>) -> Intake {
     let mut intake = Intake::default();
     for number in 1..=count {
@@ -72,11 +90,9 @@ fn make_up(count: u64, to: &Sender<CreateOrder>) -> Intake {
             unit_price_cents: 99 + small * 10,
             note: String::new(),
         };
-        if to.blocking_send(order).is_err() {
-            intake.problem = Some("nobody takes orders any more".to_owned());
+        if !intake.hand_on(order, to) {
             break;
         }
-        intake.orders += 1;
     }
     intake
 }
@@ -97,11 +113,9 @@ fn read_all(
                 progress.say(&format!("{name}:{}: skipped: {why}", lines.number));
             }
             Ok(Some(Line::Order(order))) => {
-                if to.blocking_send(order).is_err() {
-                    intake.problem = Some("nobody takes orders any more".to_owned());
+                if !intake.hand_on(order, to) {
                     break;
                 }
-                intake.orders += 1;
             }
             Err(error) => {
                 intake.problem = Some(format!(

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use catga::Published;
+
 use crate::histogram::Histogram;
 
 /// How many orders came by, and a sum over their ids: two tallies are of the same orders when both
@@ -39,10 +41,26 @@ pub(crate) struct Ledger {
     /// `OrderShipped` that were published.
     pub(crate) shipped: Tally,
     pub(crate) billed: Tally,
+    /// What was billed in all.
+    pub(crate) billed_cents: AtomicU64,
     /// Bills that were given up on purpose.
     pub(crate) declined: Tally,
     /// Bills that failed on purpose, to be tried again.
     pub(crate) hiccups: Tally,
+    /// Orders that were sent again after they had been answered.
+    pub(crate) resent: Tally,
+    /// `PaymentTaken` that were published and stored.
+    pub(crate) paid: Tally,
+    /// `PaymentTaken` that were published again on purpose, under the id of one that was stored.
+    pub(crate) repeated: Tally,
+    /// `PaymentTaken` that the broker had already, as it said.
+    pub(crate) suppressed: Tally,
+    /// Copies of `PaymentTaken` that were stored on purpose, for the inbox to suppress.
+    pub(crate) copied: Tally,
+    /// Payments that were booked.
+    pub(crate) booked: Tally,
+    /// Bookings that failed on purpose after they had written to the books.
+    pub(crate) spilled: Tally,
     /// From sending the request to its answer.
     pub(crate) request_latency: Histogram,
     /// From publishing `OrderShipped` to its bill.
@@ -57,8 +75,16 @@ impl Ledger {
             created: Tally::default(),
             shipped: Tally::default(),
             billed: Tally::default(),
+            billed_cents: AtomicU64::new(0),
             declined: Tally::default(),
             hiccups: Tally::default(),
+            resent: Tally::default(),
+            paid: Tally::default(),
+            repeated: Tally::default(),
+            suppressed: Tally::default(),
+            copied: Tally::default(),
+            booked: Tally::default(),
+            spilled: Tally::default(),
             request_latency: Histogram::new(),
             billing_latency: Histogram::new(),
         }
@@ -72,6 +98,16 @@ impl Ledger {
     /// The time since `us` microseconds after the beginning.
     pub(crate) fn since(&self, us: u64) -> Duration {
         Duration::from_micros(self.now_us().saturating_sub(us))
+    }
+
+    /// A `PaymentTaken` was published: what did the broker say?
+    pub(crate) fn published(&self, order_id: &str, published: Published) {
+        let tally = if published.duplicate {
+            &self.suppressed
+        } else {
+            &self.paid
+        };
+        tally.add(order_id);
     }
 
     /// Orders that went all the way.

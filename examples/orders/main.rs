@@ -2,10 +2,14 @@
 //! take 100,000 orders over `memory://`, with failures on purpose, and at the end every count adds up.
 //!
 //! `CreateOrder` (a request) is answered by one node, which publishes `OrderCreated` (QoS 0, logged by
-//! each node) and `OrderShipped` (QoS 1, billed by the group `billing`, and logged by each node).
+//! each node) and `OrderShipped` (QoS 1, billed by the group `billing`, and logged by each node). Who bills
+//! publishes `PaymentTaken` (QoS 2), which the group `books` books once, whatever fails and is repeated.
+//! Begin with `messages.rs` and `handlers.rs`; what goes wrong on purpose stands in `fate.rs`.
 //! With `-- --input examples/orders/orders.jsonl` the orders come from a file, malformed lines and all.
 
 mod args;
+mod books;
+mod fate;
 mod handlers;
 mod histogram;
 mod input;
@@ -76,7 +80,7 @@ async fn run(source: Source, verbose: bool) -> Result<bool, String> {
     let intake = reader
         .await
         .map_err(|error| format!("the reader: {error}"))?;
-    let report = Report::when_done(&shop, intake.orders, began).await;
+    let mut report = Report::when_done(&shop, &intake, began).await;
 
     drawing.abort();
     progress.clear();
@@ -89,6 +93,7 @@ async fn run(source: Source, verbose: bool) -> Result<bool, String> {
         problems.push(format!("given up: nothing moved for {PATIENCE:?}"));
     }
     let unfinished = shop.close().await.map_err(|error| error.to_string())?;
+    report.closed(&shop);
     if unfinished > 0 {
         problems.push(format!("{unfinished} handlers still ran at the end"));
     }

@@ -1,9 +1,12 @@
 //! The table at the end, and the sums that have to add up.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use catga::HandlerStats;
 
+use crate::books::Balance;
+use crate::intake::Intake;
 use crate::ledger::Tally;
 use crate::shop::Shop;
 
@@ -37,16 +40,21 @@ pub(crate) struct Report {
     /// Since the first order was placed.
     pub(crate) took: Duration,
     pub(crate) orders: u64,
+    /// What was read in the books, once all else added up.
+    pub(crate) balance: Balance,
     /// Something was still missing when nothing had moved for [`PATIENCE`].
     pub(crate) stuck: bool,
 }
 
 impl Report {
     /// Waits until everything adds up; gives up when nothing moves any more.
-    pub(crate) async fn when_done(shop: &Shop, orders: u64, began: Instant) -> Self {
+    pub(crate) async fn when_done(shop: &Shop, intake: &Intake, began: Instant) -> Self {
         let (mut moved, mut at) = (Instant::now(), 0);
         loop {
-            let mut report = Self::now(shop, orders, began).await;
+            let mut report = Self::now(shop, intake.orders, began).await;
+            if report.wrong().next().is_none() {
+                report.books(shop, intake).await;
+            }
             if report.wrong().all(|check| check.hopeless) {
                 return report;
             }
@@ -77,12 +85,14 @@ impl Report {
             checks: Vec::new(),
             took: began.elapsed(),
             orders,
+            balance: Balance::default(),
             stuck: false,
         };
         report.requests(shop);
         report.created(shop);
         report.shipped(shop);
-        let dead = shop.stats("bill").dead_lettered;
+        report.payments(shop);
+        let dead = shop.stats("bill").dead_lettered + shop.stats("book").dead_lettered;
         match shop.dead_letters().await {
             Ok(kept) => report.equal(
                 "dead letters that the backend keeps, of those counted",
@@ -101,12 +111,18 @@ impl Report {
     fn requests(&mut self, shop: &Shop) {
         let (ledger, stats) = (&shop.ledger, shop.stats("create_order"));
         let accepted = ledger.accepted.count();
-        self.row("CreateOrder", "one of the nodes", self.orders, stats);
+        let sent = self.orders + ledger.resent.count();
+        self.row("CreateOrder", "one of the nodes", sent, stats);
         self.equal("CreateOrder accepted, of those sent", accepted, self.orders);
         self.equal(
             "CreateOrder handled, of those accepted",
             stats.handled,
             accepted,
+        );
+        self.equal(
+            "CreateOrder answered and not handled again, of those sent again",
+            stats.duplicates,
+            ledger.resent.count(),
         );
         self.same_orders(
             "OrderCreated published, of orders accepted",
@@ -206,6 +222,76 @@ impl Report {
                 published,
             );
         }
+    }
+
+    fn payments(&mut self, shop: &Shop) {
+        let (ledger, stats) = (&shop.ledger, shop.stats("book"));
+        self.same_orders(
+            "PaymentTaken published, of orders billed",
+            &ledger.paid,
+            &ledger.billed,
+        );
+        self.same_orders(
+            "PaymentTaken that the broker had already, of those published again",
+            &ledger.suppressed,
+            &ledger.repeated,
+        );
+        self.equal(
+            "PaymentTaken handled, of those published",
+            stats.handled,
+            ledger.paid.count(),
+        );
+        self.same_orders(
+            "payments booked, of those published",
+            &ledger.booked,
+            &ledger.paid,
+        );
+        self.equal(
+            "bookings retried, of pages spilled",
+            stats.retried,
+            ledger.spilled.count(),
+        );
+        self.equal(
+            "bookings failed, of pages spilled",
+            stats.failed,
+            ledger.spilled.count(),
+        );
+        self.equal(
+            "bookings dead-lettered or lost to another node",
+            stats.dead_lettered + stats.lost,
+            0,
+        );
+    }
+
+    /// Counts what the inbox suppressed, which no handler sees: a subscription tells it for sure when it has ended.
+    pub(crate) fn closed(&mut self, shop: &Shop) {
+        let (ledger, mut stats) = (&shop.ledger, shop.stats("book"));
+        let (suppressed, copied) = (ledger.suppressed.count(), ledger.copied.count());
+        self.equal(
+            "PaymentTaken that the inbox suppressed, of copies stored",
+            stats.duplicates,
+            copied,
+        );
+        let published = ledger.paid.count() + suppressed + copied;
+        stats.duplicates += suppressed;
+        self.row("PaymentTaken", "group books", published, stats);
+    }
+
+    /// Reads the books. That they follow the counts by a moment is why they are waited for as well.
+    async fn books(&mut self, shop: &Shop, intake: &Intake) {
+        let ledger = &shop.ledger;
+        match Balance::read(shop.books(), &intake.customers).await {
+            Ok(balance) => self.balance = balance,
+            Err(error) => self.equal(format!("the books cannot be read ({error})"), 0, 1),
+        }
+        let (payments, cents) = (self.balance.payments, self.balance.cents);
+        let billed = ledger.billed_cents.load(Ordering::Relaxed);
+        self.equal(
+            "payments in the books, of orders billed",
+            payments,
+            ledger.billed.count(),
+        );
+        self.equal("cents in the books, of those billed", cents, billed);
     }
 
     fn row(

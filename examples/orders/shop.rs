@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use catga::memory::Memory;
 use catga::prelude::{Catga, HandlerError};
-use catga::{DeadLetterFilter, Error, HandlerStats};
+use catga::{DeadLetterFilter, Error, HandlerStats, MessageId};
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
+use crate::fate::Fate;
 use crate::ledger::{Ledger, NodeLog};
-use crate::messages::CreateOrder;
+use crate::messages::{CreateOrder, OrderAccepted};
 
 const NODES: [&str; 3] = ["node1", "node2", "node3"];
 /// How many orders are on their way at once.
@@ -122,6 +124,8 @@ impl Shop {
             sum.retried += stats.retried;
             sum.dead_lettered += stats.dead_lettered;
             sum.dropped += stats.dropped;
+            sum.duplicates += stats.duplicates;
+            sum.lost += stats.lost;
             sum.in_flight += stats.in_flight;
         }
         sum
@@ -129,20 +133,19 @@ impl Shop {
 
     /// How many dead letters the backend keeps: the nodes share it, so that one can tell.
     pub(crate) async fn dead_letters(&self) -> Result<u64, Error> {
-        let Some(store) = &self.nodes[0].catga.backend().dead_letters else {
-            return Ok(0);
-        };
-        let (mut count, mut after) = (0, None);
-        loop {
-            let page = store
-                .list(&DeadLetterFilter::all(), after.as_ref(), 1000)
-                .await?;
-            count += page.letters.len() as u64;
-            after = page.next;
-            if after.is_none() {
-                return Ok(count);
-            }
+        let everything = DeadLetterFilter::all();
+        let mut letters = self.nodes[0].catga.dead_letters().walk(&everything);
+        let mut count = 0;
+        while letters.next().await?.is_some() {
+            count += 1;
         }
+        Ok(count)
+    }
+
+    /// The books, which the nodes share too.
+    pub(crate) fn books(&self) -> &Memory {
+        let books = self.nodes[0].catga.commit_store();
+        books.expect("`start()` saw to it, since a handler commits there")
     }
 
     /// Shuts all nodes down; says how many handlers still ran.
@@ -184,7 +187,13 @@ async fn place_one(catga: Catga, ledger: Arc<Ledger>, order: CreateOrder) -> Res
     let order_id = order.order_id.clone();
     let total_cents = u64::from(order.quantity) * u64::from(order.unit_price_cents);
     let sent = Instant::now();
-    let accepted = catga.send(order).await.map_err(|error| {
+    let answer = if Fate::of(&order_id) == Fate::Resent {
+        ledger.resent.add(&order_id);
+        send_twice(&catga, order).await
+    } else {
+        catga.send(order).await
+    };
+    let accepted = answer.map_err(|error| {
         // With its causes on the same line, which the error itself leaves to `source()`.
         format!("{order_id}: {}", HandlerError::from(error))
     })?;
@@ -196,4 +205,11 @@ async fn place_one(catga: Catga, ledger: Arc<Ledger>, order: CreateOrder) -> Res
     }
     ledger.accepted.add(&order_id);
     Ok(())
+}
+
+/// Sends an order, and once more with the same id: the answer is the first one's, from whichever node.
+async fn send_twice(catga: &Catga, order: CreateOrder) -> Result<OrderAccepted, Error> {
+    let id = MessageId::new();
+    catga.request(order.clone()).id(id).send().await?;
+    catga.request(order).id(id).send().await
 }

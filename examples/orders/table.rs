@@ -5,10 +5,20 @@ use std::time::Duration;
 
 use indicatif::HumanCount;
 
+use crate::books::Balance;
 use crate::histogram::Histogram;
 use crate::intake::Intake;
 use crate::ledger::Ledger;
-use crate::report::{Report, Row};
+use crate::report::Report;
+
+const COLUMNS: [&str; 6] = [
+    "published",
+    "handled",
+    "retried",
+    "dead-lettered",
+    "dropped",
+    "duplicates",
+];
 
 /// Everything that is printed at the end.
 #[derive(Debug)]
@@ -33,32 +43,23 @@ impl Table<'_> {
     fn counts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (message, handler) = ("message", "handled by");
         write!(f, "\n{message:<14}{handler:<18}")?;
-        for column in [
-            "published",
-            "handled",
-            "retried",
-            "dead-lettered",
-            "dropped",
-        ] {
-            write!(f, "{column:>15}")?;
+        for column in COLUMNS {
+            write!(f, "{column:>0$}", width(column))?;
         }
         writeln!(f)?;
-        for Row {
-            message,
-            handler,
-            published,
-            stats,
-        } in &self.report.rows
-        {
-            write!(f, "{message:<14}{handler:<18}")?;
-            for count in [
-                *published,
+        for row in &self.report.rows {
+            write!(f, "{:<14}{:<18}", row.message, row.handler)?;
+            let stats = &row.stats;
+            let counts = [
+                row.published,
                 stats.handled,
                 stats.retried,
                 stats.dead_lettered,
                 stats.dropped,
-            ] {
-                write!(f, "{:>15}", grouped(count))?;
+                stats.duplicates,
+            ];
+            for (column, count) in COLUMNS.into_iter().zip(counts) {
+                write!(f, "{:>1$}", grouped(count), width(column))?;
             }
             writeln!(f)?;
         }
@@ -105,6 +106,18 @@ impl Table<'_> {
             rate(handled, report.took),
         ]
         .map(grouped);
+        let Balance {
+            payments,
+            accounts,
+            cents,
+        } = report.balance;
+        let (whole, part) = (grouped(cents / 100), cents % 100);
+        writeln!(
+            f,
+            "books       {} payments over {whole}.{part:02} in {} accounts",
+            grouped(payments),
+            grouped(accounts),
+        )?;
         let seconds = report.took.as_secs_f64();
         writeln!(
             f,
@@ -132,6 +145,11 @@ impl Table<'_> {
         }
         Ok(())
     }
+}
+
+/// With room for a million and two blanks.
+fn width(column: &str) -> usize {
+    column.len().max(9) + 2
 }
 
 /// `1,234,567`.
