@@ -1,15 +1,17 @@
 //! The cases: each loop of ours stands next to the one by hand in `raw.rs`.
 
 use std::hint::black_box;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use catga::prelude::*;
-use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
+use tower::timeout::TimeoutLayer;
 
 use crate::raw;
+use crate::work::{
+    Heavy, KeyedOrder, OnceOrder, Order, Priced, Quote, SafeQuote, Seen, StoredOrder, by_value,
+    first, heavy, once, ordered, price, price_once, second, stored, third, unordered,
+};
 
 /// One row of the table.
 pub struct Case {
@@ -18,98 +20,6 @@ pub struct Case {
     pub against: Option<&'static str>,
     pub operations: u64,
     pub run: fn(u64) -> Duration,
-}
-
-#[derive(Request, Serialize, Deserialize)]
-#[response(u64)]
-#[request(idempotent = false)]
-pub struct Quote {
-    pub quantity: u64,
-    pub unit_price: u64,
-}
-
-#[handler]
-async fn price(request: Quote) -> Result<u64> {
-    Ok(request.quantity * request.unit_price)
-}
-
-/// Some 100 bytes as JSON.
-#[derive(Event, Serialize, Deserialize)]
-pub struct Order {
-    pub order_id: String,
-    pub product_id: String,
-    pub quantity: u64,
-}
-
-#[derive(Event, Serialize, Deserialize)]
-#[qos(at_least_once)]
-struct StoredOrder(Order);
-
-impl Order {
-    pub fn new(i: u64) -> Self {
-        Self {
-            order_id: format!("order-{i}"),
-            product_id: "product-4711-blue-xl".to_owned(),
-            quantity: i,
-        }
-    }
-}
-
-#[derive(Clone, Default)]
-struct Seen(Arc<AtomicU64>);
-
-impl Seen {
-    fn one(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    async fn all(&self, count: u64) {
-        while self.0.load(Ordering::Relaxed) < count {
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-#[handler(group = "one")]
-async fn first(order: &Order, State(seen): State<Seen>) {
-    black_box(order.quantity);
-    seen.one();
-}
-
-#[handler(group = "two")]
-async fn second(order: &Order, State(seen): State<Seen>) {
-    black_box(order.quantity);
-    seen.one();
-}
-
-#[handler(group = "three")]
-async fn third(order: &Order, State(seen): State<Seen>) {
-    black_box(order.quantity);
-    seen.one();
-}
-
-#[handler(group = "by-value")]
-async fn by_value(order: Order, State(seen): State<Seen>) {
-    black_box(order.quantity);
-    seen.one();
-}
-
-#[handler(group = "stored")]
-async fn stored(order: &StoredOrder, State(seen): State<Seen>) -> Result<()> {
-    black_box(order.0.quantity);
-    seen.one();
-    Ok(())
-}
-
-#[derive(Event, Serialize, Deserialize)]
-#[qos(at_least_once)]
-struct Heavy(u64);
-
-#[handler]
-async fn heavy(_: &Heavy, State(seen): State<Seen>) -> Result<()> {
-    raw::burn();
-    seen.one();
-    Ok(())
 }
 
 fn one_core() -> Runtime {
@@ -129,31 +39,47 @@ pub fn two_cores<T: Send + 'static>(work: impl Future<Output = T> + Send + 'stat
     runtime.block_on(async { tokio::spawn(work).await.expect("the work does not panic") })
 }
 
-async fn start(handlers: catga::Handlers, seen: &Seen, url: &str) -> Catga {
+fn builder(handlers: catga::Handlers, seen: &Seen, url: &str) -> catga::CatgaBuilder {
     Catga::builder()
         .connect(url)
         .handlers(handlers)
         .state(seen.clone())
-        .start()
-        .await
-        .expect("it starts")
+}
+
+async fn start(handlers: catga::Handlers, seen: &Seen, url: &str) -> Catga {
+    let builder = builder(handlers, seen, url);
+    builder.start().await.expect("it starts")
 }
 
 /// `send` to a handler of this node.
-fn send(operations: u64, url: &str) -> Duration {
+fn send<R: Priced>(operations: u64, builder: catga::CatgaBuilder) -> Duration {
     one_core().block_on(async {
-        let catga = start(handlers![price], &Seen::default(), url).await;
+        let catga = builder.start().await.expect("it starts");
         let began = Instant::now();
         for i in 0..operations {
-            black_box(
-                catga
-                    .send(Quote {
-                        quantity: i,
-                        unit_price: 3,
-                    })
-                    .await
-                    .expect("an answer"),
-            );
+            black_box(catga.send(R::of(i)).await.expect("an answer"));
+        }
+        began.elapsed()
+    })
+}
+
+fn prices(url: &str) -> catga::CatgaBuilder {
+    builder(handlers![price, price_once], &Seen::default(), url)
+}
+
+/// A request to another node on the same bus, one after the other.
+fn send_over_bus<R: Priced>(operations: u64) -> Duration {
+    one_core().block_on(async {
+        let server = prices("memory://bench").node("server");
+        let _server = server.start().await.expect("it starts");
+        let client = start(handlers![], &Seen::default(), "memory://bench").await;
+        while client.nodes().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let began = Instant::now();
+        for i in 0..operations {
+            let answer = client.send_to("server", R::of(i)).await;
+            black_box(answer.expect("an answer"));
         }
         began.elapsed()
     })
@@ -178,21 +104,23 @@ fn at_most_once(operations: u64, handlers: catga::Handlers) -> Duration {
     })
 }
 
-/// QoS 1 from publish to ack, `window` publishes at once.
-fn at_least_once(operations: u64, window: usize) -> Duration {
+/// QoS 1 or 2 from publish to ack, `WINDOW` publishes at once.
+fn stored_to_ack<E: catga::Event>(
+    operations: u64,
+    handlers: catga::Handlers,
+    event: fn(u64) -> E,
+) -> Duration {
+    const WINDOW: u64 = 64;
     two_cores(async move {
         let seen = Seen::default();
-        let catga = start(handlers![stored], &seen, "memory://").await;
+        let catga = start(handlers, &seen, "memory://").await;
         let began = Instant::now();
         let mut publishers = tokio::task::JoinSet::new();
-        for lane in 0..window as u64 {
+        for lane in 0..WINDOW {
             let catga = catga.clone();
             publishers.spawn(async move {
-                for i in (lane..operations).step_by(window) {
-                    catga
-                        .publish(StoredOrder(Order::new(i)))
-                        .await
-                        .expect("stored");
+                for i in (lane..operations).step_by(WINDOW as usize) {
+                    catga.publish(event(i)).await.expect("stored");
                 }
             });
         }
@@ -200,6 +128,11 @@ fn at_least_once(operations: u64, window: usize) -> Duration {
         seen.all(operations).await;
         began.elapsed()
     })
+}
+
+fn keyed(i: u64) -> KeyedOrder {
+    let (key, order) = (i % 16, Order::new(i));
+    KeyedOrder { key, order }
 }
 
 /// A handler that burns 100 µs of CPU per message.
@@ -237,13 +170,37 @@ pub fn all() -> Vec<Case> {
             "catga: send, no deadline",
             Some("raw: boxed call through Arc<dyn>"),
             2_000_000,
-            |n| send(n, "memory://?request_deadline=none"),
+            |n| send::<Quote>(n, prices("memory://?request_deadline=none")),
         ),
         case(
             "catga: send, default deadline",
             Some("raw: boxed call through Arc<dyn>"),
             2_000_000,
-            |n| send(n, "memory://"),
+            |n| send::<Quote>(n, prices("memory://")),
+        ),
+        case(
+            "catga: send, idempotent, first try here",
+            Some("catga: send, default deadline"),
+            2_000_000,
+            |n| send::<SafeQuote>(n, prices("memory://")),
+        ),
+        case(
+            "catga: send, behind a tower TimeoutLayer",
+            Some("catga: send, default deadline"),
+            2_000_000,
+            |n| {
+                let layer = TimeoutLayer::new(Duration::from_secs(30));
+                send::<Quote>(n, prices("memory://").layer(layer))
+            },
+        ),
+        case("catga: send to another node", None, 100_000, |n| {
+            send_over_bus::<Quote>(n)
+        }),
+        case(
+            "catga: send to another node, idempotent",
+            Some("catga: send to another node"),
+            100_000,
+            |n| send_over_bus::<SafeQuote>(n),
         ),
         case("raw: one queue", None, 500_000, |n| raw::queues(n, 1)),
         case(
@@ -272,7 +229,22 @@ pub fn all() -> Vec<Case> {
             "catga: QoS 1, 64 at once",
             Some("raw: three hops, 64 at once"),
             200_000,
-            |n| at_least_once(n, 64),
+            |n| stored_to_ack(n, handlers![stored], |i| StoredOrder(Order::new(i))),
+        ),
+        case(
+            "catga: QoS 2, 64 at once",
+            Some("catga: QoS 1, 64 at once"),
+            200_000,
+            |n| stored_to_ack(n, handlers![once], |i| OnceOrder(Order::new(i))),
+        ),
+        case("catga: QoS 1, 16 keys, unordered", None, 200_000, |n| {
+            stored_to_ack(n, handlers![unordered], keyed)
+        }),
+        case(
+            "catga: QoS 1, 16 keys, ordered",
+            Some("catga: QoS 1, 16 keys, unordered"),
+            200_000,
+            |n| stored_to_ack(n, handlers![ordered], keyed),
         ),
         case("raw: 100 us of CPU on one core", None, 4_000, |n| {
             let began = Instant::now();

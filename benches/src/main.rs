@@ -8,6 +8,7 @@
 mod cases;
 mod raw;
 mod report;
+mod work;
 
 use report::Row;
 

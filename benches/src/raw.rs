@@ -10,7 +10,8 @@ use crossbeam_queue::ArrayQueue;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::cases::{Order, Quote, two_cores};
+use crate::cases::two_cores;
+use crate::work::{Order, Quote};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
