@@ -82,8 +82,7 @@ impl Job {
         let ask = || inbox.claim(key, owner, lease, generation);
         let claimed = persistently(lease / 3, may_have_heard, ask).await;
         if claimed.as_ref().is_err_and(may_have_heard) {
-            // Nobody is to wait for an owner who does not know of it.
-            // When this is lost too, the lease ends by itself.
+            // Nobody is to wait for an owner who does not know of it. When this is lost too, the lease ends.
             let claim = Claim::new(key.clone(), owner, 0).with_generation(generation);
             let released = inbox.release(&claim, ClaimEnd::NotBegun);
             let _ = in_time(lease / 12, "release", released).await;
