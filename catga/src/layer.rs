@@ -3,11 +3,10 @@
 use std::any::{Any, TypeId};
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use catga_core::{BoxError, Bytes, Codecs, Error, Headers, Json, MessageId, Name, Payload};
 use serde::Serialize;
 use tower_layer::Layer;
@@ -37,8 +36,8 @@ pub(crate) struct Shared {
     version: u32,
     /// Whether the handler was called.
     began: AtomicBool,
-    /// The origin of the last run that succeeded: a layer may put a reply of its own in the place of the run's.
-    won: ArcSwapOption<Origin>,
+    /// The origin of the first run that succeeded: a layer may put a reply of its own in the place of the run's.
+    won: OnceLock<Arc<Origin>>,
 }
 
 /// A handler behind layers.
@@ -64,7 +63,7 @@ impl Call {
                 context,
                 version,
                 began,
-                won: ArcSwapOption::empty(),
+                won: OnceLock::new(),
             }),
             payload,
         }
@@ -146,12 +145,12 @@ impl Shared {
 
     /// Notes that a run succeeded.
     pub(crate) fn succeeded(&self, origin: Arc<Origin>) {
-        self.won.store(Some(origin));
+        let _ = self.won.set(origin);
     }
 
-    /// The origin of the last run that succeeded.
+    /// The origin of the first run that succeeded.
     pub(crate) fn won(&self) -> Option<Arc<Origin>> {
-        self.won.load_full()
+        self.won.get().cloned()
     }
 }
 
@@ -178,7 +177,7 @@ impl Reply {
     /// call fails for good.
     ///
     /// In the place of a reply that the handler gave, it stands for the handler's success: what was written with
-    /// [`Commit`](crate::Commit) is committed, of the last run that succeeded where a layer ran the handler more
+    /// [`Commit`](crate::Commit) is committed, of the first run that succeeded where a layer ran the handler more
     /// than once. Where every run failed, or the handler did not run, it commits nothing, and the message counts
     /// as handled.
     #[must_use]

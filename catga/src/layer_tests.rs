@@ -597,7 +597,7 @@ impl Drop for Bomb {
 }
 
 #[tokio::test]
-async fn a_reply_in_the_place_of_the_handlers_commits_what_the_last_success_wrote() {
+async fn a_reply_in_the_place_of_the_handlers_commits_what_the_success_wrote() {
     let app = App::start().await;
     assert!(app.context.origin().is_some(), "nothing to lose");
     let (to, mut origins) = mpsc::unbounded_channel();

@@ -225,7 +225,7 @@ impl Calling {
         guard::contain(self.app, || drop(future))
     }
 
-    /// What the last run that succeeded has to commit, for a reply that a layer put in the place of the run's.
+    /// What the first run that succeeded has to commit, for a reply that a layer put in the place of the run's.
     pub(crate) fn won(&self) -> Option<Arc<Origin>> {
         self.shared.won()
     }
