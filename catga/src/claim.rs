@@ -11,7 +11,8 @@ use catga_core::{
 use tokio::time::{sleep, timeout};
 
 use crate::app::Inner;
-use crate::job::{Job, settle};
+use crate::job::Job;
+use crate::settle::settle;
 use crate::table::{Counters, Entry};
 use crate::time::{from_now, time_left};
 use crate::verdict::Verdict;

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use crate::app::Inner;
 use crate::guard::Failure;
-use crate::job::{Job, give_back, must_claim};
+use crate::job::{Job, must_claim};
 use crate::layered::{Layered, Ready};
+use crate::settle::give_back;
 use crate::slots::{Slot, Slots};
 use crate::table::Entry;
 use crate::time::{after, within};

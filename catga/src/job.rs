@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 
-use catga_core::{Bytes, Claim, Delivery, Effects, Error, ErrorKind, Retry, Settlement};
+use catga_core::{Bytes, Claim, Delivery, Effects, Error, ErrorKind, Retry};
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span};
 
@@ -15,6 +15,7 @@ use crate::guard::{self, Failure};
 use crate::handlers::{Arrived, Running};
 use crate::layered::{Calling, Ready};
 use crate::origin::{Origin, Unfinished};
+use crate::settle::{counted, report, settle, was_begun};
 use crate::slots::Slot;
 use crate::table::{Counters, Entry};
 use crate::time::{FAR, after, from_now, within};
@@ -367,43 +368,6 @@ pub(crate) fn must_claim(entry: &Entry, delivery: &Delivery) -> bool {
     entry.claims && delivery.is_acknowledged() && !delivery.is_claimed()
 }
 
-/// Gives a delivery back whose handler was not begun.
-pub(crate) async fn give_back(entry: &Entry, delivery: Delivery) {
-    if !delivery.is_acknowledged() {
-        // Nobody takes it back.
-        Counters::add(&entry.counters.dropped);
-    }
-    settle(entry, delivery, Settlement::Release { began: false }).await;
-}
-
-/// Settles, and counts what comes of it.
-pub(crate) async fn settle(entry: &Entry, delivery: Delivery, settlement: Settlement) {
-    let (id, count) = (delivery.envelope().id(), delivery.count());
-    let claimed = delivery.is_claimed();
-    let counter = match &settlement {
-        Settlement::Nak { .. } => Some(&entry.counters.retried),
-        Settlement::DeadLetter { .. } => Some(&entry.counters.dead_lettered),
-        _ => None,
-    };
-    match delivery.settle(settlement).await {
-        Ok(()) => counter.into_iter().for_each(Counters::add),
-        // The broker still has the message, and delivers it again when the lease runs out.
-        Err(error) => {
-            if claimed && error.kind() == ErrorKind::LostOwnership {
-                Counters::add(&entry.counters.lost);
-            }
-            tracing::warn!(
-                messaging.destination.name = %entry.message,
-                messaging.consumer.group.name = %entry.group,
-                messaging.message.id = id.map(display),
-                count,
-                %error,
-                "a delivery could not be settled"
-            );
-        }
-    }
-}
-
 /// Tells the broker, and the inbox that holds the claim, from time to time that the handler still runs;
 /// never ends. Each word has a time-out of its own, so that one which is lost leaves time for another.
 async fn keep_lease(inner: &Inner, delivery: &mut Delivery, mut claim: Option<&mut Claim>) {
@@ -437,42 +401,6 @@ async fn keep_lease(inner: &Inner, delivery: &mut Delivery, mut claim: Option<&m
         tracing::debug!(%error, "the lease could not be renewed, trying again");
         wait = ack_wait / 12;
     }
-}
-
-/// Whether a handler came to an end, if a bad one: what was given back or never begun did not fail.
-fn was_begun(failure: &Failure) -> bool {
-    !matches!(
-        failure,
-        Failure::Stopped | Failure::Expired | Failure::Refused { .. }
-    )
-}
-
-/// Counts an outcome.
-pub(crate) fn counted<T>(entry: &Entry, outcome: &Result<T, Failure>) {
-    match outcome {
-        Ok(_) => Counters::add(&entry.counters.handled),
-        Err(failure) if !was_begun(failure) => {}
-        Err(_) => Counters::add(&entry.counters.failed),
-    }
-}
-
-pub(crate) fn report(
-    entry: &Entry,
-    delivery: &Delivery,
-    attempt: u32,
-    failure: &Failure,
-    fate: &'static str,
-) {
-    tracing::warn!(
-        handler = entry.def.site.name,
-        messaging.destination.name = %entry.message,
-        messaging.consumer.group.name = %entry.group,
-        messaging.message.id = delivery.envelope().id().map(display),
-        attempt,
-        attempts = entry.attempts,
-        error = %failure,
-        "handler failed; the message {fate}"
-    );
 }
 
 /// The span of one handling ([OpenTelemetry, messaging spans](https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/)).

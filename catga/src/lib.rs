@@ -37,6 +37,7 @@ mod request;
 mod send;
 mod service;
 mod settings;
+mod settle;
 mod shutdown;
 mod slots;
 mod start;

@@ -6,7 +6,7 @@ use catga_core::{
 
 use crate::app::Inner;
 use crate::guard::Failure;
-use crate::job::report;
+use crate::settle::report;
 use crate::table::Entry;
 
 /// What becomes of a message, and of its claim.

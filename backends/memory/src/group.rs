@@ -187,6 +187,12 @@ impl Group {
         id.filter(|_| self.mode.qos == QoS::ExactlyOnce)
     }
 
+    /// The claims of the group, and the id that a job is claimed by, where it is.
+    pub(crate) fn claim_of(&mut self, job: &Job) -> Option<(&mut Claims, MessageId)> {
+        let id = self.claim_id(job)?;
+        Some((self.claims.as_mut()?, id))
+    }
+
     /// The id that a job is claimed by, where it is.
     pub(crate) fn claim_id(&self, job: &Job) -> Option<MessageId> {
         self.claims.as_ref().and(job.entry.envelope.id())

@@ -153,10 +153,7 @@ impl Log {
         token: Token,
         now: Instant,
     ) {
-        let Some(id) = self.groups[group].claim_id(job) else {
-            return;
-        };
-        let Some(claims) = &mut self.groups[group].claims else {
+        let Some((claims, id)) = self.groups[group].claim_of(job) else {
             return;
         };
         for copy in claims.complete(id, token, now) {
@@ -173,10 +170,7 @@ impl Log {
         token: Token,
         now: Instant,
     ) {
-        let Some(id) = self.groups[group].claim_id(job) else {
-            return;
-        };
-        let Some(claims) = &mut self.groups[group].claims else {
+        let Some((claims, id)) = self.groups[group].claim_of(job) else {
             return;
         };
         for copy in claims.bury(id, token, now) {
@@ -196,8 +190,7 @@ impl Log {
         end: ClaimEnd,
         now: Instant,
     ) {
-        let id = self.groups[group].claim_id(job);
-        if let Some((claims, id)) = self.groups[group].claims.as_mut().zip(id) {
+        if let Some((claims, id)) = self.groups[group].claim_of(job) {
             claims.release(id, token, end, now);
         }
     }
