@@ -163,6 +163,12 @@ pub fn all() -> Vec<Case> {
         case("raw: boxed call through Arc<dyn>", None, 2_000_000, |n| {
             raw::boxed_call(&one_core(), n)
         }),
+        case(
+            "raw: the same behind a tower TimeoutLayer",
+            Some("raw: boxed call through Arc<dyn>"),
+            2_000_000,
+            |n| raw::boxed_call_in_time(&one_core(), n),
+        ),
         case("raw: request over mpsc + oneshot", None, 200_000, |n| {
             raw::channel_request(&one_core(), n)
         }),

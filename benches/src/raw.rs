@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use crossbeam_queue::ArrayQueue;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tower::timeout::TimeoutLayer;
+use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 
 use crate::cases::two_cores;
 use crate::work::{Order, Quote};
@@ -41,6 +43,28 @@ pub fn boxed_call(runtime: &Runtime, operations: u64) -> Duration {
                     })
                     .await,
             );
+        }
+        began.elapsed()
+    })
+}
+
+/// The same behind tower's own time-out.
+pub fn boxed_call_in_time(runtime: &Runtime, operations: u64) -> Duration {
+    let handler: Arc<dyn Handler> = black_box(Arc::new(Price));
+    let service = service_fn(move |request| {
+        let answer = handler.call(request);
+        Box::pin(async move { Ok(answer.await) }) as BoxFuture<Result<u64, BoxError>>
+    });
+    let mut service = TimeoutLayer::new(Duration::from_secs(30)).layer(service);
+    runtime.block_on(async {
+        let began = Instant::now();
+        for i in 0..operations {
+            let service = service.ready().await.expect("always ready");
+            let answer = service.call(Quote {
+                quantity: i,
+                unit_price: 3,
+            });
+            black_box(answer.await.expect("in time"));
         }
         began.elapsed()
     })

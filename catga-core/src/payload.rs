@@ -32,8 +32,9 @@ impl Drop for Typed {
     fn drop(&mut self) {
         // The last holder drops the user's value, and may be a backend's own task: a panic in the
         // value's `Drop` must not end it. The panic hook has reported it by then.
-        let value = self.value.take();
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        if let Some(value) = self.value.take()
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value)))
+        {
             std::mem::forget(panic);
         }
     }
@@ -89,7 +90,7 @@ impl Payload {
     /// # Errors
     /// Returns the payload when it holds no `M`, or others hold the same value.
     pub fn into_value<M: Message>(mut self) -> Result<M, Self> {
-        let Some(mut typed) = self.value.take() else {
+        let Some(typed) = &mut self.value else {
             return Err(self);
         };
         let value = match typed.value.take().expect(HELD).downcast::<M>() {
@@ -100,7 +101,6 @@ impl Payload {
             Err(other) => other,
         };
         typed.value = Some(value);
-        self.value = Some(typed);
         Err(self)
     }
 

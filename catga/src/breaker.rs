@@ -1,5 +1,6 @@
 //! The circuit breaker of a handler: what fails time after time is left alone for a while.
 
+use std::future::ready;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,12 +68,12 @@ impl Service<Call> for Guarded {
         match Pass::try_take(&self.state) {
             Ok(pass) => {
                 let serving = self.inner.call(call);
-                Box::pin(async move { pass.judge(serving.await) })
+                Serving::new(async move { pass.judge(serving.await) })
             }
             // Another call became the trial since this one was found ready.
             Err(_) if self.waits => {
                 let (state, mut inner) = (Arc::clone(&self.state), self.inner.clone());
-                Box::pin(async move {
+                Serving::new(async move {
                     let pass = loop {
                         wait(Arc::clone(&state)).await;
                         if let Ok(pass) = Pass::try_take(&state) {
@@ -86,7 +87,8 @@ impl Service<Call> for Guarded {
             Err(left) => {
                 let retry = left.map_or(Retry::Now, Retry::After);
                 let text = "its circuit breaker is open".to_owned();
-                Box::pin(async move { Err(CallError(Failure::Refused { text, retry }).into()) })
+                let refused = CallError(Failure::Refused { text, retry });
+                Serving::new(ready(Err(refused)))
             }
         }
     }

@@ -42,12 +42,12 @@ impl App {
     async fn ask(&self, layered: &Layered) -> Result<(), Failure> {
         let call = layered.call(Payload::typed(Ask), 1, self.context.clone());
         let ready = in_time(layered.ready()).await?;
-        in_time(ready.call(call)).await.map(drop)
+        in_time(ready.call(call)?).await.map(drop)
     }
 
     fn begin(&self, layered: &Layered) -> Calling {
         let ready = layered.try_ready().expect("it is ready").unwrap();
-        ready.call(self.a_call(layered))
+        ready.call(self.a_call(layered)).unwrap()
     }
 
     async fn fail(&self, layered: &Layered, what: impl IntoIterator<Item = Do>) {
@@ -108,7 +108,9 @@ async fn one_trial_runs_at_once() {
     app.script.go_on();
     in_time(trial).await.unwrap();
     let next = in_time(next).await.unwrap();
-    in_time(next.call(app.a_call(&layered))).await.unwrap();
+    in_time(next.call(app.a_call(&layered)).unwrap())
+        .await
+        .unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +126,7 @@ async fn two_that_were_ready_make_one_trial_and_the_other_waits() {
     let mut second = {
         let mut ready = Box::pin(layered.ready());
         assert!(pending(&mut ready).await);
-        Box::pin(async move { ready.await.unwrap().call(second).await })
+        Box::pin(async move { ready.await.unwrap().call(second)?.await })
     };
     assert!(pending(&mut second).await);
     assert_eq!(app.script.calls(), calls);
@@ -146,7 +148,7 @@ async fn a_trial_that_is_dropped_or_says_nothing_gives_way_to_the_next() {
     drop(trial);
     let start = Instant::now();
     let garbage = layered.call(Bytes::from_static(b"{").into(), 1, app.context.clone());
-    let failure = in_time(next).await.unwrap().call(garbage).await;
+    let failure = in_time(next).await.unwrap().call(garbage).unwrap().await;
     assert!(matches!(failure, Err(Failure::Decode(_))));
     app.call(&layered).await.unwrap();
     assert_eq!(start.elapsed(), Duration::ZERO);
@@ -166,7 +168,10 @@ async fn a_trial_that_is_dropped_or_says_nothing_leaves_it_open() {
         } else {
             let garbage = layered.call(Bytes::from_static(b"{").into(), 1, app.context.clone());
             let ready = layered.try_ready().expect("a trial may begin").unwrap();
-            assert!(matches!(ready.call(garbage).await, Err(Failure::Decode(_))));
+            assert!(matches!(
+                ready.call(garbage).unwrap().await,
+                Err(Failure::Decode(_))
+            ));
         }
         app.script.next([Do::Wait]);
         let mut trial = app.begin(&layered);
@@ -186,7 +191,7 @@ async fn panics_and_time_outs_count_and_terminal_errors_are_signs_of_life() {
     let garbage = || layered.call(Bytes::from_static(b"{").into(), 1, app.context.clone());
     for _ in 0..5 {
         let ready = layered.try_ready().unwrap().unwrap();
-        ready.call(garbage()).await.unwrap_err();
+        ready.call(garbage()).unwrap().await.unwrap_err();
     }
     assert!(
         layered.try_ready().is_some(),

@@ -1,9 +1,7 @@
 //! A request whose handler is on this node: called with the value, without leaving the process.
 
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, Waker};
 
 use catga_core::{Envelope, Error, ErrorKind, Headers, MessageId, Payload, Request};
 use serde::Serialize;
@@ -17,7 +15,7 @@ use crate::guard::{self, Failure, First};
 use crate::handlers::{BoxFuture, Invoke};
 use crate::job::span;
 use crate::layer::Reply;
-use crate::layered::{Calling, Layered, Ready};
+use crate::layered::{Calling, Layered, Ready, Served};
 use crate::origin::Origin;
 use crate::publish::stamp;
 use crate::settle::counted;
@@ -69,22 +67,44 @@ pub(crate) enum Begun<'a, R: Request> {
 pub(crate) struct Runs<'a, T> {
     entry: &'a Arc<Entry>,
     slot: Slot<&'a Slots>,
-    handler: BoxFuture<Result<T, HandlerError>>,
+    handler: Handler<T>,
     deadline: Option<Instant>,
     span: Span,
 }
 
-/// A handler behind layers that was called, and polled once.
-enum Through<R: Request> {
-    /// It was ready at once.
-    Ended(Result<R::Response, Error>),
-    /// It waits for something.
-    Runs(Slot<Arc<Entry>>, Calling, Span),
+/// A handler at work.
+enum Handler<T> {
+    /// Called directly.
+    Direct(BoxFuture<Result<T, HandlerError>>),
+    /// Called through its layers.
+    Layered(Calling),
+}
+
+/// What a handler waits for before it begins.
+pub(crate) struct Pass<'a> {
+    slot: Slot<&'a Slots>,
+    /// Its layers, where it has any, when they are ready for one call.
+    layers: Option<(&'a Layered, LayersReady<'a>)>,
+}
+
+type LayersReady<'a> = Result<Ready<&'a Served>, Failure>;
+
+impl<'a> Pass<'a> {
+    /// When nothing has to be waited for.
+    #[inline]
+    pub(crate) fn at_once(entry: &'a Entry) -> Option<Self> {
+        let layers = match &entry.layered {
+            None => None,
+            Some(layered) => Some((layered, Ready::at_once(layered.served())?)),
+        };
+        let slot = Slots::try_take_for(&entry.slots).ok()?;
+        Some(Self { slot, layers })
+    }
 }
 
 impl Inner {
-    /// Calls the handler of this node with the value: no encoding, and one allocation where the
-    /// handler is ready at once.
+    /// Calls the handler of this node with the value: no encoding, and one allocation where it is ready at
+    /// once and has no layers.
     pub(crate) async fn call_here<R: Request>(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
@@ -93,87 +113,113 @@ impl Inner {
         arrival: Arrival,
         deadline: Option<Instant>,
     ) -> Result<R::Response, Error> {
-        if let Some(layered) = &entry.layered {
-            let at_once = layered
-                .try_ready()
-                .zip(Slots::try_take_for(Arc::clone(entry)).ok());
-            // Boxes, since most requests have no layers: their futures stay small.
-            let Some((ready, slot)) = at_once else {
-                let through = self.call_through(entry, layered, request, arrival, deadline);
-                return Box::pin(through).await;
-            };
-            return match self.begin_through(ready, slot, layered, request, arrival, deadline) {
-                Through::Ended(result) => result,
-                Through::Runs(slot, calling, span) => {
-                    Box::pin(self.finish_through::<R>(slot, calling, span, deadline)).await
-                }
-            };
-        }
-        let slot = self.before_the_end(deadline, Slots::take(&entry.slots));
-        let Some(slot) = slot.await? else {
-            return Err(no_place::<R>());
+        let pass = match Pass::at_once(entry) {
+            Some(pass) => pass,
+            // A box, since few have to wait: the futures of the others stay small.
+            None => Box::pin(self.pass::<R>(entry, deadline)).await?,
         };
-        match self.begin_here(slot, entry, call, request, arrival, deadline) {
+        match self.begin_here(pass, entry, call, request, arrival, deadline) {
             Begun::Ended(result) => result,
             Begun::Runs(runs) => self.finish_here::<R>(runs).await,
         }
     }
 
-    /// Calls a handler that has layers: they are ready before it takes a place. No future of ours is made
-    /// where nothing has to be waited for.
-    fn begin_through<R: Request>(
+    /// Waits for the layers of a handler and then for a place.
+    async fn pass<'a, R: Request>(
+        &self,
+        entry: &'a Entry,
+        deadline: Option<Instant>,
+    ) -> Result<Pass<'a>, Error> {
+        let layers = match &entry.layered {
+            None => None,
+            Some(layered) => {
+                let ready = self.before_the_end(deadline, Ready::of(layered.served()));
+                let ready = ready.await?;
+                let why = "its layers were not ready";
+                Some((layered, ready.ok_or_else(|| too_late::<R>(why, false))?))
+            }
+        };
+        let slot = self.before_the_end(deadline, Slots::take(&entry.slots));
+        let why = "no place of its handler came free";
+        let slot = slot.await?.ok_or_else(|| too_late::<R>(why, false))?;
+        Ok(Pass { slot, layers })
+    }
+
+    /// Calls the handler, and polls it once: no future of ours is made for one that is ready.
+    #[inline]
+    pub(crate) fn begin_here<'a, R: Request>(
         self: &Arc<Self>,
-        ready: Result<Ready, Failure>,
-        slot: Slot<Arc<Entry>>,
-        layered: &Layered,
+        pass: Pass<'a>,
+        entry: &'a Arc<Entry>,
+        call: &'static Invoke<R>,
         request: R,
         arrival: Arrival,
         deadline: Option<Instant>,
-    ) -> Through<R> {
-        let entry = &slot;
-        let begun = ready.map_err(|failure| failure.into_error(R::NAME));
-        let request = self.as_over_a_wire_if_strict(request, R::NAME);
-        let (ready, request) = match begun.and_then(|ready| Ok((ready, request?))) {
-            Ok(both) => both,
-            Err(error) => return Through::Ended(Err(error)),
+    ) -> Begun<'a, R> {
+        let Pass { slot, layers } = pass;
+        if let Some(layers) = layers {
+            return self.begin_through(slot, entry, layers, request, arrival, deadline);
+        }
+        let request = match self.as_over_a_wire_if_strict(request, R::NAME) {
+            Ok(request) => request,
+            Err(error) => return Begun::Ended(Err(error)),
+        };
+        let span = span(entry, arrival.id);
+        let context = self.context_here(entry, arrival, deadline);
+        let first = {
+            let _entered = span.enter();
+            guard::begin(self.address(), || call.with_value(request, context))
+        };
+        match first {
+            First::Ended(outcome) => {
+                counted(entry, &outcome);
+                Begun::Ended(self.answer::<R>(outcome))
+            }
+            First::Runs(handler) => Begun::Runs(Runs {
+                entry,
+                slot,
+                handler: Handler::Direct(handler),
+                deadline,
+                span,
+            }),
+        }
+    }
+
+    /// As [`begin_here`](Self::begin_here), through layers that are ready.
+    #[inline(never)]
+    fn begin_through<'a, R: Request>(
+        self: &Arc<Self>,
+        slot: Slot<&'a Slots>,
+        entry: &'a Arc<Entry>,
+        (layered, ready): (&Layered, LayersReady<'_>),
+        request: R,
+        arrival: Arrival,
+        deadline: Option<Instant>,
+    ) -> Begun<'a, R> {
+        let request = match self.as_over_a_wire_if_strict(request, R::NAME) {
+            Ok(request) => request,
+            Err(error) => return Begun::Ended(Err(error)),
         };
         let span = span(entry, arrival.id);
         let context = self.context_here(entry, arrival, deadline);
         let call = layered.call(Payload::typed(request), R::VERSION, context);
-        let mut calling = span.in_scope(|| ready.call(call));
-        let mut poll = || Pin::new(&mut calling).poll(&mut TaskContext::from_waker(Waker::noop()));
-        match span.in_scope(&mut poll) {
-            Poll::Ready(outcome) => {
+        let first = span.in_scope(|| match ready {
+            Ok(ready) => ready.begin(call),
+            Err(failure) => Ok(Err(failure)),
+        });
+        match first {
+            Ok(outcome) => {
+                let outcome = outcome.map(response);
                 counted(entry, &outcome);
-                Through::Ended(self.answer_of_reply::<R>(outcome))
+                Begun::Ended(self.answer::<R>(outcome))
             }
-            Poll::Pending => Through::Runs(slot, calling, span),
-        }
-    }
-
-    /// Waits for what has to be waited for: the layers, a place.
-    async fn call_through<R: Request>(
-        self: &Arc<Self>,
-        entry: &Arc<Entry>,
-        layered: &Layered,
-        request: R,
-        arrival: Arrival,
-        deadline: Option<Instant>,
-    ) -> Result<R::Response, Error> {
-        let ready = self.before_the_end(deadline, layered.ready());
-        let Some(ready) = ready.await? else {
-            return Err(too_late::<R>("its layers were not ready", false));
-        };
-        let slot = self.before_the_end(deadline, Slots::take(Arc::clone(entry)));
-        let Some(slot) = slot.await? else {
-            return Err(no_place::<R>());
-        };
-        match self.begin_through(ready, slot, layered, request, arrival, deadline) {
-            Through::Ended(result) => result,
-            Through::Runs(slot, calling, span) => {
-                self.finish_through::<R>(slot, calling, span, deadline)
-                    .await
-            }
+            Err(calling) => Begun::Runs(Runs {
+                entry,
+                slot,
+                handler: Handler::Layered(calling),
+                deadline,
+                span,
+            }),
         }
     }
 
@@ -190,39 +236,6 @@ impl Inner {
             there = within(deadline, needed) => Some(there),
         };
         there.ok_or_else(|| closed("send"))
-    }
-
-    /// Lets a call that was not ready run on by itself, and waits for it.
-    async fn finish_through<R: Request>(
-        &self,
-        slot: Slot<Arc<Entry>>,
-        calling: Calling,
-        span: Span,
-        deadline: Option<Instant>,
-    ) -> Result<R::Response, Error> {
-        let (answer, receiver) = oneshot::channel();
-        let run = async move {
-            let outcome = calling.await;
-            counted(&slot, &outcome);
-            drop(slot);
-            // The caller may have gone.
-            let _ = answer.send(outcome);
-        };
-        tokio::spawn(run.instrument(span));
-        match within(deadline, receiver).await {
-            Some(answer) => self.answer_of_reply::<R>(answer.unwrap_or(Err(Failure::Stopped))),
-            None => Err(still_runs::<R>()),
-        }
-    }
-
-    fn answer_of_reply<R: Request>(
-        &self,
-        outcome: Result<Reply, Failure>,
-    ) -> Result<R::Response, Error> {
-        self.answer::<R>(outcome.map(|reply| {
-            let response = reply.downcast().ok();
-            response.expect("the type of a reply was checked")
-        }))
     }
 
     /// What the handler of a call on this node is told.
@@ -243,41 +256,6 @@ impl Inner {
         Context::new(Arc::clone(self), id, headers, attempt, deadline, origin)
     }
 
-    /// Calls the handler, and polls it once: no future of ours is made for one that is ready.
-    pub(crate) fn begin_here<'a, R: Request>(
-        self: &Arc<Self>,
-        slot: Slot<&'a Slots>,
-        entry: &'a Arc<Entry>,
-        call: &'static Invoke<R>,
-        request: R,
-        arrival: Arrival,
-        deadline: Option<Instant>,
-    ) -> Begun<'a, R> {
-        let request = match self.as_over_a_wire_if_strict(request, R::NAME) {
-            Ok(request) => request,
-            Err(error) => return Begun::Ended(Err(error)),
-        };
-        let span = span(entry, arrival.id);
-        let context = self.context_here(entry, arrival, deadline);
-        let first = {
-            let _entered = span.enter();
-            guard::begin(self.address(), || call.with_value(request, context))
-        };
-        match first {
-            First::Ended(outcome) => {
-                counted(entry, &outcome);
-                Begun::Ended(self.answer::<R>(outcome))
-            }
-            First::Runs(handler) => Begun::Runs(Runs {
-                entry,
-                slot,
-                handler,
-                deadline,
-                span,
-            }),
-        }
-    }
-
     /// Waits for a handler that was not ready at once.
     pub(crate) async fn finish_here<R: Request>(
         self: &Arc<Self>,
@@ -291,7 +269,7 @@ impl Inner {
             span,
         } = runs;
         let slot = slot.hand_to(Arc::clone(entry));
-        match within(deadline, self.finish_in_task(slot, handler, span)).await {
+        match within(deadline, self.finish_in_task::<R>(slot, handler, span)).await {
             Some(answer) => self.answer::<R>(answer.unwrap_or(Err(Failure::Stopped))),
             None => Err(still_runs::<R>()),
         }
@@ -312,22 +290,27 @@ impl Inner {
 
     /// Lets a handler that was not ready run on by itself, so that a caller who goes away does not
     /// cancel it half-way.
-    fn finish_in_task<T: Send + 'static>(
+    fn finish_in_task<R: Request>(
         self: &Arc<Self>,
         slot: Slot<Arc<Entry>>,
-        mut handler: BoxFuture<Result<T, HandlerError>>,
+        handler: Handler<R::Response>,
         span: Span,
-    ) -> oneshot::Receiver<Result<T, Failure>> {
+    ) -> oneshot::Receiver<Result<R::Response, Failure>> {
         let (answer, receiver) = oneshot::channel();
         let inner = Arc::clone(self);
         let run = async move {
-            let app = inner.address();
-            let outcome = guard::finish(&inner, slot.timeout, |cx| {
-                guard::poll(app, &mut handler, cx)
-            })
-            .await;
-            // A handler that is dropped half-way may panic once more.
-            let outcome = guard::contain(app, || drop(handler)).and(outcome);
+            let outcome = match handler {
+                Handler::Direct(mut handler) => {
+                    let app = inner.address();
+                    let outcome = guard::finish(&inner, slot.timeout, |cx| {
+                        guard::poll(app, &mut handler, cx)
+                    })
+                    .await;
+                    // A handler that is dropped half-way may panic once more.
+                    guard::contain(app, || drop(handler)).and(outcome)
+                }
+                Handler::Layered(calling) => calling.await.map(response),
+            };
             counted(&slot, &outcome);
             drop(slot);
             // The caller may have gone.
@@ -364,8 +347,9 @@ impl Inner {
     }
 }
 
-fn no_place<R: Request>() -> Error {
-    too_late::<R>("no place of its handler came free", false)
+fn response<T: 'static>(reply: Reply) -> T {
+    let response = reply.downcast().ok();
+    response.expect("the type of a reply was checked")
 }
 
 fn still_runs<R: Request>() -> Error {

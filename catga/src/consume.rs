@@ -105,7 +105,7 @@ async fn handle_all(inner: &Arc<Inner>, entry: &Arc<Entry>, batch: &mut Vec<Deli
             back.push(delivery);
             continue;
         }
-        let ready = match &entry.layered {
+        let passed = match &entry.layered {
             // Who is to claim first asks the layers afterwards: their turn is not held meanwhile.
             Some(layered) if !must_claim(entry, &delivery) => {
                 match let_through(inner, layered, until, &mut waited).await {
@@ -122,14 +122,14 @@ async fn handle_all(inner: &Arc<Inner>, entry: &Arc<Entry>, batch: &mut Vec<Deli
             back.push(delivery);
             continue;
         };
-        let job = Job::new(Arc::clone(inner), slot, delivery, received, ready);
+        let job = Job::new(Arc::clone(inner), slot, delivery, received);
         if in_place {
             // One of four is timed, the first among them: the clock costs as much as a short handler.
             let began = i.is_multiple_of(4).then(WallInstant::now);
-            job.start();
+            job.start(passed);
             in_place = began.is_none_or(|began| began.elapsed() < LONG_POLL);
         } else {
-            tokio::spawn(job.handle());
+            tokio::spawn(job.handle(passed));
         }
     }
     // Each goes in front of those that went back before it.

@@ -10,6 +10,7 @@ use catga_core::{
 use tokio::time::Instant;
 
 use crate::app::Inner;
+use crate::layer::Shared;
 use crate::origin::Origin;
 use crate::publish::Outgoing;
 use crate::request::RequestBuilder;
@@ -35,15 +36,15 @@ pub struct Context {
 /// The id of the message, or where it is to be drawn: it costs a system call, and few ask for it.
 enum Id {
     Own(OnceLock<MessageId>),
-    /// With the clones.
-    Shared(Arc<OnceLock<MessageId>>),
+    /// With the other runs of a call behind layers.
+    OfCall(Arc<Shared>),
 }
 
 impl Id {
     fn cell(&self) -> &OnceLock<MessageId> {
         match self {
             Self::Own(cell) => cell,
-            Self::Shared(cell) => cell,
+            Self::OfCall(call) => call.context.id.cell(),
         }
     }
 }
@@ -126,25 +127,21 @@ impl Context {
         }
     }
 
-    /// To be cloned, whether or not somebody asks for the id.
-    pub(crate) fn sharing_its_id(mut self) -> Self {
-        if self.id.cell().get().is_none() {
-            self.id = Id::Shared(Arc::new(OnceLock::new()));
+    /// That of one run of a call behind layers, of which there may be more within an attempt: what it publishes is
+    /// counted from the beginning, it commits by itself, and has the same id.
+    pub(crate) fn of_run(call: &Arc<Shared>, may_have_run: bool) -> Self {
+        let context = &call.context;
+        let origin = context.origin.as_deref();
+        let mut attempt = context.attempt;
+        attempt.may_have_run |= may_have_run;
+        Self {
+            inner: Arc::clone(&context.inner),
+            id: Id::OfCall(Arc::clone(call)),
+            headers: context.headers.clone(),
+            attempt,
+            deadline: context.deadline,
+            origin: origin.map(|origin| Arc::new(origin.again())),
         }
-        self
-    }
-
-    /// The same call once more, by a layer that tries again within an attempt: what it publishes is counted
-    /// from the beginning, and it commits by itself.
-    pub(crate) fn again(&self, may_have_run: bool) -> Self {
-        let origin = self
-            .origin
-            .as_deref()
-            .map(|origin| Arc::new(origin.again()));
-        let mut context = self.clone();
-        context.origin = origin;
-        context.attempt.may_have_run |= may_have_run;
-        context
     }
 
     /// The origin, to be kept beyond the call.
@@ -315,7 +312,7 @@ impl Clone for Context {
         let id = match &self.id {
             // Drawn now, so that both have the same id.
             Id::Own(_) => Id::Own(OnceLock::from(self.id())),
-            Id::Shared(cell) => Id::Shared(Arc::clone(cell)),
+            Id::OfCall(call) => Id::OfCall(Arc::clone(call)),
         };
         Self {
             inner: Arc::clone(&self.inner),

@@ -198,24 +198,42 @@ pub(crate) enum First<T> {
 
 /// Calls a handler and polls it once, where it stands. Whoever goes on with it polls it again, so
 /// that nothing is missed by the waker that wakes nobody.
+#[inline]
 pub(crate) fn begin<T>(
     app: usize,
     call: impl FnOnce() -> BoxFuture<Result<T, HandlerError>>,
 ) -> First<T> {
+    begin_at(app, handlers_around(app) + 1, || Ok(call()))
+}
+
+/// As [`begin`], for a handler behind layers: see [`contain_inner`].
+#[inline]
+pub(crate) fn begin_inner<T>(
+    app: usize,
+    call: impl FnOnce() -> Result<BoxFuture<Result<T, HandlerError>>, Failure>,
+) -> First<T> {
+    begin_at(app, handlers_around(app).max(1), call)
+}
+
+#[inline]
+fn begin_at<T>(
+    app: usize,
+    depth: usize,
+    call: impl FnOnce() -> Result<BoxFuture<Result<T, HandlerError>>, Failure>,
+) -> First<T> {
     let mut handler = None;
-    let first = contain(app, || {
-        let handler = handler.insert(call());
-        handler
-            .as_mut()
-            .poll(&mut TaskContext::from_waker(Waker::noop()))
+    let first = contain_at(app, depth, || {
+        let handler = handler.insert(call()?);
+        let mut cx = TaskContext::from_waker(Waker::noop());
+        Ok(handler.as_mut().poll(&mut cx))
     });
     match (first, handler) {
-        (Ok(Poll::Pending), Some(handler)) => First::Runs(handler),
-        (Ok(Poll::Ready(outcome)), _) => {
+        (Ok(Ok(Poll::Pending)), Some(handler)) => First::Runs(handler),
+        (Ok(Ok(Poll::Ready(outcome))), _) => {
             First::Ended(outcome.map_err(|error| Failure::returned(app, error)))
         }
-        (Ok(Poll::Pending), None) => unreachable!("it was polled where it was kept"),
-        (Err(panic), _) => First::Ended(Err(panic)),
+        (Ok(Ok(Poll::Pending)), None) => unreachable!("it was polled where it was kept"),
+        (Ok(Err(failure)) | Err(failure), _) => First::Ended(Err(failure)),
     }
 }
 

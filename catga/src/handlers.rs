@@ -12,7 +12,7 @@ use std::time::Duration;
 use catga_core::{Bytes, Codecs, Encoded, Error, Kind, Message, Payload, QoS};
 
 use crate::layer::Call;
-use crate::service::{self, Serving};
+use crate::serve::{self, Begun};
 use crate::{Context, HandlerError, Requirements};
 
 /// A future as handlers are called through.
@@ -189,14 +189,14 @@ pub struct HandlerDef {
     /// An [`Invoke`] of the message's type.
     pub(crate) call: &'static (dyn Any + Send + Sync),
     pub(crate) run: Run,
-    pub(crate) serve: Serve,
+    pub(crate) begin: Begin,
 }
 
 /// Decodes what arrived and calls the handler with it.
 type Run = fn(&'static (dyn Any + Send + Sync), Arrived<'_>, Context) -> Result<Running, Error>;
 
-/// Calls the handler as the innermost service of its layers.
-type Serve = fn(Call) -> Serving;
+/// Calls the handler within its layers.
+type Begin = fn(Call) -> Begun;
 
 /// A message as it arrived, yet to be decoded.
 pub(crate) struct Arrived<'a> {
@@ -222,7 +222,7 @@ impl HandlerDef {
             requires,
             call,
             run: run::<M>,
-            serve: service::serve::<M>,
+            begin: serve::begin::<M>,
         }
     }
 }

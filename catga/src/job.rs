@@ -34,9 +34,10 @@ pub(crate) struct Job {
     /// Held in an inbox that is not the backend's own.
     pub(crate) claim: Option<Claim>,
     origin: Option<Arc<Origin>>,
-    /// The layers around the handler, where it has any.
-    ready: Option<Result<Ready, Failure>>,
 }
+
+/// The layers around a handler, where it has any, when they are ready for one call.
+type Passed = Option<Result<Ready, Failure>>;
 
 /// A handler at work.
 enum Handler {
@@ -58,7 +59,6 @@ impl Job {
         slot: Slot<Arc<Entry>>,
         delivery: Delivery,
         received: Instant,
-        ready: Option<Result<Ready, Failure>>,
     ) -> Self {
         Self {
             inner,
@@ -67,17 +67,16 @@ impl Job {
             received,
             claim: None,
             origin: None,
-            ready,
         }
     }
 
     /// Polls the handler once where it stands, and moves on with it to a task when it is not ready.
-    pub(crate) fn start(mut self) {
+    pub(crate) fn start(mut self, passed: Passed) {
         if must_claim(&self.slot, &self.delivery) {
-            drop(tokio::spawn(self.handle()));
+            drop(tokio::spawn(self.handle(passed)));
             return;
         }
-        match self.begin() {
+        match self.begin(passed) {
             Ok(mut started) => {
                 let first = {
                     let _entered = started.span.enter();
@@ -97,29 +96,32 @@ impl Job {
     }
 
     /// Claims, begins and finishes.
-    pub(crate) async fn handle(self) {
+    pub(crate) async fn handle(self, passed: Passed) {
         let claimed = if must_claim(&self.slot, &self.delivery) {
             match self.claim().await {
                 Some(claimed) => claimed.pass_layers().await,
                 None => None,
             }
         } else {
-            Some(self)
+            Some((self, passed))
         };
-        let Some(mut this) = claimed else { return };
+        let Some((mut this, passed)) = claimed else {
+            return;
+        };
         if this.inner.lifecycle.is_stopped() {
+            drop(passed);
             return this.settle(Verdict::not_begun(), None).await;
         }
-        match this.begin() {
+        match this.begin(passed) {
             Ok(started) => this.finish(started).await,
             Err(failure) => this.end(Err(failure)),
         }
     }
 
     /// Waits for the layers of a message that was claimed first, as long as lease and caller can wait.
-    async fn pass_layers(mut self) -> Option<Self> {
+    async fn pass_layers(self) -> Option<(Self, Passed)> {
         let Some(layered) = &self.slot.layered else {
-            return Some(self);
+            return Some((self, None));
         };
         let lease = from_now(self.inner.settings.ack_wait / 3);
         let until = self
@@ -133,10 +135,7 @@ impl Job {
         };
         match ready {
             None => self.settle(Verdict::not_begun(), None).await,
-            Some(Some(ready)) => {
-                self.ready = Some(ready);
-                return Some(self);
-            }
+            Some(Some(ready)) => return Some((self, Some(ready))),
             Some(None) => {
                 let text = "its layers were not ready in time".to_owned();
                 let retry = Retry::Now;
@@ -165,7 +164,7 @@ impl Job {
     }
 
     /// Decodes the message and calls the handler.
-    fn begin(&mut self) -> Result<Started, Failure> {
+    fn begin(&mut self, passed: Passed) -> Result<Started, Failure> {
         let entry: &Arc<Entry> = &self.slot;
         let deadline = self.deadline();
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -200,9 +199,9 @@ impl Job {
             self.origin.clone(),
         );
         let envelope = self.delivery.envelope();
-        if let (Some(layered), Some(ready)) = (&entry.layered, self.ready.take()) {
+        if let (Some(layered), Some(ready)) = (&entry.layered, passed) {
             let call = layered.call(payload, envelope.version(), context);
-            let calling = span.in_scope(|| ready.map(|ready| ready.call(call)))?;
+            let calling = span.in_scope(|| ready.and_then(|ready| ready.call(call)))?;
             let handler = Handler::Layered(calling);
             return Ok(Started { handler, span });
         }
@@ -265,9 +264,7 @@ impl Job {
     }
 
     /// Judges the outcome and settles: the only place that acks, naks, terms or dead-letters.
-    fn end(mut self, outcome: Result<Option<Bytes>, Failure>) {
-        // Others need not wait for the settlement.
-        self.ready = None;
+    fn end(self, outcome: Result<Option<Bytes>, Failure>) {
         let (outcome, effects) = match outcome.and_then(|response| Ok((response, self.effects()?)))
         {
             Ok((response, effects)) => (Ok(response), effects),

@@ -7,16 +7,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use catga_core::{BoxError, Bytes, Codecs, Error, Headers, Json, MessageId, Name, Payload};
+use catga_core::{
+    BoxError, Bytes, Codecs, Error, Headers, Json, Message, MessageId, Name, Payload,
+};
 use serde::Serialize;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::builder::CatgaBuilder;
 use crate::guard::Failure;
-use crate::handlers::{Arrived, HandlerDef, Handlers};
+use crate::handlers::{Arrived, HandlerDef, HandlerFuture, Handlers, invoke};
+use crate::layered::Served;
 use crate::origin::Origin;
-use crate::service::Erased;
+use crate::service::{Erased, Wrapped, wrapped};
 use crate::{Attempt, Context, HandlerError};
 
 /// One call of one handler, as the layers around it see it.
@@ -38,15 +41,6 @@ pub(crate) struct Shared {
     began: AtomicBool,
     /// The origin of the first run that succeeded: a layer may put a reply of its own in the place of the run's.
     won: OnceLock<Arc<Origin>>,
-}
-
-/// A handler behind layers.
-#[derive(Debug)]
-pub(crate) struct Served {
-    pub(crate) def: &'static HandlerDef,
-    pub(crate) group: Name,
-    /// The longest that the handler may take, each time that a layer calls it.
-    pub(crate) timeout: Duration,
 }
 
 impl Call {
@@ -111,32 +105,31 @@ impl Call {
         &self.shared.context
     }
 
-    /// Calls `serve` with the message as it arrived, and a context in which the call counts what it publishes.
-    pub(crate) fn arrived<T>(
-        self,
-        codecs: &Codecs,
-        serve: impl FnOnce(&'static HandlerDef, Arrived<'_>, Context) -> T,
-    ) -> T {
-        let Self { shared, payload } = self;
-        let content_type = shared.context.headers().get(Headers::CONTENT_TYPE);
-        let arrived = Arrived {
-            payload,
-            version: shared.version,
-            content_type: content_type.unwrap_or(Json::CONTENT_TYPE),
-            codecs,
-        };
-        serve(
-            shared.served.def,
-            arrived,
-            shared.context.again(shared.begin()),
-        )
+    pub(crate) fn into_parts(self) -> (Arc<Shared>, Payload) {
+        (self.shared, self.payload)
     }
 }
 
 impl Shared {
-    /// Notes that the handler is called, and says whether it was before.
-    fn begin(&self) -> bool {
-        self.began.swap(true, Ordering::Relaxed)
+    /// Notes that the handler is called, and gives it the context of this run.
+    pub(crate) fn begin(self: &Arc<Self>) -> Context {
+        Context::of_run(self, self.began.swap(true, Ordering::Relaxed))
+    }
+
+    /// Decodes the message and calls the handler with it.
+    pub(crate) fn invoke<M: Message>(
+        &self,
+        payload: Payload,
+        context: Context,
+    ) -> Result<HandlerFuture<M>, Error> {
+        let content_type = self.context.headers().get(Headers::CONTENT_TYPE);
+        let arrived = Arrived {
+            payload,
+            version: self.version,
+            content_type: content_type.unwrap_or(Json::CONTENT_TYPE),
+            codecs: &self.context.inner.codecs,
+        };
+        invoke::<M>(self.served.def.call, arrived, context)
     }
 
     pub(crate) fn began(&self) -> bool {
@@ -284,7 +277,7 @@ impl From<HandlerError> for CallError {
 }
 
 /// A layer without its type.
-pub(crate) type AnyLayer = Arc<dyn Fn(Erased) -> Erased + Send + Sync>;
+pub(crate) type AnyLayer = Arc<dyn Fn(Erased) -> Box<dyn Wrapped> + Send + Sync>;
 
 fn any<L>(layer: L) -> AnyLayer
 where
@@ -293,7 +286,7 @@ where
     <L::Service as Service<Call>>::Error: Into<BoxError>,
     <L::Service as Service<Call>>::Future: Send + 'static,
 {
-    Arc::new(move |inner| Erased::new(layer.layer(inner)))
+    Arc::new(move |inner| wrapped(layer.layer(inner)))
 }
 
 /// The layers that a builder was given.

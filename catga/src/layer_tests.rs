@@ -26,6 +26,7 @@ use crate::handlers::{Breaker, HandlerDef, HandlerOptions, Rate};
 use crate::layered::Layered;
 use crate::origin::Origin;
 use crate::prelude::*;
+use crate::service::Serving;
 use crate::{Call, CallError, Erased, HandlerError, Reply, handlers};
 
 /// What the handler does next.
@@ -152,7 +153,7 @@ impl App {
     /// Waits until the layers are ready, and calls the handler.
     pub(crate) async fn call(&self, layered: &Layered) -> Result<Reply, Failure> {
         let ready = in_time(layered.ready()).await?;
-        in_time(ready.call(self.a_call(layered))).await
+        in_time(ready.call(self.a_call(layered))?).await
     }
 
     pub(crate) fn a_call(&self, layered: &Layered) -> Call {
@@ -247,7 +248,12 @@ async fn a_concurrency_limit_makes_the_next_call_wait() {
     let app = App::start().await;
     let layered = worked(builder().layer(ConcurrencyLimitLayer::new(1)));
     app.script.next([Do::Wait]);
-    let mut first = layered.ready().await.unwrap().call(app.a_call(&layered));
+    let mut first = layered
+        .ready()
+        .await
+        .unwrap()
+        .call(app.a_call(&layered))
+        .unwrap();
     assert!(pending(&mut first).await);
     assert!(layered.try_ready().is_none());
     let mut second = Box::pin(layered.ready());
@@ -255,7 +261,9 @@ async fn a_concurrency_limit_makes_the_next_call_wait() {
     app.script.go_on();
     in_time(first).await.unwrap();
     let second = in_time(second).await.unwrap();
-    in_time(second.call(app.a_call(&layered))).await.unwrap();
+    in_time(second.call(app.a_call(&layered)).unwrap())
+        .await
+        .unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -290,7 +298,12 @@ async fn load_shed_refuses_what_would_wait() {
         .layer(ConcurrencyLimitLayer::new(1));
     let layered = worked(both);
     app.script.next([Do::Wait]);
-    let mut first = layered.ready().await.unwrap().call(app.a_call(&layered));
+    let mut first = layered
+        .ready()
+        .await
+        .unwrap()
+        .call(app.a_call(&layered))
+        .unwrap();
     assert!(pending(&mut first).await);
     let failure = app.call(&layered).await.unwrap_err();
     assert!(matches!(
@@ -336,10 +349,12 @@ async fn a_retry_is_not_held_up_by_a_caller_who_is_ready_and_does_not_call() {
     let layered = worked(both);
     app.script.next([Do::Fail]);
     let first = layered.ready().await.unwrap();
-    let call = first.call(app.a_call(&layered));
+    let call = first.call(app.a_call(&layered)).unwrap();
     let idle = layered.ready().await.unwrap();
     in_time(call).await.unwrap();
-    in_time(idle.call(app.a_call(&layered))).await.unwrap();
+    in_time(idle.call(app.a_call(&layered)).unwrap())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -404,8 +419,12 @@ async fn a_waiter_who_leaves_hands_on_what_it_polled() {
     drop(first);
     // Its own waker is the one that the limit's timer wakes now.
     let second = in_time(second).await.unwrap();
-    in_time(second.call(app.a_call(&layered))).await.unwrap();
+    in_time(second.call(app.a_call(&layered)).unwrap())
+        .await
+        .unwrap();
 }
+
+type Polled = Poll<Result<Reply, BoxError>>;
 
 /// Panics where it is told to, once.
 struct Fragile(Erased, Option<&'static str>);
@@ -426,10 +445,10 @@ impl Service<Call> for Fragile {
     fn call(&mut self, call: Call) -> Self::Future {
         match self.1.take() {
             Some("call") => panic!("at the call"),
-            Some("poll") => Box::pin(poll_fn(|_| panic!("at the poll"))),
+            Some("poll") => Serving::new(poll_fn(|_| -> Polled { panic!("at the poll") })),
             Some("drop") => {
                 let (bomb, serving) = (Bomb, self.0.call(call));
-                Box::pin(async move {
+                Serving::new::<_, BoxError>(async move {
                     let _bomb = &bomb;
                     std::mem::forget(serving.await);
                     std::future::pending().await
@@ -463,7 +482,12 @@ async fn panics_of_layers_do_not_escape_and_the_service_stays_in_use() {
     app.call(&layered).await.unwrap();
     let layer = layer_fn(move |inner| Fragile(inner, Some("drop")));
     let layered = worked(builder().layer(layer));
-    let mut calling = layered.ready().await.unwrap().call(app.a_call(&layered));
+    let mut calling = layered
+        .ready()
+        .await
+        .unwrap()
+        .call(app.a_call(&layered))
+        .unwrap();
     assert!(pending(&mut calling).await);
     drop(calling);
     app.call(&layered).await.unwrap();
@@ -508,7 +532,14 @@ async fn a_layer_sees_what_the_handler_failed_with() {
     }
     let garbage = Payload::from(Bytes::from_static(b"{"));
     let call = layered.call(garbage, 1, app.context.clone());
-    let outcome = layered.ready().await.unwrap().call(call).await.unwrap_err();
+    let outcome = layered
+        .ready()
+        .await
+        .unwrap()
+        .call(call)
+        .unwrap()
+        .await
+        .unwrap_err();
     assert!(matches!(outcome, Failure::Decode(_)) && errors.recv().await.unwrap().0);
 }
 
@@ -563,7 +594,14 @@ async fn the_reply_is_typed_and_can_be_encoded() {
     let layer = TimeoutLayer::new(Duration::from_secs(1));
     let asked = layered(asker(HandlerOptions::default()), builder().layer(layer));
     let request = || asked.call(Payload::typed(Ask), 1, app.context.clone());
-    let reply = asked.ready().await.unwrap().call(request()).await.unwrap();
+    let reply = asked
+        .ready()
+        .await
+        .unwrap()
+        .call(request())
+        .unwrap()
+        .await
+        .unwrap();
     assert_eq!(reply.encode(&Codecs::default(), "Ask").unwrap(), "7");
     let reply = reply.downcast::<String>().unwrap_err();
     assert_eq!(reply.downcast::<u32>().unwrap(), 7);
@@ -574,12 +612,19 @@ async fn the_reply_is_typed_and_can_be_encoded() {
     };
     let right = builder().layer(answers(|| Reply::new(8_u32)));
     let right = layered(asker(HandlerOptions::default()), right);
-    let reply = right.ready().await.unwrap().call(request()).await.unwrap();
+    let reply = right
+        .ready()
+        .await
+        .unwrap()
+        .call(request())
+        .unwrap()
+        .await
+        .unwrap();
     assert_eq!(reply.downcast_ref(), Some(&8_u32));
     for reply in [|| Reply::new("8"), || Reply::new(Bomb)] {
         let wrong = builder().layer(answers(reply));
         let wrong = layered(asker(HandlerOptions::default()), wrong);
-        let failure = wrong.ready().await.unwrap().call(request()).await;
+        let failure = wrong.ready().await.unwrap().call(request()).unwrap().await;
         let failure = failure.unwrap_err();
         assert!(failure.is_final(), "{failure}");
         assert!(failure.to_string().contains("another type"), "{failure}");
@@ -611,7 +656,12 @@ async fn a_reply_in_the_place_of_the_handlers_commits_what_the_success_wrote() {
     let layered = worked(builder().layer(replaces).layer(tries));
     app.script.next([Do::Fail]);
     for runs in [2, 3] {
-        let mut calling = layered.ready().await.unwrap().call(app.a_call(&layered));
+        let mut calling = layered
+            .ready()
+            .await
+            .unwrap()
+            .call(app.a_call(&layered))
+            .unwrap();
         assert!(calling.won().is_none());
         let reply = in_time(&mut calling).await.unwrap();
         assert!(reply.origin.is_none());
@@ -633,7 +683,12 @@ async fn a_fallback_for_a_failure_commits_nothing() {
     let layered = worked(builder().layer(falls_back));
     for what in [Do::Fail, Do::End, Do::Panic] {
         app.script.next([what]);
-        let mut calling = layered.ready().await.unwrap().call(app.a_call(&layered));
+        let mut calling = layered
+            .ready()
+            .await
+            .unwrap()
+            .call(app.a_call(&layered))
+            .unwrap();
         let reply = in_time(&mut calling).await.unwrap();
         assert!(reply.origin.is_none() && calling.won().is_none());
     }
@@ -678,7 +733,12 @@ async fn a_call_ends_with_the_application() {
     let app = App::start().await;
     let layered = worked(builder().layer(RetryLayer::new(Tries(u32::MAX))));
     app.script.next([Do::Hang]);
-    let mut calling = layered.ready().await.unwrap().call(app.a_call(&layered));
+    let mut calling = layered
+        .ready()
+        .await
+        .unwrap()
+        .call(app.a_call(&layered))
+        .unwrap();
     assert!(pending(&mut calling).await);
     app.catga.shutdown().await.unwrap();
     assert!(matches!(in_time(calling).await, Err(Failure::Stopped)));

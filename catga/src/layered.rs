@@ -1,5 +1,6 @@
 //! A handler behind layers: what it is made of, and how it is called.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -8,6 +9,7 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use catga_core::{BoxError, Kind, Name, Payload, Retry};
+use crossbeam_utils::atomic::AtomicCell;
 use tokio::sync::Notify;
 use tower::limit::RateLimit;
 use tower::limit::rate::Rate;
@@ -19,21 +21,31 @@ use crate::Context;
 use crate::breaker::Guarded;
 use crate::guard::{self, Failure};
 use crate::handlers::{BoxFuture, HandlerDef};
-use crate::layer::{Call, CallError, Layers, Reply, Served, Shared};
+use crate::layer::{Call, CallError, Layers, Reply, Shared};
 use crate::origin::Origin;
-use crate::service::{Erased, Serving};
+use crate::service::{Erased, Serving, Wrapped};
 use crate::time::FAR;
 
 /// A handler behind layers, a breaker or a rate.
 #[derive(Debug)]
 pub(crate) struct Layered {
     served: Arc<Served>,
-    /// Holds a permit while nobody has the turn, and hands it to the first who waits: one who goes away
-    /// meanwhile hands it on.
-    turn: Arc<Notify>,
-    outer: Erased,
     /// Its own breaker and rate, which can be waited for without a place in the layers around them.
     own: Erased,
+}
+
+/// A handler, and the outermost of the services around it: one caller uses that at a time, from its being
+/// ready to the call.
+pub(crate) struct Served {
+    pub(crate) def: &'static HandlerDef,
+    pub(crate) group: Name,
+    /// The longest that the handler may take, each time that a layer calls it.
+    pub(crate) timeout: Duration,
+    /// Holds a permit while nobody has the turn, and hands it to the first who waits: one who goes away
+    /// meanwhile hands it on.
+    turn: Notify,
+    /// Empty while somebody has the turn. A box of a box, since one word can be swapped at once.
+    service: AtomicCell<Option<Box<Box<dyn Wrapped>>>>,
 }
 
 impl Layered {
@@ -45,44 +57,44 @@ impl Layered {
         timeout: Duration,
         layers: &Layers,
     ) -> Option<Self> {
-        let mut service = Erased::handler();
+        let mut own = Erased::handler();
         if let Some(rate) = def.options.rate {
             let rate = Rate::new(
                 rate.calls.max(1),
                 rate.per.clamp(Duration::from_nanos(1), FAR),
             );
-            service = Erased::new(RateLimit::new(service, rate));
+            own = Erased::new(RateLimit::new(own, rate));
         }
         // Outside of the rate: what it refuses is not to wait for the rate, nor to use it up.
         if let Some(breaker) = def.options.breaker {
             let waits = !matches!(def.message.kind, Kind::Request { .. });
-            service = Erased::new(Guarded::new(service, breaker, waits));
+            own = Erased::new(Guarded::new(own, breaker, waits));
         }
-        let own = service.clone();
+        let mut outer: Option<Box<dyn Wrapped>> = None;
         for layer in layers.of(def).iter().rev() {
-            service = layer(service);
+            let inner = outer.take().map_or_else(|| own.clone(), Erased::shared);
+            outer = Some(layer(inner));
         }
+        let outer = match outer {
+            Some(outer) => outer,
+            None if own.is_bare() => return None,
+            None => Box::new(own.clone()),
+        };
+        let turn = Notify::new();
+        turn.notify_one();
         let served = Served {
             def,
             group: group.clone(),
             timeout,
-        };
-        if service.is_bare() {
-            return None;
-        }
-        let turn = Arc::new(Notify::new());
-        turn.notify_one();
-        Some(Self {
-            served: Arc::new(served),
             turn,
-            outer: service,
-            own,
-        })
+            service: AtomicCell::new(Some(Box::new(outer))),
+        };
+        let served = Arc::new(served);
+        Some(Self { served, own })
     }
 
     /// A call of this handler; the content type stands in the headers of the context, as in those of an envelope.
     pub(crate) fn call(&self, payload: Payload, version: u32, context: Context) -> Call {
-        let context = context.sharing_its_id();
         Call::new(Arc::clone(&self.served), payload, version, context)
     }
 
@@ -94,7 +106,7 @@ impl Layered {
     pub(crate) async fn open(&self) {
         let mut own = self.own.clone();
         // What is wrong is said when it is called.
-        let _ = poll_fn(|cx| own.poll_ready(cx)).await;
+        let _ = poll_fn(|cx| Service::poll_ready(&mut own, cx)).await;
     }
 
     /// Whether [`open`](Self::open) has nothing to wait for now: polls once, and reserves nothing. The open
@@ -109,79 +121,139 @@ impl Layered {
     /// # Cancel safety
     /// Safe: the turn goes to the next who waits.
     pub(crate) fn ready(&self) -> impl Future<Output = Result<Ready, Failure>> + Send + 'static {
-        let (turn, service) = (Arc::clone(&self.turn), self.outer.clone());
-        async move {
-            turn.notified().await;
-            let mut ready = Ready {
-                service,
-                _turn: Turn(turn),
-            };
-            poll_fn(|cx| ready.poll(cx)).await?;
-            Ok(ready)
-        }
+        Ready::of(Arc::clone(&self.served))
     }
 
     /// As [`ready`](Self::ready), when nothing is to be waited for.
     pub(crate) fn try_ready(&self) -> Option<Result<Ready, Failure>> {
-        if !pin!(self.turn.notified()).enable() {
+        Ready::at_once(Arc::clone(&self.served))
+    }
+
+    pub(crate) fn served(&self) -> &Served {
+        &self.served
+    }
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} behind layers", self.def)
+    }
+}
+
+/// Layers that are ready for one call. Dropped, the next who waits may call.
+#[must_use = "the layers wait for the call"]
+pub(crate) struct Ready<T: Borrow<Served> = Arc<Served>> {
+    served: T,
+    /// There until it is dropped, also where it panicked: what it counts is not lost.
+    service: Option<Box<Box<dyn Wrapped>>>,
+}
+
+impl<T: Borrow<Served>> Ready<T> {
+    /// As [`Layered::ready`].
+    pub(crate) async fn of(served: T) -> Result<Self, Failure> {
+        served.borrow().turn.notified().await;
+        let mut ready = Self::lent(served);
+        poll_fn(|cx| ready.poll(cx)).await?;
+        Ok(ready)
+    }
+
+    /// As [`Layered::try_ready`].
+    pub(crate) fn at_once(served: T) -> Option<Result<Self, Failure>> {
+        if !pin!(served.borrow().turn.notified()).enable() {
             return None;
         }
-        let mut ready = Ready {
-            service: self.outer.clone(),
-            _turn: Turn(Arc::clone(&self.turn)),
-        };
+        let mut ready = Self::lent(served);
         match ready.poll(&mut TaskContext::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => Some(outcome.map(|()| ready)),
             Poll::Pending => None,
         }
     }
-}
 
-/// The turn of one caller; goes to the next when it is dropped.
-#[derive(Debug)]
-struct Turn(Arc<Notify>);
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.0.notify_one();
+    /// For the one whose turn it is.
+    fn lent(served: T) -> Self {
+        let service = served.borrow().service.take();
+        Self { served, service }
     }
-}
 
-/// Layers that are ready for one call. Dropped, the next who waits may call.
-#[derive(Debug)]
-#[must_use = "the layers wait for the call"]
-pub(crate) struct Ready {
-    service: Erased,
-    _turn: Turn,
-}
+    fn service(&mut self) -> &mut dyn Wrapped {
+        let service = self.service.as_mut();
+        &mut ***service.expect("who has the turn finds it, and puts it back")
+    }
 
-impl Ready {
     /// Polls whether the layers are ready; a panic is a failure, as an error is.
     fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Failure>> {
-        guard::caught(|| self.service.poll_ready(cx).map_err(failure_of))
+        guard::caught(|| self.service().poll_ready(cx).map_err(failure_of))
             .unwrap_or_else(|panic| Poll::Ready(Err(panic)))
     }
 
     /// Calls the handler through its layers. The next caller need not wait for the outcome.
-    pub(crate) fn call(mut self, call: Call) -> Calling {
+    ///
+    /// # Errors
+    /// When a layer panics.
+    pub(crate) fn call(mut self, call: Call) -> Result<Calling, Failure> {
         let shared = Arc::clone(&call.shared);
         let app = shared.context.inner.address();
-        Calling {
-            future: guard::contain(app, || Some(self.service.call(call))),
-            app,
+        let serving = guard::contain(app, || self.service().call(call))?;
+        Ok(Calling {
             shared,
+            serving: Some(serving),
             stopped: None,
+        })
+    }
+
+    /// As [`call`](Self::call), and polls the call once.
+    pub(crate) fn begin(mut self, call: Call) -> Result<Result<Reply, Failure>, Calling> {
+        let shared = Arc::clone(&call.shared);
+        let app = shared.context.inner.address();
+        let mut serving = None;
+        let polled = guard::contain(app, || {
+            let called = serving.insert(self.service().call(call));
+            // The next caller need not wait for this one.
+            drop(self);
+            let mut cx = TaskContext::from_waker(Waker::noop());
+            let outcome = Pin::new(called).poll(&mut cx).map_err(failure_of);
+            if outcome.is_ready() {
+                // What a layer drops may panic, too.
+                serving = None;
+            }
+            outcome
+        });
+        match polled {
+            Ok(Poll::Ready(outcome)) => Ok(shared.outcome(outcome)),
+            Ok(Poll::Pending) => Err(Calling {
+                shared,
+                serving,
+                stopped: None,
+            }),
+            Err(panic) => {
+                // It may panic once more; what there is to say is said.
+                let _ = guard::contain(app, || drop(serving));
+                Ok(Err(panic))
+            }
         }
+    }
+}
+
+impl<T: Borrow<Served>> fmt::Debug for Ready<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ready").finish_non_exhaustive()
+    }
+}
+
+impl<T: Borrow<Served>> Drop for Ready<T> {
+    fn drop(&mut self) {
+        let served = self.served.borrow();
+        served.service.store(self.service.take());
+        served.turn.notify_one();
     }
 }
 
 /// A call on its way through the layers; contains their panics, and ends with the application.
 #[must_use = "it does nothing unless it is polled"]
 pub(crate) struct Calling {
-    app: usize,
     shared: Arc<Shared>,
     /// `None` once it has ended.
-    future: Result<Option<Serving>, Failure>,
+    serving: Option<Serving>,
     /// Made when there is something to wait for.
     stopped: Option<BoxFuture<()>>,
 }
@@ -191,38 +263,42 @@ impl Future for Calling {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let serving = match std::mem::replace(&mut this.future, Ok(None)) {
-            Ok(serving) => this
-                .future
-                .as_mut()
-                .expect("just set")
-                .insert(serving.expect("it is not polled after its end")),
-            Err(failure) => return Poll::Ready(Err(failure)),
+        let polled = guard::contain(this.app(), || {
+            let serving = this.serving.as_mut();
+            let serving = serving.expect("it is not polled after its end");
+            let outcome = Pin::new(serving).poll(cx).map_err(failure_of);
+            if outcome.is_ready() {
+                // What a layer drops may panic, too.
+                this.serving = None;
+            }
+            outcome
+        });
+        let outcome = match polled {
+            Ok(Poll::Ready(outcome)) => return Poll::Ready(this.shared.outcome(outcome)),
+            Err(panic) => Err(panic),
+            Ok(Poll::Pending) => {
+                let inner = &this.shared.context.inner;
+                let stopped = this.stopped.get_or_insert_with(|| {
+                    let inner = Arc::clone(inner);
+                    Box::pin(async move { inner.lifecycle.stopped().await })
+                });
+                std::task::ready!(stopped.as_mut().poll(cx));
+                Err(Failure::Stopped)
+            }
         };
-        let outcome =
-            match guard::contain(this.app, || serving.as_mut().poll(cx).map_err(failure_of)) {
-                Ok(Poll::Ready(outcome)) => outcome.map_err(|failure| this.shared.seen(failure)),
-                Err(panic) => Err(panic),
-                Ok(Poll::Pending) => {
-                    let inner = &this.shared.context.inner;
-                    let stopped = this.stopped.get_or_insert_with(|| {
-                        let inner = Arc::clone(inner);
-                        Box::pin(async move { inner.lifecycle.stopped().await })
-                    });
-                    std::task::ready!(stopped.as_mut().poll(cx));
-                    Err(Failure::Stopped)
-                }
-            };
-        // What a layer drops may panic once more.
         this.end()?;
-        Poll::Ready(outcome.and_then(|reply| this.shared.checked(reply)))
+        Poll::Ready(outcome)
     }
 }
 
 impl Calling {
+    fn app(&self) -> usize {
+        self.shared.context.inner.address()
+    }
+
     fn end(&mut self) -> Result<(), Failure> {
-        let future = std::mem::replace(&mut self.future, Ok(None));
-        guard::contain(self.app, || drop(future))
+        let serving = self.serving.take();
+        guard::contain(self.app(), || drop(serving))
     }
 
     /// What the first run that succeeded has to commit, for a reply that a layer put in the place of the run's.
@@ -233,8 +309,10 @@ impl Calling {
 
 impl Drop for Calling {
     fn drop(&mut self) {
-        // The panic hook has reported it, and nobody waits for the outcome.
-        let _ = self.end();
+        if self.serving.is_some() {
+            // The panic hook has reported it, and nobody waits for the outcome.
+            let _ = self.end();
+        }
     }
 }
 
@@ -245,25 +323,25 @@ impl fmt::Debug for Calling {
 }
 
 impl Shared {
-    /// What the failure means where the handler was called before, by a layer that tries again.
-    fn seen(&self, failure: Failure) -> Failure {
-        match failure {
-            Failure::Refused { text, retry } if self.began() => Failure::Handler { text, retry },
-            failure => failure,
+    /// What the outermost layer's outcome means.
+    fn outcome(&self, outcome: Result<Reply, Failure>) -> Result<Reply, Failure> {
+        match outcome {
+            // A layer may answer by itself, and not with anything.
+            Ok(reply) if reply.type_id() != (self.served.def.message.response)() => {
+                // It may panic; what there is to say is said below.
+                let _ = guard::contain(self.context.inner.address(), || drop(reply));
+                Err(Failure::Handler {
+                    text: "a layer answered with something of another type than the handler's"
+                        .to_owned(),
+                    retry: Retry::Never,
+                })
+            }
+            // The handler was called before, by a layer that tries again.
+            Err(Failure::Refused { text, retry }) if self.began() => {
+                Err(Failure::Handler { text, retry })
+            }
+            outcome => outcome,
         }
-    }
-
-    /// A layer may answer by itself, and not with anything.
-    fn checked(&self, reply: Reply) -> Result<Reply, Failure> {
-        if reply.type_id() == (self.served.def.message.response)() {
-            return Ok(reply);
-        }
-        // It may panic; what there is to say is said below.
-        let _ = guard::contain(self.context.inner.address(), || drop(reply));
-        Err(Failure::Handler {
-            text: "a layer answered with something of another type than the handler's".to_owned(),
-            retry: Retry::Never,
-        })
     }
 }
 

@@ -12,8 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::app::Inner;
-use crate::call::{Arrival, Begun, too_late};
-use crate::slots::Slots;
+use crate::call::{Arrival, Begun, Pass, too_late};
 use crate::time::{after, time_left};
 use crate::{Attempt, Context};
 
@@ -48,16 +47,12 @@ impl Inner {
         {
             let arrival = Arrival::from_here(origin)?;
             // What `call_here` does, without its future where the handler is ready at once.
-            let slot = match entry.layered {
-                None => Slots::try_take_for(&entry.slots).ok(),
-                Some(_) => None,
-            };
-            let Some(slot) = slot else {
+            let Some(pass) = Pass::at_once(entry) else {
                 return self
                     .call_here(entry, call, request, arrival, deadline)
                     .await;
             };
-            return match self.begin_here(slot, entry, call, request, arrival, deadline) {
+            return match self.begin_here(pass, entry, call, request, arrival, deadline) {
                 Begun::Ended(result) => result,
                 Begun::Runs(runs) => self.finish_here::<R>(runs).await,
             };

@@ -7,18 +7,70 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::task::{Context as TaskContext, Poll, Wake, Waker, ready};
 
-use catga_core::{BoxError, Message};
+use catga_core::BoxError;
 use crossbeam_utils::atomic::AtomicCell;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tower_service::Service;
 
-use crate::guard::{self, Failure};
-use crate::handlers::{BoxFuture, HandlerFuture, invoke};
-use crate::layer::{Call, CallError, Reply};
+use crate::layer::{Call, Reply};
+use crate::serve::Serve;
 
-/// A call at work.
-pub(crate) type Serving = BoxFuture<Result<Reply, BoxError>>;
+/// A call at work: the future of what a layer wraps.
+#[must_use = "futures do nothing unless they are polled"]
+pub struct Serving(Work);
+
+enum Work {
+    /// The handler: in no box of its own, as the layer around it puts its future into one.
+    Handler(Serve),
+    Any(Pin<Box<dyn Answering + Send>>),
+}
+
+impl Serving {
+    pub(crate) fn new<F, E>(future: F) -> Self
+    where
+        F: Future<Output = Result<Reply, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        Self(Work::Any(Box::pin(future)))
+    }
+}
+
+impl Future for Serving {
+    type Output = Result<Reply, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Work::Handler(serve) => Pin::new(serve).poll(cx),
+            Work::Any(future) => future.as_mut().poll_answer(cx),
+        }
+    }
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving").finish_non_exhaustive()
+    }
+}
+
+/// The future of any service: its error is boxed where it is polled, as a future around it would be moved once more.
+trait Answering {
+    fn poll_answer(self: Pin<&mut Self>, cx: &mut TaskContext<'_>)
+    -> Poll<Result<Reply, BoxError>>;
+}
+
+impl<F, E> Answering for F
+where
+    F: Future<Output = Result<Reply, E>>,
+    E: Into<BoxError>,
+{
+    fn poll_answer(
+        self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Result<Reply, BoxError>> {
+        self.poll(cx).map_err(Into::into)
+    }
+}
 
 /// What a layer wraps: the handler, or the next layer around it.
 ///
@@ -53,8 +105,12 @@ impl Erased {
         S::Error: Into<BoxError>,
         S::Future: Send + 'static,
     {
+        Self::shared(wrapped(service))
+    }
+
+    pub(crate) fn shared(service: Box<dyn Wrapped>) -> Self {
         Self(Which::Shared(Handle {
-            one: One::new(Box::new(Wrap(service))),
+            one: One::new(service),
             waiting: None,
         }))
     }
@@ -77,7 +133,7 @@ impl Erased {
 impl Service<Call> for Erased {
     type Response = Reply;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Reply, BoxError>> + Send>>;
+    type Future = Serving;
 
     fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), BoxError>> {
         match &mut self.0 {
@@ -88,7 +144,7 @@ impl Service<Call> for Erased {
 
     fn call(&mut self, call: Call) -> Self::Future {
         match &mut self.0 {
-            Which::Handler => (call.shared.served.def.serve)(call),
+            Which::Handler => Serving(Work::Handler(Serve::Called(call))),
             Which::Shared(handle) => handle.call(call),
         }
     }
@@ -126,7 +182,7 @@ impl Handle {
             Ok(serving) => serving,
             Err(mut call) => {
                 let mut handle = self.clone();
-                Box::pin(async move {
+                Serving::new(async move {
                     loop {
                         poll_fn(|cx| handle.poll_ready(cx)).await?;
                         call = match handle.one.try_call(call) {
@@ -222,7 +278,7 @@ impl One {
         let mut call = Some(call);
         let serving = self.with(|service, cx| match service.poll_ready(cx) {
             Poll::Ready(Ok(())) => call.take().map(|call| service.call(call)),
-            Poll::Ready(Err(error)) => Some(Box::pin(ready_future(Err(error))) as Serving),
+            Poll::Ready(Err(error)) => Some(Serving::new(ready_future(Err(error)))),
             Poll::Pending => None,
         });
         serving
@@ -244,9 +300,18 @@ impl Wake for WakeAll {
 }
 
 /// A service without its type.
-trait Wrapped: Send {
+pub(crate) trait Wrapped: Send {
     fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), BoxError>>;
     fn call(&mut self, call: Call) -> Serving;
+}
+
+pub(crate) fn wrapped<S>(service: S) -> Box<dyn Wrapped>
+where
+    S: Service<Call, Response = Reply> + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+{
+    Box::new(Wrap(service))
 }
 
 struct Wrap<S>(S);
@@ -262,83 +327,18 @@ where
     }
 
     fn call(&mut self, call: Call) -> Serving {
-        let future = self.0.call(call);
-        Box::pin(async move { future.await.map_err(Into::into) })
+        Serving::new(self.0.call(call))
     }
 }
 
-/// The innermost service: runs the handler to its end, or to the end of its time or of the application.
-pub(crate) fn serve<M: Message>(call: Call) -> Serving {
-    Box::pin(async move {
-        match attempt::<M>(call).await {
-            Ok(reply) => Ok(reply),
-            // The whole call ends now: no layer is to take it for something to try again.
-            Err(Failure::Stopped) => std::future::pending().await,
-            Err(failure) => Err(CallError(failure).into()),
-        }
-    })
-}
-
-async fn attempt<M: Message>(call: Call) -> Result<Reply, Failure> {
-    let shared = Arc::clone(&call.shared);
-    let inner = &shared.context.inner;
-    if inner.lifecycle.is_stopped() {
-        return Err(Failure::Stopped);
+/// Its future is boxed already.
+impl Wrapped for Erased {
+    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), BoxError>> {
+        Service::poll_ready(self, cx)
     }
-    let app = inner.address();
-    let mut origin = None;
-    let started = guard::contain_inner(app, || {
-        call.arrived(&inner.codecs, |def, arrived, context| {
-            origin = context.origin_arc();
-            invoke::<M>(def.call, arrived, context)
-        })
-    })?;
-    let mut handler = Contained::<M> {
-        app,
-        future: Some(started.map_err(Failure::Decode)?),
-    };
-    let limit = shared.served.timeout;
-    let outcome = match poll_fn(|cx| Poll::Ready(handler.poll(cx))).await {
-        Poll::Ready(outcome) => outcome,
-        Poll::Pending => guard::finish(inner, limit, |cx| handler.poll(cx)).await,
-    };
-    outcome.map(|response| {
-        let mut reply = Reply::new(response);
-        if let Some(origin) = &origin {
-            shared.succeeded(Arc::clone(origin));
-        }
-        reply.origin = origin;
-        reply
-    })
-}
 
-/// A handler whose panics stay its own, also when a layer drops it half-way.
-struct Contained<M: Message> {
-    app: usize,
-    future: Option<HandlerFuture<M>>,
-}
-
-impl<M: Message> Contained<M> {
-    fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<M::Response, Failure>> {
-        let app = self.app;
-        let future = self
-            .future
-            .as_mut()
-            .expect("it is there until it is dropped");
-        match guard::contain_inner(app, || future.as_mut().poll(cx)) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(outcome)) => {
-                Poll::Ready(outcome.map_err(|error| Failure::returned(app, error)))
-            }
-            Err(panic) => Poll::Ready(Err(panic)),
-        }
-    }
-}
-
-impl<M: Message> Drop for Contained<M> {
-    fn drop(&mut self) {
-        // It was reported by the panic hook; nobody waits for the outcome.
-        let _ = guard::contain_inner(self.app, || drop(self.future.take()));
+    fn call(&mut self, call: Call) -> Serving {
+        Service::call(self, call)
     }
 }
 
