@@ -42,7 +42,7 @@ pub use error::{BoxError, Error, ErrorKind, Result, Retry, Stored};
 pub use headers::Headers;
 pub use id::MessageId;
 pub use inbox::{Claim, ClaimEnd, ClaimOutcome, CommitStore, Effects, InboxKey, InboxStore, Owner};
-pub use message::{Event, Kind, Message, QoS, Request, RoutingKey};
+pub use message::{Descriptor, Event, IsEvent, IsRequest, Kind, Message, QoS, Request, RoutingKey};
 pub use name::{Name, NodeId};
 pub use payload::Payload;
 pub use registry::{Incarnation, Load, NodeEvent, NodeInfo, NodeRegistry, NodeWatch};

@@ -16,18 +16,23 @@ use crate::{Encoded, Error, ErrorKind};
     note = "derive `Event` for something that happened, or `Request` for something that is to be answered: `#[derive(Event, Serialize, Deserialize)]`"
 )]
 pub trait Message: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// What it is for: [`IsEvent`] or [`IsRequest`].
+    type Role;
     /// What a handler answers: `()` for every event.
     type Response: Serialize + DeserializeOwned + Send + Sync + 'static;
+    /// What the type says about itself: the constants below are read from it. One constant, since the compiler checks
+    /// each that a derive writes.
+    const DESCRIPTOR: Descriptor;
     /// The name on the wire; see [`Name`](crate::Name) for what is allowed.
-    const NAME: &'static str;
+    const NAME: &'static str = Self::DESCRIPTOR.name;
     /// The version of the schema, from 1.
-    const VERSION: u32 = 1;
+    const VERSION: u32 = Self::DESCRIPTOR.version;
     /// The delivery guarantee.
-    const QOS: QoS;
+    const QOS: QoS = Self::DESCRIPTOR.qos;
     /// Whether it is an event or a request.
-    const KIND: Kind;
+    const KIND: Kind = Self::DESCRIPTOR.kind;
     /// The number of partitions that [`routing_key`](Self::routing_key) spreads over.
-    const PARTITIONS: Option<NonZeroU16> = None;
+    const PARTITIONS: Option<NonZeroU16> = Self::DESCRIPTOR.partitions;
 
     /// The value of the field that `#[route_by(..)]` names: messages with one key keep their order
     /// in `ordered` handlers.
@@ -72,28 +77,39 @@ impl Encoded<'_> {
 ///
 /// # Examples
 /// ```
-/// # use std::borrow::Cow;
-/// use catga_core::{Event, Kind, Message, QoS};
+/// use catga_core::{Descriptor, Event, IsEvent, Message, QoS};
 ///
 /// #[derive(serde::Serialize, serde::Deserialize)]
 /// struct OrderCreated { order_id: String }
 ///
 /// // What `#[derive(Event)]` writes:
 /// impl Message for OrderCreated {
-///     const NAME: &'static str = "OrderCreated";
-///     const QOS: QoS = QoS::AtMostOnce;
-///     const KIND: Kind = Kind::Event;
+///     type Role = IsEvent;
 ///     type Response = ();
+///     const DESCRIPTOR: Descriptor = Descriptor::event("OrderCreated");
 /// }
-/// impl Event for OrderCreated {}
-/// assert_eq!(OrderCreated::VERSION, 1);
+///
+/// fn is_event<E: Event>() {}
+/// is_event::<OrderCreated>();
+/// assert_eq!((OrderCreated::QOS, OrderCreated::VERSION), (QoS::AtMostOnce, 1));
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "not an event",
     note = "derive it: `#[derive(Event, Serialize, Deserialize)]`"
 )]
-pub trait Event: Message {}
+pub trait Event: Message<Role = IsEvent> {}
+
+#[diagnostic::do_not_recommend]
+impl<M: Message<Role = IsEvent>> Event for M {}
+
+/// The [role](Message::Role) of events.
+#[derive(Debug)]
+pub enum IsEvent {}
+
+/// The [role](Message::Role) of requests.
+#[derive(Debug)]
+pub enum IsRequest {}
 
 /// Something that one node is asked to do or to tell, and answers.
 #[diagnostic::on_unimplemented(
@@ -101,7 +117,65 @@ pub trait Event: Message {}
     label = "not a request",
     note = "derive it: `#[derive(Request, Serialize, Deserialize)]`, with `#[response(..)]` unless the answer is `()`"
 )]
-pub trait Request: Message {}
+pub trait Request: Message<Role = IsRequest> {}
+
+#[diagnostic::do_not_recommend]
+impl<M: Message<Role = IsRequest>> Request for M {}
+
+/// What a message type says about itself, as data.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Descriptor {
+    name: &'static str,
+    version: u32,
+    qos: QoS,
+    kind: Kind,
+    partitions: Option<NonZeroU16>,
+}
+
+impl Descriptor {
+    /// An event of this name: version 1, at most once, without a routing key.
+    pub const fn event(name: &'static str) -> Self {
+        Self {
+            name,
+            version: 1,
+            qos: QoS::AtMostOnce,
+            kind: Kind::Event,
+            partitions: None,
+        }
+    }
+
+    /// A request of this name: version 1, at least once, idempotent, without a routing key.
+    pub const fn request(name: &'static str) -> Self {
+        Self {
+            qos: QoS::AtLeastOnce,
+            kind: Kind::Request { idempotent: true },
+            ..Self::event(name)
+        }
+    }
+
+    /// With this version of the schema.
+    pub const fn with_version(self, version: u32) -> Self {
+        Self { version, ..self }
+    }
+
+    /// With this delivery guarantee.
+    pub const fn with_qos(self, qos: QoS) -> Self {
+        Self { qos, ..self }
+    }
+
+    /// A request that is answered anew each time.
+    pub const fn not_idempotent(self) -> Self {
+        let kind = Kind::Request { idempotent: false };
+        Self { kind, ..self }
+    }
+
+    /// With a routing key, whose values are spread over so many partitions: none when it is 0.
+    pub const fn with_partitions(self, partitions: u16) -> Self {
+        let partitions = NonZeroU16::new(partitions);
+        Self { partitions, ..self }
+    }
+}
 
 /// What a message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -49,8 +49,9 @@ pub(crate) fn read_settings(
     let mut settings: Vec<Setting> = Vec::new();
     while !input.is_empty() {
         if let Some(setting) = mistakes.keep(read_setting(input, known)) {
-            if !known.iter().any(|known| setting.key == known) {
-                let message = unknown("option", &setting.key.to_string(), known);
+            let key = setting.key.to_string();
+            if !known.contains(&key.as_str()) {
+                let message = unknown("option", &key, known);
                 mistakes.at(&setting.key, message);
             } else if settings.iter().any(|earlier| earlier.key == setting.key) {
                 mistakes.at(

@@ -1,58 +1,88 @@
-//! Writes the impls of `Message` and of `Event` or `Request`.
+//! Writes the impl of `Message`.
 
 use proc_macro2::{Literal, TokenStream};
 use quote::{quote, quote_spanned};
-use syn::Path;
 use syn::spanned::Spanned;
+use syn::{Member, Path};
 
-use crate::message::{Message, Quality, Role, Route};
+use crate::message::{Message, Quality, Role};
 use crate::place::{generated, moved};
+use crate::root::Root;
 
-/// The impls of a message.
+/// The impl of a message.
 pub(crate) fn expand(message: &Message) -> TokenStream {
-    let Message {
-        root, ident, name, ..
-    } = message;
-    let version = Literal::u32_unsuffixed(message.version);
-    let quality = match message.quality {
-        Quality::AtMostOnce => quote!(AtMostOnce),
-        Quality::AtLeastOnce => quote!(AtLeastOnce),
-        Quality::ExactlyOnce => quote!(ExactlyOnce),
-    };
-    let idempotent = message.idempotent;
-    let (role, kind) = match message.role {
-        Role::Event => (quote!(Event), quote!(Event)),
-        Role::Request => (quote!(Request), quote!(Request { idempotent: #idempotent })),
+    let Message { root, ident, .. } = message;
+    let role = match message.role {
+        Role::Event => quote!(IsEvent),
+        Role::Request => quote!(IsRequest),
     };
     let response = match &message.response {
         Some(response) => quote!(#response),
         None => quote!(()),
     };
-    let routing = message.route.as_ref().map(|route| routing(root, route));
+    let descriptor = descriptor(message);
+    let routing_key = message
+        .route
+        .as_ref()
+        .and_then(|route| route.field.as_ref())
+        .map(|field| routing_key(root, field));
     let (upcast, from_version) = message
         .upcast_from
         .as_ref()
         .map(|old| (upcast(message, old), from_version(message)))
         .unzip();
-    quote! {
+    let message = quote! {
         #[allow(deprecated)]
-        const _: () = {
-            #upcast
-            #[automatically_derived]
-            impl #root::Message for #ident {
-                type Response = #response;
-                const NAME: &'static str = #name;
-                const VERSION: u32 = #version;
-                const QOS: #root::QoS = #root::QoS::#quality;
-                const KIND: #root::Kind = #root::Kind::#kind;
-                #routing
-                #from_version
-            }
-            // The clause, always met, keeps a missing `Serialize` from being reported for this impl as well.
-            #[automatically_derived]
-            impl #root::#role for #ident where for<'a> #ident: #root::Message {}
-        };
+        #[automatically_derived]
+        impl #root::Message for #ident {
+            type Role = #root::#role;
+            type Response = #response;
+            const DESCRIPTOR: #root::Descriptor = #descriptor;
+            #routing_key
+            #from_version
+        }
+    };
+    match upcast {
+        Some(upcast) => quote! {
+            #[allow(deprecated)]
+            const _: () = {
+                #upcast
+                #message
+            };
+        },
+        // There is no name that would have to be kept to itself.
+        None => message,
     }
+}
+
+/// What the message says about itself: what differs from the defaults.
+fn descriptor(message: &Message) -> TokenStream {
+    let Message { root, name, .. } = message;
+    let (role, default) = match message.role {
+        Role::Event => (quote!(event), Quality::AtMostOnce),
+        Role::Request => (quote!(request), Quality::AtLeastOnce),
+    };
+    let mut descriptor = quote!(#root::Descriptor::#role(#name));
+    if message.quality != default {
+        let quality = match message.quality {
+            Quality::AtMostOnce => quote!(AtMostOnce),
+            Quality::AtLeastOnce => quote!(AtLeastOnce),
+            Quality::ExactlyOnce => quote!(ExactlyOnce),
+        };
+        descriptor.extend(quote!(.with_qos(#root::QoS::#quality)));
+    }
+    if message.version != 1 {
+        let version = Literal::u32_unsuffixed(message.version);
+        descriptor.extend(quote!(.with_version(#version)));
+    }
+    if !message.idempotent {
+        descriptor.extend(quote!(.not_idempotent()));
+    }
+    if let Some(route) = &message.route {
+        let partitions = Literal::u16_unsuffixed(route.partitions);
+        descriptor.extend(quote!(.with_partitions(#partitions)));
+    }
+    descriptor
 }
 
 /// How an older version is read: a static, so that its conditions are judged with no handler in sight,
@@ -69,7 +99,7 @@ fn upcast(message: &Message, old: &Path) -> TokenStream {
         version,
         ..
     } = message;
-    let private = quote!(#root::__private);
+    let private = root.private();
     let place = generated(
         old.segments
             .last()
@@ -121,22 +151,14 @@ fn from_version(message: &Message) -> TokenStream {
     }
 }
 
-fn routing(root: &TokenStream, route: &Route) -> TokenStream {
-    let partitions = Literal::u32_unsuffixed(route.partitions);
-    let key = route.field.as_ref().map(|field| {
-        // Spanned on the field's name, so that a field that is no key is pointed at.
-        let place = field.span();
-        let routing_key = moved(quote!(#root::RoutingKey::routing_key), place);
-        let key = quote_spanned!(place=> #routing_key(&self.#field));
-        quote! {
-            fn routing_key(&self) -> ::core::option::Option<#root::__private::Cow<'_, str>> {
-                ::core::option::Option::Some(#key)
-            }
-        }
-    });
+fn routing_key(root: &Root, field: &Member) -> TokenStream {
+    // Spanned on the field's name, so that a field that is no key is pointed at.
+    let place = field.span();
+    let routing_key = moved(quote!(#root::RoutingKey::routing_key), place);
+    let key = quote_spanned!(place=> #routing_key(&self.#field));
     quote! {
-        const PARTITIONS: ::core::option::Option<::core::num::NonZeroU16> =
-            ::core::num::NonZeroU16::new(#partitions);
-        #key
+        fn routing_key(&self) -> ::core::option::Option<#root::__private::Cow<'_, str>> {
+            ::core::option::Option::Some(#key)
+        }
     }
 }

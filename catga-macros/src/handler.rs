@@ -5,15 +5,16 @@ use quote::quote;
 
 use crate::expand_handler::{expand, stand_in};
 use crate::mistakes::Mistakes;
+use crate::options;
+use crate::root::Root;
 use crate::signature::{Function, check, method_token};
-use crate::{options, root};
 
 /// The function as it was written, and its registration or its mistakes.
 pub(crate) fn handler(arguments: TokenStream, item: &TokenStream) -> TokenStream {
     let mut mistakes = Mistakes::default();
     let options = options::read(arguments, &mut mistakes);
-    let root = root::root(options.facade.as_ref());
-    let function: Function = match syn::parse2(item.clone()) {
+    let root = Root::new(options.facade.as_ref());
+    let function: Function = match syn::parse2(without_body(item)) {
         Ok(function) => function,
         Err(error) => {
             mistakes.add(not_a_function(item, error));
@@ -34,6 +35,16 @@ pub(crate) fn handler(arguments: TokenStream, item: &TokenStream) -> TokenStream
             quote!(#item #mistakes #beside)
         }
     }
+}
+
+/// The function up to its body, which is not looked at: it is the longest part, and may even be half written.
+fn without_body(item: &TokenStream) -> TokenStream {
+    let is_body = |token: &TokenTree| matches!(token, TokenTree::Group(group) if group.delimiter() == Delimiter::Brace);
+    let mut tokens: Vec<_> = item.clone().into_iter().collect();
+    if tokens.last().is_some_and(is_body) {
+        tokens.pop();
+    }
+    tokens.into_iter().collect()
 }
 
 /// Says that the item is no function, unless it looks like one with a mistake in its signature.

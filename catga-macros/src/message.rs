@@ -8,8 +8,9 @@ use syn::{Attribute, Data, DeriveInput, Fields, Ident, Member, Path, Token, Type
 
 use crate::attr::{argument, arguments, incomplete, name_of, read_settings, settings};
 use crate::check::{instead, name_problem, unknown};
+use crate::expand_message;
 use crate::mistakes::Mistakes;
-use crate::{expand_message, root};
+use crate::root::Root;
 
 /// What is derived.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,12 +32,12 @@ pub(crate) enum Quality {
 pub(crate) struct Route {
     /// Absent when what was written names no field.
     pub(crate) field: Option<Member>,
-    pub(crate) partitions: u32,
+    pub(crate) partitions: u16,
 }
 
 /// A message as the type and its attributes describe it.
 pub(crate) struct Message {
-    pub(crate) root: TokenStream,
+    pub(crate) root: Root,
     pub(crate) ident: Ident,
     pub(crate) role: Role,
     pub(crate) name: String,
@@ -74,7 +75,7 @@ pub(crate) fn derive(role: Role, input: TokenStream) -> TokenStream {
 
 fn read(role: Role, input: &DeriveInput, mistakes: &mut Mistakes) -> Message {
     let mut message = Message {
-        root: TokenStream::new(),
+        root: Root::default(),
         ident: input.ident.clone(),
         role,
         name: String::new(),
@@ -120,7 +121,7 @@ fn read(role: Role, input: &DeriveInput, mistakes: &mut Mistakes) -> Message {
         }
         seen.push(helper);
     }
-    message.root = root::root(facade.as_ref());
+    message.root = Root::new(facade.as_ref());
     if message.name.is_empty() {
         message.name = default_name(&input.ident, mistakes);
     }
@@ -217,8 +218,9 @@ fn read_route(attribute: &Attribute, input: &DeriveInput, mistakes: &mut Mistake
         return route;
     };
     for setting in settings {
-        let partitions = setting.whole(1..=u32::from(u16::MAX), 16);
-        route.partitions = mistakes.keep(partitions).unwrap_or(route.partitions);
+        let partitions = mistakes.keep(setting.whole(1..=u32::from(u16::MAX), 16));
+        let partitions = partitions.and_then(|partitions| u16::try_from(partitions).ok());
+        route.partitions = partitions.unwrap_or(route.partitions);
     }
     route.field = mistakes.keep(check_route(attribute, field, input));
     route

@@ -1,21 +1,17 @@
 //! Where the compiler points when it refuses generated code.
 
 use proc_macro2::{Group, Span, TokenStream, TokenTree};
+use quote::ToTokens;
 use syn::Type;
-use syn::spanned::Spanned;
 
-/// The token that stands for a type: its name without the path to it.
-pub(crate) fn of_type(ty: &Type) -> Span {
-    match ty {
-        Type::Path(path) => path
-            .path
-            .segments
-            .last()
-            .map_or_else(|| ty.span(), |segment| segment.ident.span()),
-        Type::Group(group) => of_type(&group.elem),
-        Type::Paren(paren) => of_type(&paren.elem),
-        _ => ty.span(),
-    }
+/// Where a type begins, and where it ends.
+pub(crate) fn ends(ty: &Type) -> (Span, Span) {
+    let mut tokens = ty.to_token_stream().into_iter();
+    let begin = tokens
+        .next()
+        .map_or_else(Span::call_site, |token| token.span());
+    let end = tokens.last().map_or(begin, |token| token.span());
+    (begin, end)
 }
 
 /// A span that points at the user's code but belongs to ours, so that lints leave it alone.

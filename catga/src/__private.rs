@@ -1,19 +1,36 @@
 //! What generated code calls. No promise is made about any of it.
 
 pub use std::borrow::Cow;
+pub use std::marker::PhantomData;
 
 pub use catga_core::Encoded;
 pub use inventory;
 
-pub use crate::handlers::{
-    BoxFuture, Breaker, HandlerDef, HandlerItem, HandlerOptions, IntoOutcome, Invoke, Rate,
-    Received, Registered, Site,
+pub use crate::handlers::{HandlerDef, HandlerItem, HandlerOptions, MessageDef, Registered, Site};
+pub use crate::invoke::{
+    ByRef, ByValue, IntoOutcome, by_ref0, by_ref1, by_ref2, by_ref3, by_ref4, by_ref5, by_ref6,
+    by_ref7, by_ref8, by_value0, by_value1, by_value2, by_value3, by_value4, by_value5, by_value6,
+    by_value7, by_value8,
 };
 
 use catga_core::{Error, Message};
 
+use crate::FromContext;
+
+/// The definition of a handler: a function, so that a program which is only checked does not evaluate it.
+#[must_use]
+pub fn def<H: HandlerItem>() -> &'static HandlerDef {
+    H::DEF
+}
+
 /// Checks the type of a handler's first argument where the compiler can point at it.
 pub const fn message_argument<M: Message>() {}
+
+/// Checks the type of each further argument.
+pub const fn extractor_argument<A: FromContext>() {}
+
+/// Checks what a handler returns.
+pub const fn returned<M: Message, R: IntoOutcome<M::Response>>() {}
 
 /// A message that an older version of it can be made into: what `upcast_from` asks for.
 #[diagnostic::on_unimplemented(

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::guard::Failure;
-use crate::handlers::{BoxFuture, Breaker};
+use crate::handlers::Breaker;
+use crate::invoke::BoxFuture;
 use crate::layer::{Call, CallError, Reply};
 use crate::service::{Erased, Serving};
 use crate::time::FAR;

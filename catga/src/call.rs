@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 
 use crate::app::{Inner, closed};
 use crate::guard::{self, Failure, First};
-use crate::handlers::{BoxFuture, Invoke};
+use crate::invoke::{BoxFuture, Invoke};
 use crate::job::span;
 use crate::layer::Reply;
 use crate::layered::{Calling, Layered, Ready, Served};

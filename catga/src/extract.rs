@@ -133,9 +133,7 @@ impl Requirements {
 
     pub(crate) fn of(def: &HandlerDef) -> Self {
         let mut requirements = Self::default();
-        for requires in def.requires {
-            requires(&mut requirements);
-        }
+        (def.message.requires)(def.call, &mut requirements);
         requirements
     }
 }

@@ -11,7 +11,7 @@ use catga_core::{Error, ErrorKind, ReasonKind, Retry};
 
 use crate::HandlerError;
 use crate::app::Inner;
-use crate::handlers::BoxFuture;
+use crate::invoke::BoxFuture;
 
 /// Why an attempt did not succeed.
 #[derive(Debug)]

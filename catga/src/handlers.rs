@@ -2,89 +2,17 @@
 
 use std::any::{Any, TypeId, type_name};
 use std::fmt;
-use std::future::Future;
 use std::num::NonZeroU16;
-use std::ops::Deref;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::panic::Location;
 use std::time::Duration;
 
-use catga_core::{Bytes, Codecs, Encoded, Error, Kind, Message, Payload, QoS};
+use catga_core::{Descriptor, Error, IsEvent, Kind, Message, QoS};
+use serde::{Deserialize, Serialize};
 
+use crate::invoke::{self, Arrived, Running};
 use crate::layer::Call;
 use crate::serve::{self, Begun};
-use crate::{Context, HandlerError, Requirements};
-
-/// A future as handlers are called through.
-pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// A handler at work.
-pub(crate) type HandlerFuture<M> = BoxFuture<Result<<M as Message>::Response, HandlerError>>;
-
-/// How the generated code calls a handler: with its message, or with one that it may share.
-#[derive(Debug)]
-pub enum Invoke<M: Message> {
-    /// The handler takes the message.
-    ByValue(fn(M, Context) -> HandlerFuture<M>),
-    /// The handler looks at the message.
-    ByRef(fn(Received<M>, Context) -> HandlerFuture<M>),
-}
-
-impl<M: Message> Invoke<M> {
-    /// Calls the handler with a message of its own.
-    pub(crate) fn with_value(&self, message: M, context: Context) -> HandlerFuture<M> {
-        match self {
-            Self::ByValue(call) => call(message, context),
-            Self::ByRef(call) => call(Received::Owned(message), context),
-        }
-    }
-}
-
-/// A message that a handler looks at: its own, or one that other handlers look at too.
-#[derive(Debug)]
-pub enum Received<M> {
-    /// Decoded for this handler.
-    Owned(M),
-    /// Published in this process.
-    Shared(Arc<M>),
-}
-
-impl<M> Deref for Received<M> {
-    type Target = M;
-
-    fn deref(&self) -> &M {
-        match self {
-            Self::Owned(message) => message,
-            Self::Shared(message) => message,
-        }
-    }
-}
-
-/// What a handler may return: nothing, a `Result<()>`, or for a request a `Result` of its response.
-#[diagnostic::on_unimplemented(
-    message = "a handler of this message cannot return `{Self}`",
-    label = "expected `Result<{R}>`",
-    note = "the handler of an event returns nothing or `Result<()>`; that of a request `Result<Response>`, with the type of its `#[response(..)]`"
-)]
-pub trait IntoOutcome<R> {
-    /// The outcome.
-    ///
-    /// # Errors
-    /// What the handler failed with.
-    fn into_outcome(self) -> Result<R, HandlerError>;
-}
-
-impl IntoOutcome<()> for () {
-    fn into_outcome(self) -> Result<(), HandlerError> {
-        Ok(())
-    }
-}
-
-impl<R, E: Into<HandlerError>> IntoOutcome<R> for Result<R, E> {
-    fn into_outcome(self) -> Result<R, HandlerError> {
-        self.map_err(Into::into)
-    }
-}
+use crate::{Context, Requirements};
 
 /// Where a handler stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,6 +25,21 @@ pub struct Site {
     pub file: &'static str,
     /// The line in it.
     pub line: u32,
+}
+
+impl Site {
+    /// Where this is written.
+    #[must_use]
+    #[track_caller]
+    pub const fn here(name: &'static str, module: &'static str) -> Self {
+        let location = Location::caller();
+        Self {
+            module,
+            name,
+            file: location.file(),
+            line: location.line(),
+        }
+    }
 }
 
 impl fmt::Display for Site {
@@ -134,6 +77,94 @@ pub struct HandlerOptions {
     pub start_new: bool,
 }
 
+impl HandlerOptions {
+    /// Those of `#[handler]` alone.
+    pub const NONE: Self = Self {
+        group: None,
+        concurrency: None,
+        attempts: None,
+        timeout: None,
+        backoff: None,
+        rate: None,
+        breaker: None,
+        each_node: false,
+        ordered: false,
+        start_new: false,
+    };
+
+    /// `group = ".."`
+    #[must_use]
+    pub const fn group(mut self, group: &'static str) -> Self {
+        self.group = Some(group);
+        self
+    }
+
+    /// `concurrency = ..`
+    #[must_use]
+    pub const fn concurrency(mut self, calls: u32) -> Self {
+        self.concurrency = Some(calls);
+        self
+    }
+
+    /// `attempts = ..`
+    #[must_use]
+    pub const fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = Some(attempts);
+        self
+    }
+
+    /// `timeout = ".."`
+    #[must_use]
+    pub const fn timeout_ns(mut self, timeout: u64) -> Self {
+        self.timeout = Some(Duration::from_nanos(timeout));
+        self
+    }
+
+    /// `backoff = ".."`
+    #[must_use]
+    pub const fn backoff_ns(mut self, least: u64, most: u64) -> Self {
+        self.backoff = Some((Duration::from_nanos(least), Duration::from_nanos(most)));
+        self
+    }
+
+    /// `rate = ".."`
+    #[must_use]
+    pub const fn rate_per_ns(mut self, calls: u64, per: u64) -> Self {
+        let per = Duration::from_nanos(per);
+        self.rate = Some(Rate { calls, per });
+        self
+    }
+
+    /// `breaker(..)`
+    #[must_use]
+    pub const fn breaker_ns(mut self, failures: u32, open: u64) -> Self {
+        let open = Duration::from_nanos(open);
+        self.breaker = Some(Breaker { failures, open });
+        self
+    }
+
+    /// `each_node`
+    #[must_use]
+    pub const fn each_node(mut self) -> Self {
+        self.each_node = true;
+        self
+    }
+
+    /// `ordered`
+    #[must_use]
+    pub const fn ordered(mut self) -> Self {
+        self.ordered = true;
+        self
+    }
+
+    /// `start = "new"`
+    #[must_use]
+    pub const fn start_new(mut self) -> Self {
+        self.start_new = true;
+        self
+    }
+}
+
 /// `rate = "100/s"`: so many calls in a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
@@ -152,9 +183,9 @@ pub struct Breaker {
     pub open: Duration,
 }
 
-/// What a message type says of itself, without the type.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MessageDef {
+/// What a message type says of itself, and how its handlers are called, without the type.
+#[derive(Clone, Copy)]
+pub struct MessageDef {
     pub(crate) name: &'static str,
     pub(crate) version: u32,
     pub(crate) qos: QoS,
@@ -163,10 +194,15 @@ pub(crate) struct MessageDef {
     pub(crate) type_id: fn() -> TypeId,
     pub(crate) type_name: fn() -> &'static str,
     pub(crate) response: fn() -> TypeId,
+    pub(crate) run: Run,
+    pub(crate) begin: Begin,
+    pub(crate) requires: Requires,
 }
 
 impl MessageDef {
-    const fn of<M: Message>() -> Self {
+    /// Of a message type.
+    #[must_use]
+    pub const fn of<M: Message>() -> Self {
         Self {
             name: M::NAME,
             version: M::VERSION,
@@ -176,20 +212,49 @@ impl MessageDef {
             type_id: TypeId::of::<M>,
             type_name: type_name::<M>,
             response: TypeId::of::<M::Response>,
+            run: invoke::run::<M>,
+            begin: serve::begin::<M>,
+            requires: invoke::requires::<M>,
         }
+    }
+}
+
+impl fmt::Debug for MessageDef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name)
     }
 }
 
 /// A handler as the macro describes it.
 pub struct HandlerDef {
-    pub(crate) site: Site,
-    pub(crate) options: HandlerOptions,
-    pub(crate) message: MessageDef,
-    pub(crate) requires: &'static [fn(&mut Requirements)],
-    /// An [`Invoke`] of the message's type.
-    pub(crate) call: &'static (dyn Any + Send + Sync),
-    pub(crate) run: Run,
-    pub(crate) begin: Begin,
+    /// Where it stands.
+    pub site: Site,
+    /// What its attribute says.
+    pub options: HandlerOptions,
+    /// What it handles.
+    pub message: MessageDef,
+    /// An [`Invoke`](invoke::Invoke) of the message's type.
+    pub call: &'static (dyn Any + Send + Sync),
+}
+
+impl HandlerDef {
+    /// Whether the message is an event.
+    #[must_use]
+    pub const fn is_of_event(&self) -> bool {
+        matches!(self.message.kind, Kind::Event)
+    }
+
+    /// Whether the message is delivered again until it is handled.
+    #[must_use]
+    pub const fn is_redelivered(&self) -> bool {
+        !matches!(self.message.qos, QoS::AtMostOnce)
+    }
+
+    /// Whether the message has a routing key.
+    #[must_use]
+    pub const fn is_routed(&self) -> bool {
+        self.message.partitions.is_some()
+    }
 }
 
 /// Decodes what arrived and calls the handler with it.
@@ -198,128 +263,13 @@ type Run = fn(&'static (dyn Any + Send + Sync), Arrived<'_>, Context) -> Result<
 /// Calls the handler within its layers.
 type Begin = fn(Call) -> Begun;
 
-/// A message as it arrived, yet to be decoded.
-pub(crate) struct Arrived<'a> {
-    pub(crate) payload: Payload,
-    pub(crate) version: u32,
-    pub(crate) content_type: &'a str,
-    pub(crate) codecs: &'a Codecs,
-}
-
-impl HandlerDef {
-    /// Describes a handler of `M`.
-    #[must_use]
-    pub const fn new<M: Message>(
-        site: Site,
-        options: HandlerOptions,
-        requires: &'static [fn(&mut Requirements)],
-        call: &'static Invoke<M>,
-    ) -> Self {
-        Self {
-            site,
-            options,
-            message: MessageDef::of::<M>(),
-            requires,
-            call,
-            run: run::<M>,
-            begin: serve::begin::<M>,
-        }
-    }
-}
+/// Adds what the arguments of the handler need.
+type Requires = fn(&'static (dyn Any + Send + Sync), &mut Requirements);
 
 impl fmt::Debug for HandlerDef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} handles {}", self.site, self.message.name)
     }
-}
-
-/// A handler that is called through its table entry.
-pub(crate) enum Running {
-    /// Of an event.
-    Event(BoxFuture<Result<(), HandlerError>>),
-    /// Of a request; yields its encoded response.
-    Request(BoxFuture<Result<Bytes, HandlerError>>),
-}
-
-fn run<M: Message>(
-    call: &'static (dyn Any + Send + Sync),
-    arrived: Arrived<'_>,
-    context: Context,
-) -> Result<Running, Error> {
-    let codecs = arrived.codecs;
-    let future = invoke::<M>(call, arrived, context)?;
-    Ok(match M::KIND {
-        Kind::Request { .. } => Running::Request(encoded::<M>(future, codecs.clone())),
-        _ => Running::Event(event::<M>(future)),
-    })
-}
-
-/// Decodes the message and calls the handler with it.
-pub(crate) fn invoke<M: Message>(
-    call: &'static (dyn Any + Send + Sync),
-    arrived: Arrived<'_>,
-    context: Context,
-) -> Result<HandlerFuture<M>, Error> {
-    let call: &'static Invoke<M> = call
-        .downcast_ref()
-        .expect("a definition keeps the call of its own message");
-    Ok(match call {
-        Invoke::ByValue(call) => call(owned(arrived)?, context),
-        Invoke::ByRef(call) => {
-            let message = match arrived.payload.as_value() {
-                Some(shared) => Received::Shared(shared),
-                None => Received::Owned(owned(arrived)?),
-            };
-            call(message, context)
-        }
-    })
-}
-
-/// The message itself where nobody shares it, else a decoded copy.
-pub(crate) fn owned<M: Message>(arrived: Arrived<'_>) -> Result<M, Error> {
-    let Arrived {
-        payload,
-        version,
-        content_type,
-        codecs,
-    } = arrived;
-    match payload.into_value() {
-        Ok(message) => Ok(message),
-        Err(mut shared) if shared.as_bytes().is_none() => {
-            let writer = codecs.writer();
-            let bytes = shared.encode(writer)?;
-            M::from_version(version, &Encoded::new(codecs, writer.content_type(), bytes))
-        }
-        Err(encoded) => {
-            let bytes = encoded.as_bytes().expect("seen above");
-            M::from_version(version, &Encoded::new(codecs, content_type, bytes))
-        }
-    }
-}
-
-/// An event's response is `()`, which the compiler does not know here.
-fn event<M: Message>(future: HandlerFuture<M>) -> BoxFuture<Result<(), HandlerError>> {
-    let mut future = Some(future);
-    let unit: Option<&mut Option<BoxFuture<Result<(), HandlerError>>>> =
-        (&mut future as &mut dyn Any).downcast_mut();
-    if let Some(unit) = unit {
-        return unit.take().expect("set above");
-    }
-    // An event that was written by hand, with a response: nobody waits for it.
-    let future = future.expect("not taken");
-    Box::pin(async move { future.await.map(drop) })
-}
-
-fn encoded<M: Message>(
-    future: HandlerFuture<M>,
-    codecs: Codecs,
-) -> BoxFuture<Result<Bytes, HandlerError>> {
-    Box::pin(async move {
-        let response = future.await?;
-        codecs
-            .encode(&response, M::NAME)
-            .map_err(HandlerError::terminal)
-    })
 }
 
 /// The function's own name, as a type that leads to its definition.
@@ -329,13 +279,33 @@ fn encoded<M: Message>(
     note = "write `#[handler]` above the function"
 )]
 pub trait HandlerItem {
-    /// The handler's definition.
-    fn def() -> &'static HandlerDef;
+    /// The handler's definition; the default is that of a function with a mistake, which is not compiled any further.
+    const DEF: &'static HandlerDef = &HandlerDef {
+        site: Site {
+            module: "",
+            name: "",
+            file: "",
+            line: 0,
+        },
+        options: HandlerOptions::NONE,
+        message: MessageDef::of::<Mistaken>(),
+        call: &(),
+    };
+}
+
+/// The message of a function that cannot be a handler.
+#[derive(Serialize, Deserialize)]
+struct Mistaken;
+
+impl Message for Mistaken {
+    type Role = IsEvent;
+    type Response = ();
+    const DESCRIPTOR: Descriptor = Descriptor::event("");
 }
 
 /// A handler that was linked into the program.
 #[derive(Debug)]
-pub struct Registered(pub &'static HandlerDef);
+pub struct Registered(pub fn() -> &'static HandlerDef);
 
 inventory::collect!(Registered);
 
@@ -355,7 +325,7 @@ impl Handlers {
 
     /// Every handler that was linked into the program.
     pub(crate) fn linked() -> Self {
-        Self::new(inventory::iter::<Registered>().map(|registered| registered.0))
+        Self::new(inventory::iter::<Registered>().map(|registered| registered.0()))
     }
 
     /// Both: one that is named twice counts once.
@@ -412,6 +382,6 @@ fn sort(handlers: &mut Vec<&'static HandlerDef>) {
 #[macro_export]
 macro_rules! handlers {
     ($($handler:path),* $(,)?) => {
-        $crate::Handlers::new([$(<$handler as $crate::__private::HandlerItem>::def()),*])
+        $crate::Handlers::new([$(<$handler as $crate::__private::HandlerItem>::DEF),*])
     };
 }

@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 use crate::app::Inner;
 use crate::claim;
 use crate::guard::{self, Failure};
-use crate::handlers::{Arrived, Running};
+use crate::invoke::{Arrived, Running};
 use crate::layered::{Calling, Ready};
 use crate::origin::{Origin, Unfinished};
 use crate::settle::{counted, report, settle, was_begun};
@@ -215,7 +215,7 @@ impl Job {
         let running = {
             let _entered = span.enter();
             guard::contain(self.inner.address(), || {
-                (def.run)(def.call, arrived, context)
+                (def.message.run)(def.call, arrived, context)
             })?
         };
         Ok(Started {

@@ -16,7 +16,8 @@ use tower_service::Service;
 
 use crate::builder::CatgaBuilder;
 use crate::guard::Failure;
-use crate::handlers::{Arrived, HandlerDef, HandlerFuture, Handlers, invoke};
+use crate::handlers::{HandlerDef, Handlers};
+use crate::invoke::{Arrived, HandlerFuture, invoke};
 use crate::layered::Served;
 use crate::origin::Origin;
 use crate::service::{Erased, Wrapped, wrapped};

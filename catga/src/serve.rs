@@ -8,7 +8,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 use catga_core::{BoxError, Message};
 
 use crate::guard::{self, Failure, First};
-use crate::handlers::{BoxFuture, HandlerFuture};
+use crate::invoke::{BoxFuture, HandlerFuture};
 use crate::layer::{Call, CallError, Reply, Shared};
 use crate::origin::Origin;
 
@@ -77,7 +77,7 @@ impl Future for Serve {
         if let Self::Called(_) = &*self
             && let Self::Called(call) = std::mem::replace(&mut *self, Self::Over)
         {
-            match (call.shared.served.def.begin)(call) {
+            match (call.shared.served.def.message.begin)(call) {
                 Begun::Ended(outcome) => return told(outcome),
                 Begun::Runs(runs) => *self = Self::Runs(runs),
             }

@@ -12,7 +12,8 @@ use catga_core::{Consumers, Kind, Name, NodeId, QoS, Request, Start, StatsReader
 use crate::backoff::Backoff;
 use crate::checks::{BackendAbilities, check_options, check_states};
 use crate::extract::{Requirements, States, TypeIdHasher};
-use crate::handlers::{HandlerDef, Invoke, MessageDef};
+use crate::handlers::{HandlerDef, MessageDef};
+use crate::invoke::Invoke;
 use crate::layer::Layers;
 use crate::layered::Layered;
 use crate::settings::Settings;

@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 
-use catga_core::{Capability, Envelope, ErrorKind, Kind, Message, QoS};
+use catga_core::{Capability, Descriptor, Envelope, ErrorKind, IsEvent, Message, QoS};
 use serde::{Deserialize, Serialize};
 
 use crate::{SECOND, connect, in_group, message, next, nothing, on_node, publish, text, transport};
@@ -114,10 +114,9 @@ async fn a_loop_of_publishes_lets_consumers_run() {
 struct Value(u32);
 
 impl Message for Value {
+    type Role = IsEvent;
     type Response = ();
-    const NAME: &'static str = "orders.created";
-    const QOS: QoS = QOS;
-    const KIND: Kind = Kind::Event;
+    const DESCRIPTOR: Descriptor = Descriptor::event("orders.created").with_qos(QOS);
 }
 
 #[tokio::test]
