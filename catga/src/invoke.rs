@@ -157,11 +157,11 @@ macro_rules! arity {
             F: FnOnce(M, $($argument),*) -> O + Copy + Send + Sync + 'static,
             O: Future<Output: IntoOutcome<M::Response>> + Send,
         {
-            fn call(&self, message: M, context: Context) -> HandlerFuture<M> {
+            fn call(&self, message: M, _context: Context) -> HandlerFuture<M> {
                 let function = self.0;
                 Box::pin(async move {
-                    let _context = &context;
-                    $(let $local = $argument::from_context(_context).await?;)*
+                    // Not even kept where nothing asks for it.
+                    $(let $local = $argument::from_context(&_context).await?;)*
                     function(message, $($local),*).await.into_outcome()
                 })
             }
@@ -178,11 +178,11 @@ macro_rules! arity {
             R: IntoOutcome<M::Response>,
             F: for<'m> Borrows<'m, M, ($($argument,)*), Outcome = R> + Copy + Send + Sync + 'static,
         {
-            fn call(&self, message: Received<M>, context: Context) -> HandlerFuture<M> {
+            fn call(&self, message: Received<M>, _context: Context) -> HandlerFuture<M> {
                 let function = self.0;
                 Box::pin(async move {
-                    let _context = &context;
-                    $(let $local = $argument::from_context(_context).await?;)*
+                    // Not even kept where nothing asks for it.
+                    $(let $local = $argument::from_context(&_context).await?;)*
                     function.call(&message, ($($local,)*)).await.into_outcome()
                 })
             }
