@@ -15,6 +15,11 @@ use crate::{BoxError, Error, ErrorKind};
 /// # Behaviour
 /// - `decode` reads the whole input, refuses trailing bytes, and bounds depth: it never overflows
 ///   the stack on hostile input, and never allocates by a length that the input merely claims.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a codec",
+    label = "not a codec",
+    note = "`Json` is always there, `MessagePack` and `Cbor` with their features; write your own: `impl catga::Codec for {Self}`"
+)]
 pub trait Codec: Send + Sync + fmt::Debug + 'static {
     /// The media type that stands in the `content-type` header.
     fn content_type(&self) -> &'static str;
@@ -33,6 +38,11 @@ pub trait Codec: Send + Sync + fmt::Debug + 'static {
 }
 
 /// Where [`Codec::decode`] puts what it read: hands over a deserializer, gets the value out.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not what a codec decodes into",
+    label = "not a target",
+    note = "a codec is given one: hand a deserializer to it"
+)]
 pub trait DecodeTarget {
     /// Reads the value from `deserializer`.
     ///

@@ -219,6 +219,11 @@ impl Page {
 }
 
 /// The store of dead letters. They are written by [`Receipt::settle`](crate::Receipt::settle), together with the ack.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a store of dead letters",
+    label = "not a store of dead letters",
+    note = "write `impl catga_core::DeadLetters for {Self}`, with `#[catga_core::async_trait]`"
+)]
 #[async_trait]
 pub trait DeadLetters: Send + Sync + fmt::Debug + 'static {
     /// Lists up to `limit` dead letters, oldest first, after the one given.

@@ -153,6 +153,11 @@ impl Delivery {
 }
 
 /// The broker's side of one delivery: implemented by backends, used through [`Delivery`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not the receipt of a delivery",
+    label = "not a receipt",
+    note = "write `impl catga_core::Receipt for {Self}`, with `#[catga_core::async_trait]`"
+)]
 #[async_trait]
 pub trait Receipt: Send + Sync + fmt::Debug {
     /// Settles the delivery of `envelope`.

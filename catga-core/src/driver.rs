@@ -11,6 +11,11 @@ use crate::{
 };
 
 /// Makes backends for the URLs of its schemes: the value that a backend crate exports.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a driver",
+    label = "not a driver",
+    note = "a backend crate exports one, as `catga_memory::DRIVER`; write your own: `impl catga_core::Driver for {Self}`"
+)]
 #[async_trait]
 pub trait Driver: Send + Sync + fmt::Debug + 'static {
     /// The backend's name: `memory`, `nats`, `redis`.

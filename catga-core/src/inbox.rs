@@ -177,6 +177,12 @@ impl Effects {
     pub fn downcast_ref<T: Any>(&self) -> Option<&T> {
         self.0.downcast_ref()
     }
+
+    /// The transaction, to collect more, when it is of this type and nobody else holds it yet.
+    #[must_use]
+    pub fn downcast_mut<T: Any>(&mut self) -> Option<&mut T> {
+        Arc::get_mut(&mut self.0)?.downcast_mut()
+    }
 }
 
 impl fmt::Debug for Effects {
@@ -214,6 +220,11 @@ pub trait CommitStore: Send + Sync + 'static {
 ///   release go by the owner, whatever the revision says.
 /// - `completed_is_final`: until the retention ends, every claim is answered with `Completed`.
 /// - `effects_with_the_claim`: effects are applied when the completion is, and with nothing else.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an inbox",
+    label = "not an inbox",
+    note = "take the inbox of a backend, or write `impl catga_core::InboxStore for {Self}`, with `#[catga_core::async_trait]`"
+)]
 #[async_trait]
 pub trait InboxStore: Send + Sync + fmt::Debug + 'static {
     /// Claims `key` for `owner`, for one `lease`, in a `generation`: 0, and one more for each redrive.

@@ -157,6 +157,11 @@ pub enum NodeEvent {
 /// - `an_old_incarnation_is_powerless`: it can neither heartbeat nor unregister its successor.
 /// - `a_silent_node_leaves`: after the node timeout, also when no expiry event is ever sent.
 /// - `a_watch_starts_with_everybody`: a snapshot as `Joined`, then changes, with no gap between.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a node registry",
+    label = "not a node registry",
+    note = "write `impl catga_core::NodeRegistry for {Self}`, with `#[catga_core::async_trait]`"
+)]
 #[async_trait]
 pub trait NodeRegistry: Send + Sync + fmt::Debug + 'static {
     /// Makes the node known.
@@ -180,6 +185,11 @@ pub trait NodeRegistry: Send + Sync + fmt::Debug + 'static {
 }
 
 /// A watch on the membership. Its buffer is bounded; see [`NodeEvent::Lagged`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a watch on the nodes",
+    label = "not a watch",
+    note = "write `impl catga_core::NodeWatch for {Self}`, with `#[catga_core::async_trait]`"
+)]
 #[async_trait]
 pub trait NodeWatch: Send + fmt::Debug {
     /// The next change; `None` when the registry is gone.

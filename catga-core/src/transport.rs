@@ -18,6 +18,11 @@ use crate::{
 /// - `names_reach_the_wire_encoded`: no name can address what it does not mean.
 /// - `unsupported_is_refused`: what the capabilities do not list gives
 ///   [`Unsupported`](crate::ErrorKind::Unsupported), never a lower guarantee.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a transport",
+    label = "not a transport",
+    note = "write `impl catga_core::Transport for {Self}`, with `#[catga_core::async_trait]`"
+)]
 #[async_trait]
 pub trait Transport: Send + Sync + fmt::Debug + 'static {
     /// What this backend can do.
@@ -279,6 +284,11 @@ impl Serve {
 }
 
 /// Deliveries, in batches.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a subscription",
+    label = "not a subscription",
+    note = "write `impl catga_core::Subscription for {Self}`, with `#[catga_core::async_trait]`"
+)]
 #[async_trait]
 pub trait Subscription: Send + fmt::Debug {
     /// Waits for messages and puts between 1 and `max` of them into `into`.

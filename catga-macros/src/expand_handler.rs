@@ -74,7 +74,7 @@ fn demands(private: &Root, function: &Function, options: &Options) -> Option<Tok
     Some(quote! {
         #(#cfgs)*
         const _: () = {
-            static __CATGA_DEMANDS: () = {
+            static OPTIONS: () = {
                 let __def = <#name as #private::HandlerItem>::DEF;
                 #(#demands)*
             };
@@ -115,6 +115,7 @@ fn item(function: &Function) -> TokenStream {
     quote! {
         #(#cfgs)*
         #[doc(hidden)]
+        #[allow(missing_debug_implementations)]
         #visibility struct #name {}
     }
 }

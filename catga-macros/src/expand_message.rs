@@ -127,7 +127,7 @@ fn upcast(message: &Message, old: &Path) -> TokenStream {
     );
     quote! {
         type __CatgaOld = #old;
-        static __CATGA_UPCAST: fn(
+        static UPCAST_FROM: fn(
             u32,
             &#private::Encoded<'_>,
         ) -> ::core::result::Result<#ident, #root::Error> = #read;
@@ -143,7 +143,7 @@ fn from_version(message: &Message) -> TokenStream {
             __payload: &#root::__private::Encoded<'_>,
         ) -> ::core::result::Result<Self, #root::Error> {
             if __version < #version {
-                __CATGA_UPCAST(__version, __payload)
+                UPCAST_FROM(__version, __payload)
             } else {
                 __payload.decode_version(__version)
             }

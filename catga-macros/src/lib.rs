@@ -9,6 +9,8 @@ mod attr;
 mod check;
 mod expand_handler;
 mod expand_message;
+#[cfg(test)]
+mod expansions;
 mod handler;
 mod message;
 mod mistakes;

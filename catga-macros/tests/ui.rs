@@ -12,5 +12,6 @@ fn every_mistake_gets_one_clear_message() {
     cases.compile_fail("tests/ui/option/*.rs");
     cases.compile_fail("tests/ui/type/*.rs");
     cases.compile_fail("tests/ui/message/*.rs");
+    cases.compile_fail("tests/ui/version/*.rs");
     cases.pass("tests/ui/pass/*.rs");
 }

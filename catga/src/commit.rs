@@ -1,6 +1,7 @@
 //! Effects that are committed together with the claim of the message that is handled.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -47,12 +48,15 @@ use crate::{Context, HandlerError, Requirements};
 ///     Ok(())
 /// }
 /// ```
-pub struct Commit<S: CommitStore> {
-    transaction: Option<S::Transaction>,
+pub struct Commit<S> {
+    /// What is collected. Without its type, so that the compiler tells once, and where `S` is asked to be a store, that
+    /// it is none.
+    effects: Option<Effects>,
     origin: Arc<Origin>,
+    store: PhantomData<fn() -> S>,
 }
 
-const HELD: &str = "taken out only when it is dropped";
+const HELD: &str = "made with this type, and given away only when it is dropped";
 
 impl<S: CommitStore> FromContext for Commit<S> {
     async fn from_context(context: &Context) -> Result<Self, HandlerError> {
@@ -66,8 +70,9 @@ impl<S: CommitStore> FromContext for Commit<S> {
             return Err(HandlerError::terminal(text));
         }
         Ok(Self {
-            transaction: Some(S::Transaction::default()),
+            effects: Some(Effects::new(S::Transaction::default())),
             origin: Arc::clone(origin),
+            store: PhantomData,
         })
     }
 
@@ -76,10 +81,9 @@ impl<S: CommitStore> FromContext for Commit<S> {
     }
 }
 
-impl<S: CommitStore> Drop for Commit<S> {
+impl<S> Drop for Commit<S> {
     fn drop(&mut self) {
-        let transaction = self.transaction.take().expect(HELD);
-        self.origin.effects.end(Effects::new(transaction));
+        self.origin.effects.end(self.effects.take().expect(HELD));
     }
 }
 
@@ -87,13 +91,15 @@ impl<S: CommitStore> Deref for Commit<S> {
     type Target = S::Transaction;
 
     fn deref(&self) -> &S::Transaction {
-        self.transaction.as_ref().expect(HELD)
+        let effects = self.effects.as_ref().expect(HELD);
+        effects.downcast_ref().expect(HELD)
     }
 }
 
 impl<S: CommitStore> DerefMut for Commit<S> {
     fn deref_mut(&mut self) -> &mut S::Transaction {
-        self.transaction.as_mut().expect(HELD)
+        let effects = self.effects.as_mut().expect(HELD);
+        effects.downcast_mut().expect(HELD)
     }
 }
 

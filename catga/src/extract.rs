@@ -35,7 +35,7 @@ use crate::{Attempt, Context, HandlerError};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     label = "not an extractor",
-    note = "after the message a handler takes `Context`, `State<T>`, `Headers`, `Attempt`, `Commit<S>`, or a type that implements `FromContext`"
+    note = "after its one message a handler takes `Context`, `State<T>`, `Headers`, `Attempt`, `Commit<S>`, or a type that implements `FromContext`"
 )]
 pub trait FromContext: Sized + Send {
     /// Takes the argument from the context of a call.

@@ -140,6 +140,11 @@ impl fmt::Debug for HandlerError {
 /// assert!(quantity("many").unwrap_err().is_terminal());
 /// assert_eq!(quantity("101").unwrap_err().delay(), Some(Duration::from_secs(5)));
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say what went wrong",
+    label = "not a `Result` of an error",
+    note = "`.retry()?`, `.terminal()?` and `.retry_after(..)?` stand behind a `Result` whose error is a `std::error::Error`, a boxed one, an `anyhow::Error`, or a text"
+)]
 pub trait FailWith<T>: Sized + sealed::Sealed {
     /// Try again, with the usual back-off: what `?` alone says of an error that is a `std::error::Error`.
     ///

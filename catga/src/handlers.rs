@@ -6,8 +6,7 @@ use std::num::NonZeroU16;
 use std::panic::Location;
 use std::time::Duration;
 
-use catga_core::{Descriptor, Error, IsEvent, Kind, Message, QoS};
-use serde::{Deserialize, Serialize};
+use catga_core::{Error, Kind, Message, QoS};
 
 use crate::invoke::{self, Arrived, Running};
 use crate::layer::Call;
@@ -200,6 +199,21 @@ pub struct MessageDef {
 }
 
 impl MessageDef {
+    /// Of no type.
+    const NONE: Self = Self {
+        name: "",
+        version: 0,
+        qos: QoS::AtMostOnce,
+        kind: Kind::Event,
+        partitions: None,
+        type_id: TypeId::of::<()>,
+        type_name: type_name::<()>,
+        response: TypeId::of::<()>,
+        run: |_, _, _| unreachable!("it is never registered"),
+        begin: |_| unreachable!("it is never registered"),
+        requires: |_, _| {},
+    };
+
     /// Of a message type.
     #[must_use]
     pub const fn of<M: Message>() -> Self {
@@ -288,19 +302,9 @@ pub trait HandlerItem {
             line: 0,
         },
         options: HandlerOptions::NONE,
-        message: MessageDef::of::<Mistaken>(),
+        message: MessageDef::NONE,
         call: &(),
     };
-}
-
-/// The message of a function that cannot be a handler.
-#[derive(Serialize, Deserialize)]
-struct Mistaken;
-
-impl Message for Mistaken {
-    type Role = IsEvent;
-    type Response = ();
-    const DESCRIPTOR: Descriptor = Descriptor::event("");
 }
 
 /// A handler that was linked into the program.

@@ -221,7 +221,8 @@ arity!(by_value8 by_ref8(A1 a1, A2 a2, A3 a3, A4 a4, A5 a5, A6 a6, A7 a7, A8 a8)
 #[diagnostic::on_unimplemented(
     message = "a handler of this message cannot return `{Self}`",
     label = "expected `Result<{R}>`",
-    note = "the handler of an event returns nothing or `Result<()>`; that of a request `Result<Response>`, with the type of its `#[response(..)]`"
+    note = "the handler of an event returns nothing or `Result<()>`; that of a request `Result<Response>`, with the type of its `#[response(..)]`",
+    note = "its error is a `HandlerError`, as in `catga::prelude::Result`, or any `std::error::Error`; of others make one: `.retry()?`, `.terminal()?`"
 )]
 pub trait IntoOutcome<R> {
     /// The outcome.
@@ -231,12 +232,14 @@ pub trait IntoOutcome<R> {
     fn into_outcome(self) -> Result<R, HandlerError>;
 }
 
+#[diagnostic::do_not_recommend]
 impl IntoOutcome<()> for () {
     fn into_outcome(self) -> Result<(), HandlerError> {
         Ok(())
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<R, E: Into<HandlerError>> IntoOutcome<R> for Result<R, E> {
     fn into_outcome(self) -> Result<R, HandlerError> {
         self.map_err(Into::into)

@@ -1,9 +1,12 @@
+// A quality of service that is none
 use catga::prelude::*;
 use serde::{Deserialize, Serialize};
 
 #[derive(Event, Serialize, Deserialize)]
 #[qos(twice)]
-struct OrderCreated;
+struct OrderShipped {
+    order_id: String,
+}
 
 #[derive(Event, Serialize, Deserialize)]
 #[qos(at_lest_once)]

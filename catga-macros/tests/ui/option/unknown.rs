@@ -1,3 +1,4 @@
+// An option that is nearly one
 use catga::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +8,7 @@ struct OrderShipped {
     order_id: String,
 }
 
-#[handler(grop = "billing", durable = true, attempts = 2, attempts = 3)]
+#[handler(grop = "billing")]
 async fn on_shipped(shipped: OrderShipped) {
     drop(shipped);
 }

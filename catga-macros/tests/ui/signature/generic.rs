@@ -1,3 +1,4 @@
+// A generic handler
 use catga::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +19,8 @@ async fn by_lifetime<'a>(shipped: &'a OrderShipped) {
 }
 
 #[handler]
-async fn by_argument(message: impl Event) {
-    drop(message);
+async fn by_number<const N: usize>(shipped: OrderShipped) {
+    drop(shipped);
 }
 
 fn main() {}

@@ -1,3 +1,4 @@
+// A method
 use catga::prelude::*;
 use serde::{Deserialize, Serialize};
 

@@ -1,3 +1,4 @@
+// A handler without a message
 use catga::prelude::*;
 
 #[handler]

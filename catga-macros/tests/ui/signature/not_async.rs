@@ -1,3 +1,4 @@
+// A handler that is not async
 use catga::prelude::*;
 use serde::{Deserialize, Serialize};
 

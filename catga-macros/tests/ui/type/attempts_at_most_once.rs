@@ -1,3 +1,4 @@
+// Attempts at a message that is sent once
 use catga::prelude::*;
 use serde::{Deserialize, Serialize};
 

@@ -1,3 +1,4 @@
+// A request to every node
 use catga::prelude::*;
 use serde::{Deserialize, Serialize};
 

@@ -1,3 +1,4 @@
+// A message that derives nothing
 use catga::prelude::*;
 
 struct Forgotten;
@@ -8,8 +9,12 @@ async fn on_forgotten(forgotten: Forgotten, context: Context) -> Result<()> {
     Ok(())
 }
 
+mod other {
+    pub struct Forgotten;
+}
+
 #[handler]
-async fn on_borrowed(forgotten: &Forgotten) {
+async fn on_borrowed(forgotten: &other::Forgotten) {
     let _ = forgotten;
 }
 

@@ -1,3 +1,4 @@
+// An argument that is no extractor
 use catga::prelude::*;
 use serde::{Deserialize, Serialize};
 

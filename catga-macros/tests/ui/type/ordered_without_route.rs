@@ -1,3 +1,4 @@
+// Order by nothing
 use catga::prelude::*;
 use serde::{Deserialize, Serialize};
 

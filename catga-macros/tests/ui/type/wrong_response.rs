@@ -1,3 +1,4 @@
+// A response of another type
 use catga::prelude::*;
 use serde::{Deserialize, Serialize};
 

@@ -1,0 +1,51 @@
+#[allow(clippy::unused_async)]
+/// Sends an invoice.
+pub async fn bill(
+    event: &OrderShipped,
+    ctx: Context,
+    State(repo): State<Repo>,
+) -> Result<()> {
+    repo.bill(event, ctx.idempotency_key()).await?;
+    Ok(())
+}
+#[doc(hidden)]
+#[allow(missing_debug_implementations)]
+pub struct bill {}
+#[allow(deprecated)]
+#[automatically_derived]
+impl ::catga::__private::HandlerItem for bill {
+    const DEF: &'static ::catga::__private::HandlerDef = {
+        ::catga::__private::message_argument::<OrderShipped>();
+        ::catga::__private::extractor_argument::<Context>();
+        ::catga::__private::extractor_argument::<State<Repo>>();
+        ::catga::__private::returned::<OrderShipped, Result<()>>();
+        &::catga::__private::HandlerDef {
+            site: ::catga::__private::Site::here("bill", ::core::module_path!()),
+            options: ::catga::__private::HandlerOptions::NONE
+                .group("billing")
+                .concurrency(16)
+                .attempts(5)
+                .timeout_ns(30000000000),
+            message: ::catga::__private::MessageDef::of::<OrderShipped>(),
+            call: &::catga::__private::by_ref2::<
+                OrderShipped,
+                Context,
+                State<Repo>,
+                Result<()>,
+                _,
+            >(&::catga::__private::ByRef(bill, ::catga::__private::PhantomData)),
+        }
+    };
+}
+const _: () = {
+    static OPTIONS: () = {
+        let __def = <bill as ::catga::__private::HandlerItem>::DEF;
+        ::core::assert!(
+            __def.is_redelivered(),
+            "`attempts` needs a message that is redelivered: write `#[qos(at_least_once)]` on it, or leave `attempts` out"
+        );
+    };
+};
+::catga::__private::inventory::submit!(
+    ::catga::__private::Registered(::catga::__private::def:: < bill >)
+);

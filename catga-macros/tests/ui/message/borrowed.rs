@@ -1,0 +1,7 @@
+// A message that borrows
+use catga::prelude::*;
+
+#[derive(Event)]
+struct Borrowed<'a>(&'a str);
+
+fn main() {}

@@ -1,0 +1,12 @@
+// An attribute that is given twice
+use catga::prelude::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[qos(at_least_once)]
+#[qos(exactly_once)]
+struct OrderShipped {
+    order_id: String,
+}
+
+fn main() {}

@@ -1,0 +1,16 @@
+// No concurrency
+use catga::prelude::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[qos(at_least_once)]
+struct OrderShipped {
+    order_id: String,
+}
+
+#[handler(concurrency = 0)]
+async fn on_shipped(shipped: OrderShipped) {
+    drop(shipped);
+}
+
+fn main() {}

@@ -1,0 +1,16 @@
+// A number in quotes
+use catga::prelude::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[qos(at_least_once)]
+struct OrderShipped {
+    order_id: String,
+}
+
+#[handler(concurrency = "16")]
+async fn on_shipped(shipped: OrderShipped) {
+    drop(shipped);
+}
+
+fn main() {}

@@ -1,0 +1,16 @@
+// A duration without its unit
+use catga::prelude::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[qos(at_least_once)]
+struct OrderShipped {
+    order_id: String,
+}
+
+#[handler(timeout = 30)]
+async fn on_shipped(shipped: OrderShipped) {
+    drop(shipped);
+}
+
+fn main() {}

@@ -1,0 +1,16 @@
+// An argument under a condition
+use catga::prelude::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[qos(at_least_once)]
+struct OrderShipped {
+    order_id: String,
+}
+
+#[handler]
+async fn on_shipped(shipped: OrderShipped, #[cfg(unix)] context: Context) {
+    drop((shipped, context));
+}
+
+fn main() {}

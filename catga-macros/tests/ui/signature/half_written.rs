@@ -1,0 +1,14 @@
+// A signature that is half written
+use catga::prelude::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[qos(at_least_once)]
+struct OrderShipped {
+    order_id: String,
+}
+
+#[handler]
+async fn on_shipped(shipped: ) {}
+
+fn main() {}

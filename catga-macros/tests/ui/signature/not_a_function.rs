@@ -1,0 +1,10 @@
+// Something that is no function
+use catga::prelude::*;
+
+#[handler]
+struct Nothing;
+
+#[handler]
+mod handlers {}
+
+fn main() {}

@@ -1,8 +1,0 @@
-use catga::prelude::*;
-use serde::{Deserialize, Serialize};
-
-#[derive(Event, Serialize, Deserialize)]
-#[message(version = 2, upcast_from = OrderShippedV1)]
-struct OrderShipped;
-
-fn main() {}

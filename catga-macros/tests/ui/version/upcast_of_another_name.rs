@@ -1,0 +1,18 @@
+// An older version of another name
+use catga::prelude::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+struct OrderShippedV1;
+
+#[derive(Event, Serialize, Deserialize)]
+#[message(version = 2, upcast_from = OrderShippedV1)]
+struct OrderShipped;
+
+impl From<OrderShippedV1> for OrderShipped {
+    fn from(_: OrderShippedV1) -> Self {
+        Self
+    }
+}
+
+fn main() {}
