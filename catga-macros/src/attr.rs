@@ -2,9 +2,10 @@
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::ext::IdentExt;
+use syn::parse::discouraged::Speculative;
 use syn::parse::{Parse, ParseStream, Parser};
 use syn::token::Paren;
-use syn::{Attribute, Expr, Ident, Meta, Token, parenthesized};
+use syn::{Attribute, Expr, ExprLit, Ident, Meta, Token, parenthesized};
 
 use crate::check::unknown;
 use crate::mistakes::Mistakes;
@@ -91,6 +92,16 @@ fn read_value(input: ParseStream<'_>) -> Value {
     }
     if input.parse::<Token![=]>().is_err() || at_end(input) {
         return Value::Odd;
+    }
+    // Most values are one literal, and to read an expression takes many times as long. (A `-1` is no literal here.)
+    let ahead = input.fork();
+    if !ahead.peek(Token![-])
+        && let Ok(lit) = ahead.parse()
+        && at_end(&ahead)
+    {
+        input.advance_to(&ahead);
+        let attrs = Vec::new();
+        return Value::Is(Expr::Lit(ExprLit { attrs, lit }));
     }
     input.parse().map_or(Value::Odd, Value::Is)
 }

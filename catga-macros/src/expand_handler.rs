@@ -31,9 +31,9 @@ pub(crate) fn expand(
     let values = values(&private, options);
     let extractors = &handler.extractors;
     let returned = returned(function);
-    let check_returned = over(
+    let check = over(
         message,
-        &quote!(#private::returned),
+        &quote!(#private::handles),
         &quote!(#message, #returned),
         TokenStream::new(),
     );
@@ -45,9 +45,8 @@ pub(crate) fn expand(
         #[automatically_derived]
         impl #private::HandlerItem for #name {
             const DEF: &'static #private::HandlerDef = {
-                #private::message_argument::<#message>();
+                #check;
                 #(#private::extractor_argument::<#extractors>();)*
-                #check_returned;
                 &#private::HandlerDef {
                     site: #site,
                     options: #values,

@@ -14,7 +14,7 @@ pub(crate) fn handler(arguments: TokenStream, item: &TokenStream) -> TokenStream
     let mut mistakes = Mistakes::default();
     let options = options::read(arguments, &mut mistakes);
     let root = Root::new(options.facade.as_ref());
-    let function: Function = match syn::parse2(without_body(item)) {
+    let function = match Function::read(without_body(item)) {
         Ok(function) => function,
         Err(error) => {
             mistakes.add(not_a_function(item, error));
@@ -29,7 +29,7 @@ pub(crate) fn handler(arguments: TokenStream, item: &TokenStream) -> TokenStream
         }
         _ => {
             // Not beside a method: an `impl` can hold no type.
-            let beside = method_token(&function.signature)
+            let beside = method_token(&function)
                 .is_none()
                 .then(|| stand_in(&root, &function));
             quote!(#item #mistakes #beside)

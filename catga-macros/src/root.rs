@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::env::var_os;
-use std::fs::{metadata, read_to_string};
-use std::path::{Path as FilePath, PathBuf};
-use std::time::SystemTime;
+use std::ffi::OsString;
+use std::fs::read_to_string;
+use std::path::Path as FilePath;
+use std::time::{Duration, Instant};
 
 use proc_macro_crate::{FoundCrate, crate_name};
 use proc_macro2::{Span, TokenStream, TokenTree};
@@ -52,22 +53,21 @@ impl ToTokens for Root {
 /// Whether the user's `Cargo.toml` plainly has a dependency `catga`. To parse the file takes longer than all else that
 /// the macros do in a crate.
 fn keeps_its_name() -> bool {
+    /// A language server runs the macros for days, and for many crates.
+    const FRESH: Duration = Duration::from_secs(1);
     thread_local! {
-        /// Of the manifest that was looked at last, as it was then.
-        static LAST: RefCell<Option<(PathBuf, SystemTime, bool)>> = const { RefCell::new(None) };
+        /// What was read of a package, and when.
+        static LAST: RefCell<Option<(OsString, Instant, bool)>> = const { RefCell::new(None) };
     }
-    let Some(directory) = var_os("CARGO_MANIFEST_DIR") else {
-        return false;
-    };
-    let manifest = FilePath::new(&directory).join("Cargo.toml");
-    let Ok(changed) = metadata(&manifest).and_then(|metadata| metadata.modified()) else {
+    let Some(package) = var_os("CARGO_MANIFEST_DIR") else {
         return false;
     };
     LAST.with_borrow_mut(|last| match last {
-        Some((path, at, keeps)) if *path == manifest && *at == changed => *keeps,
+        Some((of, at, keeps)) if *of == package && at.elapsed() < FRESH => *keeps,
         _ => {
-            let keeps = read_to_string(&manifest).is_ok_and(|text| names_it(&text));
-            *last = Some((manifest, changed, keeps));
+            let manifest = FilePath::new(&package).join("Cargo.toml");
+            let keeps = read_to_string(manifest).is_ok_and(|text| names_it(&text));
+            *last = Some((package, Instant::now(), keeps));
             keeps
         }
     })

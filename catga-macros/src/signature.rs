@@ -3,7 +3,7 @@
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::parse::{Parse, ParseStream};
+use syn::parse::{ParseStream, Parser};
 use syn::{Attribute, FnArg, Ident, PatType, ReturnType, Safety, Signature, Type, Visibility};
 
 use crate::mistakes::Mistakes;
@@ -16,17 +16,34 @@ pub(crate) struct Function {
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) visibility: Visibility,
     pub(crate) signature: Signature,
+    /// Whether `impl` or `Self` occurs at all: few functions have to be searched for where.
+    odd: bool,
 }
 
-impl Parse for Function {
-    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
-        let function = Self {
-            attributes: input.call(Attribute::parse_outer)?,
-            visibility: input.parse()?,
-            signature: input.parse()?,
+impl Function {
+    /// Reads a function up to its body.
+    pub(crate) fn read(tokens: TokenStream) -> syn::Result<Self> {
+        let odd = ["impl", "Self"]
+            .iter()
+            .any(|word| find(tokens.clone(), word).is_some());
+        let read = |input: ParseStream<'_>| {
+            let function = Self {
+                attributes: input.call(Attribute::parse_outer)?,
+                visibility: input.parse()?,
+                signature: input.parse()?,
+                odd,
+            };
+            input.parse::<TokenStream>()?;
+            Ok(function)
         };
-        input.parse::<TokenStream>()?;
-        Ok(function)
+        read.parse2(tokens)
+    }
+
+    /// The first `impl` among these tokens of the function.
+    fn find_impl(&self, tokens: &impl ToTokens) -> Option<TokenTree> {
+        self.odd
+            .then(|| find(tokens.to_token_stream(), "impl"))
+            .flatten()
     }
 }
 
@@ -40,7 +57,7 @@ pub(crate) struct Handler {
 /// What the function takes, if it can be a handler.
 pub(crate) fn check(function: &Function, mistakes: &mut Mistakes) -> Option<Handler> {
     let signature = &function.signature;
-    if let Some(method) = method_token(signature) {
+    if let Some(method) = method_token(function) {
         mistakes.at(
             method,
             "`#[handler]` takes a free function, not a method: move it out of the `impl` and let it take `State<..>`",
@@ -55,7 +72,7 @@ pub(crate) fn check(function: &Function, mistakes: &mut Mistakes) -> Option<Hand
         );
     }
     if let ReturnType::Type(_, output) = &signature.output
-        && let Some(token) = find(output.to_token_stream(), "impl")
+        && let Some(token) = function.find_impl(output)
     {
         mistakes.at(
             token,
@@ -79,9 +96,9 @@ pub(crate) fn check(function: &Function, mistakes: &mut Mistakes) -> Option<Hand
         );
         return None;
     };
-    let (message, by_reference) = check_message(message, mistakes);
+    let (message, by_reference) = check_message(function, message, mistakes);
     let extractors: Vec<_> = arguments
-        .map(|argument| check_extractor(argument, mistakes))
+        .map(|argument| check_extractor(function, argument, mistakes))
         .collect();
     if let Some(ninth) = extractors.get(MAX_EXTRACTORS) {
         mistakes.at(
@@ -97,9 +114,11 @@ pub(crate) fn check(function: &Function, mistakes: &mut Mistakes) -> Option<Hand
 }
 
 /// The token that shows a function to be a method.
-pub(crate) fn method_token(signature: &Signature) -> Option<TokenStream> {
+pub(crate) fn method_token(function: &Function) -> Option<TokenStream> {
+    let signature = &function.signature;
     match signature.receiver() {
         Some(receiver) => Some(receiver.self_token.to_token_stream()),
+        None if !function.odd => None,
         None => find(signature.to_token_stream(), "Self").map(TokenTree::into_token_stream),
     }
 }
@@ -129,8 +148,8 @@ fn check_qualifiers(signature: &Signature, mistakes: &mut Mistakes) {
 }
 
 /// The message's type, and whether it is taken by reference.
-fn check_message(argument: &PatType, mistakes: &mut Mistakes) -> (Type, bool) {
-    check_argument(argument, mistakes);
+fn check_message(function: &Function, argument: &PatType, mistakes: &mut Mistakes) -> (Type, bool) {
+    check_argument(function, argument, mistakes);
     let Type::Reference(reference) = peel(&argument.ty) else {
         return ((*argument.ty).clone(), false);
     };
@@ -152,8 +171,8 @@ fn check_message(argument: &PatType, mistakes: &mut Mistakes) -> (Type, bool) {
     ((*reference.elem).clone(), true)
 }
 
-fn check_extractor(argument: &PatType, mistakes: &mut Mistakes) -> Type {
-    check_argument(argument, mistakes);
+fn check_extractor(function: &Function, argument: &PatType, mistakes: &mut Mistakes) -> Type {
+    check_argument(function, argument, mistakes);
     if let Type::Reference(reference) = peel(&argument.ty) {
         mistakes.at(
             reference.and_token,
@@ -163,8 +182,8 @@ fn check_extractor(argument: &PatType, mistakes: &mut Mistakes) -> Type {
     (*argument.ty).clone()
 }
 
-fn check_argument(argument: &PatType, mistakes: &mut Mistakes) {
-    if let Some(token) = find(argument.ty.to_token_stream(), "impl") {
+fn check_argument(function: &Function, argument: &PatType, mistakes: &mut Mistakes) {
+    if let Some(token) = function.find_impl(&argument.ty) {
         mistakes.at(
             token,
             "a handler cannot be generic: name the type of this argument",

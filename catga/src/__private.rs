@@ -23,14 +23,11 @@ pub fn def<H: HandlerItem>() -> &'static HandlerDef {
     H::DEF
 }
 
-/// Checks the type of a handler's first argument where the compiler can point at it.
-pub const fn message_argument<M: Message>() {}
-
 /// Checks the type of each further argument.
 pub const fn extractor_argument<A: FromContext>() {}
 
-/// Checks what a handler returns.
-pub const fn returned<M: Message, R: IntoOutcome<M::Response>>() {}
+/// Checks what a handler takes and returns, where the compiler can point at it.
+pub const fn handles<M: Message, R: IntoOutcome<M::Response>>() {}
 
 /// A message that an older version of it can be made into: what `upcast_from` asks for.
 #[diagnostic::on_unimplemented(

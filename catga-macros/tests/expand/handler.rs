@@ -15,10 +15,9 @@ pub struct bill {}
 #[automatically_derived]
 impl ::catga::__private::HandlerItem for bill {
     const DEF: &'static ::catga::__private::HandlerDef = {
-        ::catga::__private::message_argument::<OrderShipped>();
+        ::catga::__private::handles::<OrderShipped, Result<()>>();
         ::catga::__private::extractor_argument::<Context>();
         ::catga::__private::extractor_argument::<State<Repo>>();
-        ::catga::__private::returned::<OrderShipped, Result<()>>();
         &::catga::__private::HandlerDef {
             site: ::catga::__private::Site::here("bill", ::core::module_path!()),
             options: ::catga::__private::HandlerOptions::NONE
