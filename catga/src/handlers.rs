@@ -247,7 +247,7 @@ pub struct HandlerDef {
     pub options: HandlerOptions,
     /// What it handles.
     pub message: MessageDef,
-    /// An [`Invoke`](invoke::Invoke) of the message's type.
+    /// An `Invoke` of the message's type.
     pub call: &'static (dyn Any + Send + Sync),
 }
 

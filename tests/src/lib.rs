@@ -17,7 +17,9 @@ mod harness;
 mod journal;
 mod messages;
 mod parts;
+pub mod proxy;
 mod reliable;
+pub mod server;
 mod suite;
 
 pub use harness::{Bus, Clock, Scenario, seed};

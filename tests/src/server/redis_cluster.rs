@@ -1,0 +1,133 @@
+//! A Redis Cluster: three primaries, each with a replica.
+
+use super::resp::field;
+use super::wait::wait_for;
+use super::{Process, RedisOptions, RedisServer, Role, ServerError};
+
+/// The hash slots of a cluster.
+const SLOTS: u32 = 16_384;
+
+/// Three primaries that share the slots, and a replica of each.
+#[derive(Debug)]
+pub struct RedisCluster {
+    /// The primaries of the beginning, then the replicas in their order.
+    servers: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// How many primaries there are.
+    pub const PRIMARIES: usize = 3;
+
+    /// Starts six servers, and waits until all slots are served and each primary has its replica.
+    ///
+    /// # Errors
+    /// When there is no server, or they do not become a cluster.
+    pub fn start(options: &RedisOptions) -> Result<Self, ServerError> {
+        let options = options
+            .clone()
+            .setting("cluster-enabled", "yes")
+            .setting("cluster-node-timeout", "1000");
+        let mut servers = Vec::new();
+        for _ in 0..2 * Self::PRIMARIES {
+            servers.push(RedisServer::with(&options)?);
+        }
+        let cluster = Self { servers };
+        cluster.join()?;
+        Ok(cluster)
+    }
+
+    fn join(&self) -> Result<(), ServerError> {
+        let (primaries, replicas) = self.servers.split_at(Self::PRIMARIES);
+        let mut from = 0;
+        for (server, share) in primaries.iter().zip(1..) {
+            let to = SLOTS * share / 3;
+            server.ask(&format!("CLUSTER ADDSLOTSRANGE {from} {}", to - 1))?;
+            server.ask(&format!("CLUSTER SET-CONFIG-EPOCH {share}"))?;
+            from = to;
+        }
+        for server in &self.servers[1..] {
+            server.ask(&format!(
+                "CLUSTER MEET 127.0.0.1 {}",
+                self.servers[0].port()
+            ))?;
+        }
+        self.wait_for("all know each other", |info| {
+            field(info, "cluster_known_nodes") == Some("6")
+        })?;
+        for (primary, replica) in primaries.iter().zip(replicas) {
+            let id = primary.ask("CLUSTER MYID")?;
+            wait_for("a replica finds its primary", || {
+                // Not before it has heard of it.
+                Ok(replica.ask(&format!("CLUSTER REPLICATE {id}")).ok())
+            })?;
+        }
+        self.wait_for("all slots are served", |info| {
+            field(info, "cluster_state") == Some("ok")
+        })?;
+        wait_for("the replicas follow", || {
+            let follows = |replica: &RedisServer| {
+                let info = replica.ask("INFO replication");
+                info.is_ok_and(|info| field(&info, "master_link_status") == Some("up"))
+            };
+            Ok(replicas.iter().all(follows).then_some(()))
+        })
+    }
+
+    /// Waits until all servers that run say so.
+    fn wait_for(&self, what: &str, holds: impl Fn(&str) -> bool) -> Result<(), ServerError> {
+        wait_for(what, || {
+            let mut running = self
+                .servers
+                .iter()
+                .filter(|server| server.process().is_some_and(Process::is_alive));
+            let all = running.all(|server| {
+                let info = server.ask("CLUSTER INFO");
+                info.is_ok_and(|info| holds(&info))
+            });
+            Ok(all.then_some(()))
+        })
+    }
+
+    /// The servers: three that were the primaries in the beginning, then their replicas.
+    #[must_use]
+    pub fn servers(&self) -> &[RedisServer] {
+        &self.servers
+    }
+
+    /// One of them, to kill, pause or restart it.
+    ///
+    /// # Panics
+    /// When there is no such server: there are six.
+    pub fn server_mut(&mut self, index: usize) -> &mut RedisServer {
+        &mut self.servers[index]
+    }
+
+    /// Where the servers are, as URLs.
+    #[must_use]
+    pub fn urls(&self) -> Vec<String> {
+        self.servers.iter().map(RedisServer::url).collect()
+    }
+
+    /// Waits until the replica of a primary of the beginning has taken its place, and all slots are served.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn wait_for_fail_over(&self, primary: usize) -> Result<usize, ServerError> {
+        let replica = primary + Self::PRIMARIES;
+        wait_for("the replica takes over", || {
+            let role = self.servers[replica].role().ok();
+            Ok((role == Some(Role::Primary)).then_some(()))
+        })?;
+        self.wait_for("all slots are served", |info| {
+            field(info, "cluster_state") == Some("ok")
+        })?;
+        Ok(replica)
+    }
+
+    /// Who is what, for the log of a test.
+    #[must_use]
+    pub fn roles(&self) -> String {
+        let roles: Vec<_> = self.servers.iter().map(RedisServer::shown_role).collect();
+        roles.join(" ")
+    }
+}

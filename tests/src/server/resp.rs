@@ -1,0 +1,81 @@
+//! As much of Redis' protocol as it takes to look after a server: inline commands and their replies
+//! ([RESP2](https://redis.io/docs/latest/develop/reference/protocol-spec/)). The scenarios use the real client.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use super::ServerError;
+use super::wait::loopback;
+
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Asks a server one thing; the parts of an array stand on lines of their own.
+pub(crate) fn ask(port: u16, command: &str) -> Result<String, ServerError> {
+    let mut stream = TcpStream::connect_timeout(&loopback(port), LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.write_all(format!("{command}\r\n").as_bytes())?;
+    let mut lines = Vec::new();
+    read(&mut BufReader::new(stream), &mut lines)?;
+    Ok(lines.join("\n"))
+}
+
+fn read(reader: &mut impl BufRead, lines: &mut Vec<String>) -> Result<(), ServerError> {
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let line = line.trim_end();
+    let (kind, rest) = line.split_at_checked(1).unwrap_or_default();
+    let length = || {
+        rest.parse::<i64>()
+            .map_err(|_| ServerError::new(format!("the server says {line:?}")))
+    };
+    match kind {
+        "+" | ":" => lines.push(rest.to_owned()),
+        "-" => return Err(ServerError::new(rest)),
+        "$" => {
+            let Ok(length) = usize::try_from(length()?) else {
+                return Ok(());
+            };
+            let mut bytes = vec![0; length + 2];
+            reader.read_exact(&mut bytes)?;
+            bytes.truncate(length);
+            lines.push(String::from_utf8_lossy(&bytes).into_owned());
+        }
+        "*" => {
+            for _ in 0..length()? {
+                read(reader, lines)?;
+            }
+        }
+        _ => return Err(ServerError::new(format!("the server says {line:?}"))),
+    }
+    Ok(())
+}
+
+/// The value of a field in what `INFO` and its like say: `role:master`.
+pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_are_read() {
+        let mut lines = Vec::new();
+        let reply = b"*4\r\n$6\r\nmaster\r\n:42\r\n*0\r\n$-1\r\n";
+        read(&mut &reply[..], &mut lines).unwrap();
+        assert_eq!(lines, ["master", "42"]);
+        let error = read(&mut &b"-NOAUTH no\r\n"[..], &mut lines).unwrap_err();
+        assert_eq!(error.to_string(), "NOAUTH no");
+        assert!(read(&mut &b""[..], &mut lines).is_err());
+    }
+
+    #[test]
+    fn fields_are_found() {
+        let info = "# Replication\r\nrole:slave\r\nmaster_link_status:up\r\n";
+        assert_eq!(field(info, "role"), Some("slave"));
+        assert_eq!(field(info, "master"), None);
+    }
+}
