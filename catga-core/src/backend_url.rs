@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::{Error, ErrorKind};
 
@@ -112,6 +112,15 @@ impl FromStr for BackendUrl {
         if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(wrong("holds white space"));
         }
+        // A password with one of these characters in it would be taken for a host and a path, and shown.
+        if rest
+            .split_once(['/', '?', '#'])
+            .is_some_and(|(_, behind)| behind.contains('@'))
+        {
+            return Err(wrong(
+                "has an `@` behind a `/`, `?` or `#`: in a user or password write these as %2F, %3F, %23, and `@` as %40 elsewhere",
+            ));
+        }
         let rest = rest.split_once('#').map_or(rest, |(rest, _)| rest);
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -149,10 +158,22 @@ impl FromStr for BackendUrl {
     }
 }
 
+/// What stands for itself in a URL that is shown; the rest was decoded, and is encoded again.
+const SHOWN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'*')
+    .remove(b':')
+    .remove(b',')
+    .remove(b'/');
+
 impl fmt::Display for BackendUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |text| utf8_percent_encode(text, SHOWN);
         write!(f, "{}://", self.scheme)?;
-        match (&self.user, &self.password) {
+        match (self.user.as_deref().map(shown), &self.password) {
             (Some(user), Some(_)) => write!(f, "{user}:***@")?,
             (Some(user), None) => write!(f, "{user}@")?,
             (None, Some(_)) => write!(f, "***@")?,
@@ -160,18 +181,15 @@ impl fmt::Display for BackendUrl {
         }
         write!(f, "{}", self.hosts)?;
         if !self.path.is_empty() {
-            write!(f, "/{}", self.path)?;
+            write!(f, "/{}", shown(&self.path))?;
         }
         for (i, (key, value)) in self.options.iter().enumerate() {
             let secret = ["password", "token", "secret"]
                 .iter()
                 .any(|word| key.contains(word));
-            write!(
-                f,
-                "{}{key}={}",
-                if i == 0 { '?' } else { '&' },
-                if secret { "***" } else { value }
-            )?;
+            let value = if secret { "***" } else { value };
+            let mark = if i == 0 { '?' } else { '&' };
+            write!(f, "{mark}{}={}", shown(key), shown(value))?;
         }
         Ok(())
     }
@@ -201,12 +219,24 @@ mod tests {
     }
 
     #[test]
+    fn what_was_decoded_is_shown_encoded() {
+        let text = "redis://a%40b@h:1,h:2/p%0Aq?x=1%262&y=a+b&z=c:d";
+        let url: BackendUrl = text.parse().unwrap();
+        let shown = "redis://a%40b@h:1,h:2/p%0Aq?x=1%262&y=a%20b&z=c:d";
+        assert_eq!(url.to_string(), shown);
+        assert_eq!(shown.parse::<BackendUrl>().unwrap(), url);
+    }
+
+    #[test]
     fn secrets_are_never_shown() {
         for text in [
             "nats://u:sentinel@h",
             "redis://:sentinel@h",
             "nats://h?token=sentinel",
             "nats://u:sentinel @h",
+            "nats://u:a/sentinel@h",
+            "nats://u:a?sentinel@h",
+            "nats://u:a#sentinel@h",
             "sentinel",
         ] {
             let shown = match text.parse::<BackendUrl>() {
