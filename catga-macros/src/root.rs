@@ -73,21 +73,38 @@ fn keeps_its_name() -> bool {
     })
 }
 
-/// Whether a manifest has a line that cannot but be a dependency of this name. (`catga = [..]` may be a feature, and a
-/// `package` may be another one.)
+/// Whether a manifest has a dependency of this name in one line of its own, and no other one that leads to it: whatever
+/// is written in another way is left to the parser.
 fn names_it(manifest: &str) -> bool {
-    manifest.lines().any(|line| {
-        let line = line.trim();
-        if line.contains("package") {
+    let mut in_dependencies = false;
+    let mut found = false;
+    for line in manifest.lines().map(str::trim) {
+        if line.contains("package") && line.contains("\"catga\"") {
             return false;
         }
-        let value = line.strip_prefix("catga").map(str::trim_start);
-        value.is_some_and(|value| {
+        if line.starts_with('[') {
+            in_dependencies = is_of_dependencies(line);
+        } else if in_dependencies && let Some(value) = line.strip_prefix("catga") {
+            let value = value.trim_start();
             let version = value.strip_prefix('=').map(str::trim_start);
-            value.starts_with(".workspace")
-                || version.is_some_and(|version| version.starts_with(['"', '{']))
-        })
-    })
+            found |= value.starts_with(".workspace")
+                || version.is_some_and(|version| {
+                    version.starts_with(['"', '{']) && !version.contains("package")
+                });
+        }
+    }
+    found
+}
+
+/// Whether what stands below a header can be named in the code of the package.
+fn is_of_dependencies(header: &str) -> bool {
+    let table = header.trim_start_matches('[').split(']').next();
+    match table.unwrap_or_default().rsplit_once('.') {
+        None => ["[dependencies]", "[dev-dependencies]"].contains(&header),
+        // The target may have brackets and dots of its own, in quotes: `[target.'cfg(unix)'.dependencies]`.
+        Some((before, "dependencies" | "dev-dependencies")) => before.starts_with("target."),
+        Some(_) => false,
+    }
 }
 
 #[cfg(test)]
@@ -96,26 +113,42 @@ mod tests {
 
     #[test]
     fn a_plain_dependency_is_seen() {
-        for line in [
-            "catga = \"0.1\"",
-            "  catga={ path = \"../catga\" }",
-            "catga.workspace = true",
+        for (header, line) in [
+            ("[dependencies]", "catga = \"0.1\""),
+            ("[dependencies]", "  catga={ path = \"../catga\" }"),
+            ("[dev-dependencies]", "catga.workspace = true"),
+            ("[target.'cfg(unix)'.dependencies]", "catga = \"0.1\""),
         ] {
-            assert!(
-                names_it(&format!("[dependencies]\nserde = \"1\"\n{line}")),
-                "{line}"
-            );
+            let manifest = format!("[package]\nname = \"x\"\n\n{header}\nserde = \"1\"\n{line}\n");
+            assert!(names_it(&manifest), "{header} {line}");
         }
-        for line in [
-            "bus = { package = \"catga\", version = \"0.1\" }",
-            "catga = { package = \"other\", version = \"0.1\" }",
-            "catga = [\"dep:bus\"]",
-            "catga-core = \"0.1\"",
-            "# catga = \"0.1\"",
-            "name = \"catga\"",
-            "bus.workspace = true",
+    }
+
+    #[test]
+    fn what_may_be_something_else_is_left_to_the_parser() {
+        for (header, line) in [
+            (
+                "[dependencies]",
+                "bus = { package = \"catga\", version = \"0.1\" }",
+            ),
+            (
+                "[dependencies]",
+                "catga = { package = \"other\", version = \"0.1\" }",
+            ),
+            ("[dependencies]", "catga-core = \"0.1\""),
+            ("[dependencies]", "# catga = \"0.1\""),
+            ("[dependencies]", "bus.workspace = true"),
+            ("[dependencies.catga]", "version = \"0.1\""),
+            ("[features]", "catga = [\"dep:bus\"]"),
+            ("[patch.crates-io]", "catga = { path = \"../catga\" }"),
+            ("[workspace.dependencies]", "catga = \"0.1\""),
+            ("[build-dependencies]", "catga = \"0.1\""),
+            ("[package.metadata.deps]", "catga = \"0.1\""),
+            ("[package]", "name = \"catga\""),
         ] {
-            assert!(!names_it(line), "{line}");
+            assert!(!names_it(&format!("{header}\n{line}\n")), "{header} {line}");
         }
+        let patched = "[dependencies]\nbus = { package = \"catga\", version = \"0.1\" }\n\n[patch.crates-io]\ncatga = { path = \"..\" }\n";
+        assert!(!names_it(patched));
     }
 }

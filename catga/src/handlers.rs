@@ -357,10 +357,11 @@ impl Handlers {
     }
 }
 
-/// By place, since the order of registration differs even between builds; the same entry twice counts once.
+/// By message and place, since the order of registration differs even between builds; the same entry twice counts once.
+/// Handlers that a `macro_rules!` macro makes may have one place.
 fn sort(handlers: &mut Vec<&'static HandlerDef>) {
     handlers.sort_by_key(|def| (def.message.name, def.site));
-    handlers.dedup_by_key(|def| def.site);
+    handlers.dedup_by_key(|def| (def.message.name, def.site));
 }
 
 /// Names handlers one by one, to register these and no others: `.handlers(handlers![create_order, billing::bill])`.
@@ -388,4 +389,39 @@ macro_rules! handlers {
     ($($handler:path),* $(,)?) => {
         $crate::Handlers::new([$(<$handler as $crate::__private::HandlerItem>::DEF),*])
     };
+}
+
+#[cfg(all(test, feature = "macros"))]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::prelude::{Event, handler};
+
+    #[derive(Event, Serialize, Deserialize)]
+    struct First;
+
+    #[derive(Event, Serialize, Deserialize)]
+    struct Second;
+
+    macro_rules! made_at_one_place {
+        ($($message:ty),*) => {$(
+            const _: () = {
+                #[handler]
+                async fn same(_: $message) {}
+            };
+        )*};
+    }
+
+    made_at_one_place!(First, Second);
+
+    #[test]
+    fn handlers_of_one_place_are_told_apart_by_their_message() {
+        let linked = Handlers::linked();
+        let same = linked.defs().iter().filter(|def| def.site.name == "same");
+        let mut names: Vec<_> = same.map(|def| def.message.name).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["First", "Second"]);
+        assert_eq!(linked.clone().and(linked.clone()).len(), linked.len());
+    }
 }

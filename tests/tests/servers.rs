@@ -148,6 +148,9 @@ async fn a_paused_server_answers_when_it_goes_on() -> Outcome {
     );
     server.resume()?;
     assert!(in_time(flush).await??, "no responders, said by the server");
+    server.pause()?;
+    server.restart()?;
+    nats(&server.url()).await?;
     Ok(())
 }
 
@@ -259,11 +262,10 @@ async fn settings_and_passwords_reach_redis() -> Outcome {
         .password("secret")
         .setting("maxmemory", "8mb");
     let mut server = RedisServer::with(&options)?;
-    assert!(
-        server
-            .ask("GET key")
-            .is_err_and(|error| error.to_string().contains("NOAUTH"))
-    );
+    server.ask("SET key one")?;
+    let without = format!("redis://{}", server.address());
+    let refused = get(&mut redis(&without).await?, "key").await.unwrap_err();
+    assert_eq!(refused.code(), Some("NOAUTH"));
     let mut connection = redis(&server.url()).await?;
     let settings: Vec<String> = in_time(
         redis::cmd("CONFIG")
@@ -292,7 +294,7 @@ async fn settings_and_passwords_reach_redis() -> Outcome {
 
 #[tokio::test]
 async fn sentinels_put_the_replica_in_the_place_of_the_primary() -> Outcome {
-    let mut redis_servers = RedisSentinel::start(&RedisOptions::default())?;
+    let mut redis_servers = RedisSentinel::start(&RedisOptions::default().password("secret"))?;
     println!("before: {}", redis_servers.roles());
     assert_eq!(redis_servers.primary(), Some(0));
     let mut connection = redis(&redis_servers.servers()[0].url()).await?;
@@ -316,7 +318,7 @@ async fn sentinels_put_the_replica_in_the_place_of_the_primary() -> Outcome {
 
 #[tokio::test]
 async fn a_replica_takes_over_its_part_of_a_redis_cluster() -> Outcome {
-    let mut cluster = RedisCluster::start(&RedisOptions::default())?;
+    let mut cluster = RedisCluster::start(&RedisOptions::default().password("secret"))?;
     println!("before: {}", cluster.roles());
     // Of the slots of the third primary: CRC16("foo") is 12182.
     let mut connection = redis(&cluster.servers()[2].url()).await?;

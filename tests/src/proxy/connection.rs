@@ -131,15 +131,13 @@ async fn write(
             return Err(Cut);
         }
         let cut = strike(&mut bytes, direction, shared);
-        let pace = match settings.borrow_and_update().fault(direction) {
-            Fault::Throttle { bytes_per_second } => Some(bytes_per_second.max(1)),
-            _ => None,
-        };
-        let written = slowly(to, &bytes, pace).await;
-        shared
-            .passed(direction)
-            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if cut || written.is_err() {
+        let written = deliver(to, &bytes, &mut settings, direction, shared).await;
+        if cut {
+            return Err(Cut);
+        }
+        if written.is_err() {
+            // Nobody hears of it through a black hole.
+            let _ = hole(&mut settings, direction.opposite()).await;
             return Err(Cut);
         }
     }
@@ -147,7 +145,11 @@ async fn write(
         return Err(Cut);
     }
     // The other direction may go on.
-    finish(to).map_err(|_| Cut)
+    if finish(to).is_err() {
+        let _ = hole(&mut settings, direction.opposite()).await;
+        return Err(Cut);
+    }
+    Ok(())
 }
 
 fn finish(to: &OwnedWriteHalf) -> io::Result<()> {
@@ -182,16 +184,46 @@ fn strike(bytes: &mut Vec<u8>, direction: Direction, shared: &Shared) -> bool {
     cut
 }
 
-async fn slowly(to: &OwnedWriteHalf, bytes: &[u8], per_second: Option<u32>) -> io::Result<()> {
-    let Some(per_second) = per_second else {
-        return write_all(to, bytes).await;
-    };
-    // Ten times in a second.
-    let piece = usize::try_from(per_second.div_ceil(10)).unwrap_or(usize::MAX);
-    for bytes in bytes.chunks(piece) {
-        let share = f64::from(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-        sleep(Duration::from_secs_f64(share / f64::from(per_second))).await;
-        write_all(to, bytes).await?;
+/// Writes as fast as the fault of the moment allows; it may change at any piece.
+async fn deliver(
+    to: &OwnedWriteHalf,
+    mut bytes: &[u8],
+    settings: &mut watch::Receiver<Settings>,
+    direction: Direction,
+    shared: &Shared,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let fault = settings.borrow_and_update().fault(direction);
+        let piece = match fault {
+            Fault::Throttle { bytes_per_second } => {
+                let per_second = bytes_per_second.max(1);
+                // Ten times in a second.
+                let piece = usize::try_from(per_second.div_ceil(10)).unwrap_or(usize::MAX);
+                let piece = piece.min(bytes.len());
+                let share = f64::from(u32::try_from(piece).unwrap_or(u32::MAX));
+                let time = Duration::from_secs_f64(share / f64::from(per_second));
+                tokio::select! {
+                    biased;
+                    // Looked at anew.
+                    changed = settings.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return Err(io::ErrorKind::Interrupted.into()),
+                    },
+                    () = sleep(time) => piece,
+                }
+            }
+            Fault::BlackHole => {
+                let healed = hole(settings, direction).await;
+                healed.map_err(|_| io::ErrorKind::Interrupted)?;
+                continue;
+            }
+            _ => bytes.len(),
+        };
+        let (now, later) = bytes.split_at(piece);
+        write_all(to, now).await?;
+        let passed = shared.passed(direction);
+        passed.fetch_add(now.len() as u64, Ordering::Relaxed);
+        bytes = later;
     }
     Ok(())
 }

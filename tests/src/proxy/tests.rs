@@ -40,7 +40,11 @@ async fn answer(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<Vec<u8>
 
 /// Whether nothing is to be read for a while.
 async fn quiet(stream: &mut TcpStream) -> bool {
-    timeout(SHORT, stream.read(&mut [0])).await.is_err()
+    quiet_for(stream, SHORT).await
+}
+
+async fn quiet_for(stream: &mut TcpStream, time: Duration) -> bool {
+    timeout(time, stream.read(&mut [0])).await.is_err()
 }
 
 #[tokio::test]
@@ -126,6 +130,52 @@ async fn an_end_does_not_pass_a_black_hole() {
             .unwrap(),
         0
     );
+}
+
+#[tokio::test]
+async fn the_end_of_a_server_does_not_pass_a_black_hole_one_way() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::start(listener.local_addr().unwrap(), 3)
+        .await
+        .unwrap();
+    let mut stream = client(&proxy).await;
+    stream.write_all(b"hello").await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    server.read_exact(&mut [0; 5]).await.unwrap();
+    proxy.set(Direction::ToClient, Fault::BlackHole);
+    server.set_zero_linger().unwrap();
+    drop(server);
+    // Written to one that is gone: TCP says so at the second time.
+    for _ in 0..3 {
+        stream.write_all(b"anybody?").await.unwrap();
+        assert!(quiet(&mut stream).await, "no byte, no FIN, no RST");
+    }
+    proxy.heal();
+    let end = timeout(5 * SECOND, stream.read(&mut [0])).await.unwrap();
+    assert!(end.map_or(true, |length| length == 0));
+}
+
+#[tokio::test]
+async fn healing_reaches_what_is_under_way() {
+    let proxy = echo().await;
+    let mut stream = client(&proxy).await;
+    proxy.set(
+        Direction::ToServer,
+        Fault::Throttle {
+            bytes_per_second: 100,
+        },
+    );
+    stream.write_all(&[1; 10_000]).await.unwrap();
+    assert!(
+        !quiet_for(&mut stream, SECOND).await,
+        "slow, and not silent"
+    );
+    proxy.heal();
+    let mut rest = vec![0; 9_000];
+    timeout(5 * SECOND, stream.read_exact(&mut rest))
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
@@ -46,6 +47,8 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
+            // A terminal that is closed, or a Ctrl-C, would end the guard before it can do its work.
+            .process_group(0)
             .spawn()?;
         let held = guard.stdin.take();
         let mut line = String::new();
@@ -95,6 +98,8 @@ impl Process {
     /// When it does not go.
     pub fn terminate(&mut self) -> Result<(), ServerError> {
         self.signal(Signal::TERM)?;
+        // One that stands hears of it when it goes on.
+        self.signal(Signal::CONT)?;
         wait_for(&format!("the end of {}", self.name), || {
             Ok((!self.is_alive()).then_some(()))
         })?;
@@ -180,6 +185,25 @@ mod tests {
         process.kill().unwrap();
         assert!(!process.is_alive() && !exists(pid));
         assert!(process.pause().is_err(), "it has ended");
+    }
+
+    #[test]
+    fn one_that_stands_can_be_asked_to_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = sleeper(&folder.path().join("log"));
+        process.pause().unwrap();
+        process.terminate().unwrap();
+        assert!(!process.is_alive());
+    }
+
+    #[test]
+    fn the_guard_is_not_in_the_group_of_the_terminal() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = sleeper(&folder.path().join("log"));
+        let stat = fs::read_to_string(format!("/proc/{}/stat", process.guard.id())).unwrap();
+        let (_, behind) = stat.rsplit_once(')').unwrap();
+        let group = behind.split_whitespace().nth(2).unwrap();
+        assert_eq!(group, process.guard.id().to_string());
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl RedisOptions {
         self
     }
 
-    /// With a password for everybody.
+    /// With a password for everybody: without white space or quotes.
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
         self
@@ -42,6 +42,10 @@ impl RedisOptions {
         self
     }
 
+    pub(crate) fn given_password(&self) -> Option<&str> {
+        self.password.as_deref()
+    }
+
     fn arguments(&self) -> impl Iterator<Item = &str> {
         let append_only = if self.append_only { "yes" } else { "no" };
         let password = self.password.as_deref();
@@ -50,7 +54,7 @@ impl RedisOptions {
             .chain(
                 password
                     .into_iter()
-                    .flat_map(|password| ["--requirepass", password]),
+                    .flat_map(|password| ["--requirepass", password, "--masterauth", password]),
             )
             .chain(self.arguments.iter().map(String::as_str))
     }
@@ -140,10 +144,7 @@ impl RedisServer {
 
     /// Whether it answers, has loaded its data, and is this very process: another one may have its port.
     fn is_ready(&self) -> bool {
-        if self.options.password.is_some() {
-            return ask(self.port, "PING").is_err_and(|error| error.to_string().contains("NOAUTH"));
-        }
-        ask(self.port, "INFO").is_ok_and(|info| {
+        self.ask("INFO").is_ok_and(|info| {
             let id = self.process().map(|process| process.id().to_string());
             field(&info, "process_id") == id.as_deref() && field(&info, "loading") == Some("0")
         })
@@ -188,12 +189,12 @@ impl RedisServer {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
-    /// Asks it one thing without a password, as in `redis-cli`: `ask("CONFIG SET maxmemory 1mb")`.
+    /// Asks it one thing, as in `redis-cli`: `ask("CONFIG SET maxmemory 1mb")`.
     ///
     /// # Errors
     /// When it does not answer, or with an error.
     pub fn ask(&self, command: &str) -> Result<String, ServerError> {
-        ask(self.port, command)
+        ask(self.port, self.options.given_password(), command)
     }
 
     /// What it is to others.

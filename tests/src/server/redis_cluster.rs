@@ -1,7 +1,7 @@
 //! A Redis Cluster: three primaries, each with a replica.
 
 use super::resp::field;
-use super::wait::wait_for;
+use super::wait::{free_port, wait_for};
 use super::{Process, RedisOptions, RedisServer, Role, ServerError};
 
 /// The hash slots of a cluster.
@@ -12,6 +12,8 @@ const SLOTS: u32 = 16_384;
 pub struct RedisCluster {
     /// The primaries of the beginning, then the replicas in their order.
     servers: Vec<RedisServer>,
+    /// Where they talk to each other.
+    buses: Vec<u16>,
 }
 
 impl RedisCluster {
@@ -27,11 +29,15 @@ impl RedisCluster {
             .clone()
             .setting("cluster-enabled", "yes")
             .setting("cluster-node-timeout", "1000");
-        let mut servers = Vec::new();
+        let (mut servers, mut buses) = (Vec::new(), Vec::new());
         for _ in 0..2 * Self::PRIMARIES {
+            // Else it is that of clients and 10,000, which there may not be.
+            let bus = free_port()?;
+            let options = options.clone().setting("cluster-port", &bus.to_string());
             servers.push(RedisServer::with(&options)?);
+            buses.push(bus);
         }
-        let cluster = Self { servers };
+        let cluster = Self { servers, buses };
         cluster.join()?;
         Ok(cluster)
     }
@@ -46,10 +52,8 @@ impl RedisCluster {
             from = to;
         }
         for server in &self.servers[1..] {
-            server.ask(&format!(
-                "CLUSTER MEET 127.0.0.1 {}",
-                self.servers[0].port()
-            ))?;
+            let (port, bus) = (self.servers[0].port(), self.buses[0]);
+            server.ask(&format!("CLUSTER MEET 127.0.0.1 {port} {bus}"))?;
         }
         self.wait_for("all know each other", |info| {
             field(info, "cluster_known_nodes") == Some("6")

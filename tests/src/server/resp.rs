@@ -11,12 +11,20 @@ use super::wait::loopback;
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Asks a server one thing; the parts of an array stand on lines of their own.
-pub(crate) fn ask(port: u16, command: &str) -> Result<String, ServerError> {
+pub(crate) fn ask(port: u16, password: Option<&str>, command: &str) -> Result<String, ServerError> {
     let mut stream = TcpStream::connect_timeout(&loopback(port), LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
-    stream.write_all(format!("{command}\r\n").as_bytes())?;
+    if let Some(password) = password {
+        write!(stream, "AUTH {password}\r\n")?;
+    }
+    write!(stream, "{command}\r\n")?;
+    let mut reader = BufReader::new(stream);
     let mut lines = Vec::new();
-    read(&mut BufReader::new(stream), &mut lines)?;
+    if password.is_some() {
+        read(&mut reader, &mut lines)?;
+        lines.clear();
+    }
+    read(&mut reader, &mut lines)?;
     Ok(lines.join("\n"))
 }
 

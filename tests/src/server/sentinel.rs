@@ -12,12 +12,18 @@ use super::{Process, RedisOptions, RedisServer, Role, ServerError, redis_server}
 /// What the sentinels call the primary.
 const NAME: &str = "catga";
 
+/// How often they try to find ports that nobody else takes.
+const TRIES: u32 = 5;
+
+/// What a sentinel logs when somebody else has.
+const TAKEN: &str = "Address already in use";
+
 /// A primary, a replica, and three sentinels of which two have to agree.
 #[derive(Debug)]
 pub struct RedisSentinel {
     servers: [RedisServer; 2],
     sentinels: Vec<(u16, Process)>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl RedisSentinel {
@@ -26,16 +32,34 @@ impl RedisSentinel {
     /// # Errors
     /// When there is no server, or they do not find each other.
     pub fn start(options: &RedisOptions) -> Result<Self, ServerError> {
+        let mut tries = 1..=TRIES;
+        loop {
+            let servers = Self::run(options)?;
+            match servers.wait() {
+                Ok(()) => return Ok(servers),
+                Err(error) if tries.next().is_none() || !servers.log().contains(TAKEN) => {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn run(options: &RedisOptions) -> Result<Self, ServerError> {
         let primary = RedisServer::with(options)?;
         let of = format!("127.0.0.1 {}", primary.port());
         let replica = RedisServer::with(&options.clone().setting("replicaof", &of))?;
         let folder = TempDir::with_prefix("catga-sentinel-")?;
+        let password = options.given_password();
+        let password = password.map_or(String::new(), |password| {
+            format!("sentinel auth-pass {NAME} {password}\n")
+        });
         let mut sentinels = Vec::new();
         for index in 0..3 {
             let port = free_port()?;
             let config = folder.path().join(format!("sentinel-{index}.conf"));
             let lines = format!(
-                "port {port}\nbind 127.0.0.1\ndir \"{}\"\nsentinel monitor {NAME} {of} 2\nsentinel down-after-milliseconds {NAME} 500\nsentinel failover-timeout {NAME} 5000\nsentinel parallel-syncs {NAME} 1\n",
+                "port {port}\nbind 127.0.0.1\ndir \"{}\"\nsentinel monitor {NAME} {of} 2\nsentinel down-after-milliseconds {NAME} 500\nsentinel failover-timeout {NAME} 5000\nsentinel parallel-syncs {NAME} 1\n{password}",
                 folder.path().display()
             );
             fs::write(&config, lines)?;
@@ -44,23 +68,35 @@ impl RedisSentinel {
             let process = Process::start(redis_server()?.path(), arguments, &log)?;
             sentinels.push((port, process));
         }
-        let servers = [primary, replica];
-        let this = Self {
-            servers,
+        Ok(Self {
+            servers: [primary, replica],
             sentinels,
-            _folder: folder,
-        };
-        this.wait()?;
-        Ok(this)
+            folder,
+        })
+    }
+
+    /// What the sentinels have logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let logs = (0..self.sentinels.len()).map(|index| {
+            let log = self.folder.path().join(format!("log-{index}"));
+            fs::read_to_string(log).unwrap_or_default()
+        });
+        logs.collect()
     }
 
     fn wait(&self) -> Result<(), ServerError> {
         wait_for("the replica follows, and the sentinels see all", || {
+            if !self.sentinels.iter().all(|(_, process)| process.is_alive()) {
+                let log = self.log();
+                return Err(ServerError::new(format!("a sentinel has ended: {log}")));
+            }
             let followed = self.servers[1]
                 .ask("INFO replication")
                 .is_ok_and(|info| field(&info, "master_link_status") == Some("up"));
             let seen = self.sentinels.iter().all(|(port, _)| {
-                ask(*port, "INFO sentinel").is_ok_and(|info| info.contains("slaves=1,sentinels=3"))
+                ask(*port, None, "INFO sentinel")
+                    .is_ok_and(|info| info.contains("slaves=1,sentinels=3"))
             });
             Ok((followed && seen).then_some(()))
         })
@@ -100,7 +136,7 @@ impl RedisSentinel {
         let mut said = self
             .sentinels
             .iter()
-            .map(|(port, _)| ask(*port, &command).ok());
+            .map(|(port, _)| ask(*port, None, &command).ok());
         let first = said.next()??;
         if !said.all(|other| other.as_ref() == Some(&first)) {
             return None;
