@@ -1,7 +1,7 @@
 //! Real servers for scenarios: processes on free ports with fresh data folders, that are killed, paused and restarted.
 //!
 //! ```no_run
-//! use catga_testkit::server::NatsServer;
+//! use catga_testkit::server::{NatsServer, Server};
 //!
 //! # fn main() -> Result<(), catga_testkit::server::ServerError> {
 //! let mut server = NatsServer::start()?;
@@ -18,6 +18,7 @@
 //! asynchronous tests call it in [`spawn_blocking`](tokio::task::spawn_blocking), or where nothing else has to go on.
 
 mod binary;
+mod daemon;
 mod error;
 mod nats;
 mod process;
@@ -28,6 +29,7 @@ mod sentinel;
 mod wait;
 
 pub use binary::{Binary, nats_server, redis_server};
+pub use daemon::{Daemon, Server};
 pub use error::ServerError;
 pub use nats::{NatsCluster, NatsOptions, NatsServer};
 pub use process::Process;

@@ -15,7 +15,7 @@ use async_nats::jetstream;
 use catga_testkit::proxy::{Direction, Fault, Proxy};
 use catga_testkit::server::{
     NatsCluster, NatsOptions, NatsServer, RedisCluster, RedisOptions, RedisSentinel, RedisServer,
-    Role, nats_server, redis_server,
+    Role, Server, nats_server, redis_server,
 };
 use redis::aio::MultiplexedConnection;
 

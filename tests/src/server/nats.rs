@@ -7,13 +7,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use tempfile::TempDir;
-
+use super::daemon::start;
 use super::wait::{free_port, loopback, wait_for};
-use super::{Binary, Process, ServerError, nats_server};
-
-/// How often a server tries to find ports that nobody else takes.
-const TRIES: u32 = 5;
+use super::{Binary, Daemon, Server, ServerError, nats_server};
 
 const LIMIT: Duration = Duration::from_secs(1);
 
@@ -47,17 +43,14 @@ impl NatsOptions {
     }
 }
 
-/// One server. Its data folder goes with it.
+/// One server.
 #[derive(Debug)]
 pub struct NatsServer {
-    binary: Binary,
+    daemon: Daemon,
     name: String,
     options: NatsOptions,
-    port: u16,
     monitor: u16,
     cluster: Option<Cluster>,
-    folder: TempDir,
-    process: Option<Process>,
 }
 
 /// The place of a server in its cluster.
@@ -82,58 +75,39 @@ impl NatsServer {
     /// When there is none, it refuses its configuration, or does not become ready.
     pub fn with(options: &NatsOptions) -> Result<Self, ServerError> {
         let binary = nats_server()?;
-        let mut tries = 1..=TRIES;
-        loop {
-            let mut server = Self::prepared(binary.clone(), options.clone(), None)?;
-            match server.run().and_then(|()| server.wait()) {
-                Ok(()) => return Ok(server),
-                Err(error) if tries.next().is_none() || !server.lost_its_port() => {
-                    return Err(error);
-                }
-                Err(_) => {}
-            }
-        }
+        let run = || Self::started(&binary, options, None);
+        start(run, Server::wait, |server| server.daemon.lost_its_port())
     }
 
-    fn prepared(
-        binary: Binary,
-        options: NatsOptions,
+    fn started(
+        binary: &Binary,
+        options: &NatsOptions,
         cluster: Option<Cluster>,
     ) -> Result<Self, ServerError> {
-        let port = free_port()?;
-        Ok(Self {
-            binary,
-            name: format!("catga-{}-{port}", std::process::id()),
-            options,
-            port,
+        let daemon = Daemon::new("nats-server", binary.clone())?;
+        let mut server = Self {
+            name: format!("catga-{}-{}", std::process::id(), daemon.port()),
+            daemon,
+            options: options.clone(),
             monitor: free_port()?,
             cluster,
-            folder: TempDir::with_prefix("catga-nats-")?,
-            process: None,
-        })
-    }
-
-    fn run(&mut self) -> Result<(), ServerError> {
-        let config = self.folder.path().join("server.conf");
-        fs::write(&config, self.config())?;
-        let arguments = [Path::new("-c").as_os_str(), config.as_os_str()];
-        let process = Process::start(self.binary.path(), arguments, &self.log_file())?;
-        self.process = Some(process);
-        Ok(())
+        };
+        server.run()?;
+        Ok(server)
     }
 
     fn config(&self) -> String {
         let Self { name, options, .. } = self;
         let mut config = format!(
             "server_name: {name}\nlisten: \"{}\"\nhttp: \"{}\"\n",
-            loopback(self.port),
+            self.daemon.address(),
             loopback(self.monitor)
         );
         let mut line = |line: std::fmt::Arguments<'_>| {
             writeln!(config, "{line}").expect("a string takes all");
         };
         if !options.without_jetstream {
-            let store = self.store().display().to_string();
+            let store = self.daemon.store().display().to_string();
             line(format_args!("jetstream {{ store_dir: {store:?} }}"));
         }
         if let Some(address) = options.advertise {
@@ -153,41 +127,8 @@ impl NatsServer {
         config
     }
 
-    fn store(&self) -> std::path::PathBuf {
-        self.folder.path().join("store")
-    }
-
-    fn log_file(&self) -> std::path::PathBuf {
-        self.folder.path().join("log")
-    }
-
-    /// Waits until it takes clients, and JetStream is there.
-    fn wait(&self) -> Result<(), ServerError> {
-        wait_for(&format!("{} is ready", self.shown()), || {
-            if !self.process().is_some_and(Process::is_alive) {
-                return Err(ServerError::new(format!(
-                    "{} has ended: {}",
-                    self.shown(),
-                    self.log()
-                )));
-            }
-            Ok(self.is_ready().then_some(()))
-        })
-    }
-
-    /// Whether a client is greeted, by this very server, and its health is good.
-    fn is_ready(&self) -> bool {
-        let greeted = self
-            .greeting()
-            .is_ok_and(|info| info.contains(&format!("\"server_name\":\"{}\"", self.name)));
-        greeted
-            && self
-                .get("/healthz")
-                .is_ok_and(|health| health.contains("\"ok\""))
-    }
-
     fn greeting(&self) -> std::io::Result<String> {
-        let stream = TcpStream::connect_timeout(&self.address(), LIMIT)?;
+        let stream = TcpStream::connect_timeout(&self.daemon.address(), LIMIT)?;
         stream.set_read_timeout(Some(LIMIT))?;
         let mut info = String::new();
         BufReader::new(stream).read_line(&mut info)?;
@@ -209,117 +150,42 @@ impl NatsServer {
         Ok(body.to_owned())
     }
 
-    fn lost_its_port(&self) -> bool {
-        self.log().contains("address already in use")
-    }
-
-    fn shown(&self) -> String {
-        format!("nats-server {} at {}", self.version(), self.address())
-    }
-
-    /// Its version.
-    #[must_use]
-    pub fn version(&self) -> &str {
-        self.binary.version()
-    }
-
     /// Its name, as it greets clients.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        loopback(self.port)
-    }
-
     /// Where it listens, as a URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://{}", self.address())
+        format!("nats://{}", self.daemon.address())
+    }
+}
+
+impl Server for NatsServer {
+    fn daemon(&self) -> &Daemon {
+        &self.daemon
     }
 
-    /// What it has logged.
-    #[must_use]
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.log_file()).unwrap_or_default()
+    fn daemon_mut(&mut self) -> &mut Daemon {
+        &mut self.daemon
     }
 
-    /// Its process, while it has one.
-    #[must_use]
-    pub fn process(&self) -> Option<&Process> {
-        self.process.as_ref()
+    fn run(&mut self) -> Result<(), ServerError> {
+        let file = self.daemon.file("server.conf");
+        fs::write(&file, self.config())?;
+        self.daemon.start([Path::new("-c"), &file])
     }
 
-    fn running(&mut self) -> Result<&mut Process, ServerError> {
-        let shown = self.shown();
-        let ended = || ServerError::new(format!("{shown} does not run"));
-        self.process.as_mut().ok_or_else(ended)
-    }
-
-    /// Kills it (SIGKILL).
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn kill(&mut self) -> Result<(), ServerError> {
-        self.running()?.kill()?;
-        self.process = None;
-        Ok(())
-    }
-
-    /// Asks it to end, and waits for it.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn stop(&mut self) -> Result<(), ServerError> {
-        self.running()?.terminate()?;
-        self.process = None;
-        Ok(())
-    }
-
-    /// Pauses it (SIGSTOP): connections stay, and nothing answers.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn pause(&mut self) -> Result<(), ServerError> {
-        self.running()?.pause()
-    }
-
-    /// Lets it go on.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn resume(&mut self) -> Result<(), ServerError> {
-        self.running()?.resume()
-    }
-
-    /// Starts it again, on the same port and with the same data; ends it before if it runs.
-    ///
-    /// # Errors
-    /// When it does not become ready.
-    pub fn restart(&mut self) -> Result<(), ServerError> {
-        if self.process.is_some() {
-            self.stop()?;
-        }
-        self.run()?;
-        self.wait()
-    }
-
-    /// Deletes its data.
-    ///
-    /// # Errors
-    /// When it runs.
-    pub fn wipe(&mut self) -> Result<(), ServerError> {
-        if self.process.is_some() {
-            let shown = self.shown();
-            return Err(ServerError::new(format!("{shown} runs: kill it first")));
-        }
-        match fs::remove_dir_all(self.store()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
+    /// Whether it greets clients, and its health is good.
+    fn is_ready(&self) -> bool {
+        let name = format!("\"server_name\":\"{}\"", self.name);
+        let greeted = self.greeting().is_ok_and(|info| info.contains(&name));
+        greeted
+            && self
+                .get("/healthz")
+                .is_ok_and(|health| health.contains("\"ok\""))
     }
 }
 
@@ -344,17 +210,16 @@ impl NatsCluster {
     /// As [`start`](Self::start).
     pub fn with(options: &NatsOptions) -> Result<Self, ServerError> {
         let binary = nats_server()?;
-        let mut tries = 1..=TRIES;
-        loop {
-            let cluster = Self::run(&binary, options)?;
-            match cluster.wait() {
-                Ok(()) => return Ok(cluster),
-                Err(error) if tries.next().is_none() || !cluster.lost_a_port() => {
-                    return Err(error);
-                }
-                Err(_) => {}
-            }
-        }
+        start(
+            || Self::run(&binary, options),
+            Self::wait,
+            |cluster: &Self| {
+                cluster
+                    .servers
+                    .iter()
+                    .any(|server| server.daemon.lost_its_port())
+            },
+        )
     }
 
     fn run(binary: &Binary, options: &NatsOptions) -> Result<Self, ServerError> {
@@ -363,20 +228,14 @@ impl NatsCluster {
         for port in ports {
             let routes = ports.into_iter().filter(|other| *other != port).collect();
             let place = Some(Cluster { port, routes });
-            let mut server = NatsServer::prepared(binary.clone(), options.clone(), place)?;
-            server.run()?;
-            servers.push(server);
+            servers.push(NatsServer::started(binary, options, place)?);
         }
         Ok(Self { servers })
     }
 
     fn wait(&self) -> Result<(), ServerError> {
-        self.servers.iter().try_for_each(NatsServer::wait)?;
+        self.servers.iter().try_for_each(Server::wait)?;
         self.wait_for_leader().map(drop)
-    }
-
-    fn lost_a_port(&self) -> bool {
-        self.servers.iter().any(NatsServer::lost_its_port)
     }
 
     /// The servers.
@@ -424,10 +283,7 @@ impl NatsCluster {
     /// When they do not agree in time.
     pub fn wait_for_leader(&self) -> Result<usize, ServerError> {
         wait_for("the cluster has a leader", || {
-            let runs = |index: &usize| {
-                let process = self.servers[*index].process();
-                process.is_some_and(Process::is_alive)
-            };
+            let runs = |index: &usize| self.servers[*index].is_alive();
             Ok(self.leader().filter(runs))
         })
     }

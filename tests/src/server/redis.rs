@@ -1,17 +1,10 @@
 //! `redis-server`, or Valkey's.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 
-use tempfile::TempDir;
-
+use super::daemon::start;
 use super::resp::{ask, field};
-use super::wait::{free_port, loopback, wait_for};
-use super::{Binary, Process, ServerError, redis_server};
-
-/// How often a server tries to find a port that nobody else takes.
-const TRIES: u32 = 5;
+use super::{Daemon, Server, ServerError, redis_server};
 
 /// What differs from a plain server, which keeps nothing on disk.
 #[derive(Clone, Debug, Default)]
@@ -69,14 +62,11 @@ pub enum Role {
     Replica,
 }
 
-/// One server. Its data folder goes with it.
+/// One server.
 #[derive(Debug)]
 pub struct RedisServer {
-    binary: Binary,
+    daemon: Daemon,
     options: RedisOptions,
-    port: u16,
-    folder: TempDir,
-    process: Option<Process>,
 }
 
 impl RedisServer {
@@ -94,99 +84,28 @@ impl RedisServer {
     /// When there is none, it refuses a setting, or does not become ready.
     pub fn with(options: &RedisOptions) -> Result<Self, ServerError> {
         let binary = redis_server()?;
-        let mut tries = 1..=TRIES;
-        loop {
+        let run = || {
             let mut server = Self {
-                binary: binary.clone(),
+                daemon: Daemon::new("redis-server", binary.clone())?,
                 options: options.clone(),
-                port: free_port()?,
-                folder: TempDir::with_prefix("catga-redis-")?,
-                process: None,
             };
-            match server.restart() {
-                Ok(()) => return Ok(server),
-                Err(error) if tries.next().is_none() || !server.lost_its_port() => {
-                    return Err(error);
-                }
-                Err(_) => {}
-            }
-        }
-    }
-
-    fn run(&mut self) -> Result<(), ServerError> {
-        fs::create_dir_all(self.store())?;
-        let (port, store) = (self.port.to_string(), self.store().display().to_string());
-        let own = ["--port", &port, "--bind", "127.0.0.1", "--dir", &store];
-        let arguments = own.into_iter().chain(self.options.arguments());
-        let process = Process::start(self.binary.path(), arguments, &self.log_file())?;
-        self.process = Some(process);
-        Ok(())
-    }
-
-    fn store(&self) -> PathBuf {
-        self.folder.path().join("store")
-    }
-
-    fn log_file(&self) -> PathBuf {
-        self.folder.path().join("log")
-    }
-
-    fn wait(&self) -> Result<(), ServerError> {
-        wait_for(&format!("{} is ready", self.shown()), || {
-            if !self.process().is_some_and(Process::is_alive) {
-                let log = self.log();
-                let shown = self.shown();
-                return Err(ServerError::new(format!("{shown} has ended: {log}")));
-            }
-            Ok(self.is_ready().then_some(()))
-        })
-    }
-
-    /// Whether it answers, has loaded its data, and is this very process: another one may have its port.
-    fn is_ready(&self) -> bool {
-        self.ask("INFO").is_ok_and(|info| {
-            let id = self.process().map(|process| process.id().to_string());
-            field(&info, "process_id") == id.as_deref() && field(&info, "loading") == Some("0")
-        })
-    }
-
-    fn lost_its_port(&self) -> bool {
-        self.log().contains("Address already in use")
-    }
-
-    fn shown(&self) -> String {
-        format!("redis-server {} at {}", self.version(), self.address())
-    }
-
-    /// Its version.
-    #[must_use]
-    pub fn version(&self) -> &str {
-        self.binary.version()
+            server.run()?;
+            Ok(server)
+        };
+        start(run, Server::wait, |server| server.daemon.lost_its_port())
     }
 
     pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        loopback(self.port)
+        self.daemon.port()
     }
 
     /// Where it listens, as a URL, with its password if it has one.
     #[must_use]
     pub fn url(&self) -> String {
         match &self.options.password {
-            Some(password) => format!("redis://:{password}@{}", self.address()),
-            None => format!("redis://{}", self.address()),
+            Some(password) => format!("redis://:{password}@{}", self.daemon.address()),
+            None => format!("redis://{}", self.daemon.address()),
         }
-    }
-
-    /// What it has logged.
-    #[must_use]
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
     /// Asks it one thing, as in `redis-cli`: `ask("CONFIG SET maxmemory 1mb")`.
@@ -194,7 +113,7 @@ impl RedisServer {
     /// # Errors
     /// When it does not answer, or with an error.
     pub fn ask(&self, command: &str) -> Result<String, ServerError> {
-        ask(self.port, self.options.given_password(), command)
+        ask(self.daemon.port(), self.options.given_password(), command)
     }
 
     /// What it is to others.
@@ -217,78 +136,33 @@ impl RedisServer {
             Ok(Role::Replica) => "replica",
             Err(_) => "down",
         };
-        format!("{}={role}", self.address())
+        format!("{}={role}", self.daemon.address())
+    }
+}
+
+impl Server for RedisServer {
+    fn daemon(&self) -> &Daemon {
+        &self.daemon
     }
 
-    /// Its process, while it has one.
-    #[must_use]
-    pub fn process(&self) -> Option<&Process> {
-        self.process.as_ref()
+    fn daemon_mut(&mut self) -> &mut Daemon {
+        &mut self.daemon
     }
 
-    fn running(&mut self) -> Result<&mut Process, ServerError> {
-        let shown = self.shown();
-        let ended = || ServerError::new(format!("{shown} does not run"));
-        self.process.as_mut().ok_or_else(ended)
+    fn run(&mut self) -> Result<(), ServerError> {
+        let store = self.daemon.store();
+        fs::create_dir_all(&store)?;
+        let (port, store) = (self.port().to_string(), store.display().to_string());
+        let own = ["--port", &port, "--bind", "127.0.0.1", "--dir", &store];
+        let arguments = own.into_iter().chain(self.options.arguments());
+        self.daemon.start(arguments)
     }
 
-    /// Kills it (SIGKILL).
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn kill(&mut self) -> Result<(), ServerError> {
-        self.running()?.kill()?;
-        self.process = None;
-        Ok(())
-    }
-
-    /// Asks it to end, and waits for it.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn stop(&mut self) -> Result<(), ServerError> {
-        self.running()?.terminate()?;
-        self.process = None;
-        Ok(())
-    }
-
-    /// Pauses it (SIGSTOP): connections stay, and nothing answers.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn pause(&mut self) -> Result<(), ServerError> {
-        self.running()?.pause()
-    }
-
-    /// Lets it go on.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn resume(&mut self) -> Result<(), ServerError> {
-        self.running()?.resume()
-    }
-
-    /// Starts it again, on the same port and with the data that is on disk; ends it before if it runs.
-    ///
-    /// # Errors
-    /// When it does not become ready.
-    pub fn restart(&mut self) -> Result<(), ServerError> {
-        if self.process.is_some() {
-            self.stop()?;
-        }
-        self.run()?;
-        self.wait()
-    }
-
-    /// Deletes its data.
-    ///
-    /// # Errors
-    /// When it runs.
-    pub fn wipe(&mut self) -> Result<(), ServerError> {
-        if self.process.is_some() {
-            let shown = self.shown();
-            return Err(ServerError::new(format!("{shown} runs: kill it first")));
-        }
-        Ok(fs::remove_dir_all(self.store())?)
+    /// Whether it answers, and has loaded its data.
+    fn is_ready(&self) -> bool {
+        self.ask("INFO").is_ok_and(|info| {
+            let id = self.process().map(|process| process.id().to_string());
+            field(&info, "process_id") == id.as_deref() && field(&info, "loading") == Some("0")
+        })
     }
 }

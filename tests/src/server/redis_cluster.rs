@@ -2,7 +2,7 @@
 
 use super::resp::field;
 use super::wait::{free_port, wait_for};
-use super::{Process, RedisOptions, RedisServer, Role, ServerError};
+use super::{RedisOptions, RedisServer, Role, Server, ServerError};
 
 /// The hash slots of a cluster.
 const SLOTS: u32 = 16_384;
@@ -80,10 +80,7 @@ impl RedisCluster {
     /// Waits until all servers that run say so.
     fn wait_for(&self, what: &str, holds: impl Fn(&str) -> bool) -> Result<(), ServerError> {
         wait_for(what, || {
-            let mut running = self
-                .servers
-                .iter()
-                .filter(|server| server.process().is_some_and(Process::is_alive));
+            let mut running = self.servers.iter().filter(|server| server.is_alive());
             let all = running.all(|server| {
                 let info = server.ask("CLUSTER INFO");
                 info.is_ok_and(|info| holds(&info))

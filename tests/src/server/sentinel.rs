@@ -5,15 +5,13 @@ use std::net::SocketAddr;
 
 use tempfile::TempDir;
 
+use super::daemon::start;
 use super::resp::{ask, field};
 use super::wait::{free_port, loopback, wait_for};
 use super::{Process, RedisOptions, RedisServer, Role, ServerError, redis_server};
 
 /// What the sentinels call the primary.
 const NAME: &str = "catga";
-
-/// How often they try to find ports that nobody else takes.
-const TRIES: u32 = 5;
 
 /// What a sentinel logs when somebody else has.
 const TAKEN: &str = "Address already in use";
@@ -32,17 +30,11 @@ impl RedisSentinel {
     /// # Errors
     /// When there is no server, or they do not find each other.
     pub fn start(options: &RedisOptions) -> Result<Self, ServerError> {
-        let mut tries = 1..=TRIES;
-        loop {
-            let servers = Self::run(options)?;
-            match servers.wait() {
-                Ok(()) => return Ok(servers),
-                Err(error) if tries.next().is_none() || !servers.log().contains(TAKEN) => {
-                    return Err(error);
-                }
-                Err(_) => {}
-            }
-        }
+        start(
+            || Self::run(options),
+            Self::wait,
+            |servers: &Self| servers.log().contains(TAKEN),
+        )
     }
 
     fn run(options: &RedisOptions) -> Result<Self, ServerError> {
