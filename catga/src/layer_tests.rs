@@ -23,7 +23,7 @@ use tower_service::Service;
 use crate::builder::CatgaBuilder;
 use crate::guard::Failure;
 use crate::handlers::{Breaker, HandlerDef, HandlerOptions, Rate};
-use crate::layered::Layered;
+use crate::layered::{Calling, Layered};
 use crate::origin::Origin;
 use crate::prelude::*;
 use crate::service::Serving;
@@ -156,9 +156,19 @@ impl App {
         in_time(ready.call(self.a_call(layered))?).await
     }
 
+    /// Waits until the layers are ready, and begins a call.
+    async fn begun(&self, layered: &Layered) -> Calling {
+        begun(layered, self.a_call(layered)).await
+    }
+
     pub(crate) fn a_call(&self, layered: &Layered) -> Call {
         layered.call(Payload::typed(Work), 1, self.context.clone())
     }
+}
+
+async fn begun(layered: &Layered, call: Call) -> Calling {
+    let ready = in_time(layered.ready()).await.unwrap();
+    ready.call(call).unwrap()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as the builder is written")]
@@ -248,12 +258,7 @@ async fn a_concurrency_limit_makes_the_next_call_wait() {
     let app = App::start().await;
     let layered = worked(builder().layer(ConcurrencyLimitLayer::new(1)));
     app.script.next([Do::Wait]);
-    let mut first = layered
-        .ready()
-        .await
-        .unwrap()
-        .call(app.a_call(&layered))
-        .unwrap();
+    let mut first = app.begun(&layered).await;
     assert!(pending(&mut first).await);
     assert!(layered.try_ready().is_none());
     let mut second = Box::pin(layered.ready());
@@ -298,12 +303,7 @@ async fn load_shed_refuses_what_would_wait() {
         .layer(ConcurrencyLimitLayer::new(1));
     let layered = worked(both);
     app.script.next([Do::Wait]);
-    let mut first = layered
-        .ready()
-        .await
-        .unwrap()
-        .call(app.a_call(&layered))
-        .unwrap();
+    let mut first = app.begun(&layered).await;
     assert!(pending(&mut first).await);
     let failure = app.call(&layered).await.unwrap_err();
     assert!(matches!(
@@ -482,12 +482,7 @@ async fn panics_of_layers_do_not_escape_and_the_service_stays_in_use() {
     app.call(&layered).await.unwrap();
     let layer = layer_fn(move |inner| Fragile(inner, Some("drop")));
     let layered = worked(builder().layer(layer));
-    let mut calling = layered
-        .ready()
-        .await
-        .unwrap()
-        .call(app.a_call(&layered))
-        .unwrap();
+    let mut calling = app.begun(&layered).await;
     assert!(pending(&mut calling).await);
     drop(calling);
     app.call(&layered).await.unwrap();
@@ -532,14 +527,7 @@ async fn a_layer_sees_what_the_handler_failed_with() {
     }
     let garbage = Payload::from(Bytes::from_static(b"{"));
     let call = layered.call(garbage, 1, app.context.clone());
-    let outcome = layered
-        .ready()
-        .await
-        .unwrap()
-        .call(call)
-        .unwrap()
-        .await
-        .unwrap_err();
+    let outcome = begun(&layered, call).await.await.unwrap_err();
     assert!(matches!(outcome, Failure::Decode(_)) && errors.recv().await.unwrap().0);
 }
 
@@ -594,14 +582,7 @@ async fn the_reply_is_typed_and_can_be_encoded() {
     let layer = TimeoutLayer::new(Duration::from_secs(1));
     let asked = layered(asker(HandlerOptions::default()), builder().layer(layer));
     let request = || asked.call(Payload::typed(Ask), 1, app.context.clone());
-    let reply = asked
-        .ready()
-        .await
-        .unwrap()
-        .call(request())
-        .unwrap()
-        .await
-        .unwrap();
+    let reply = begun(&asked, request()).await.await.unwrap();
     assert_eq!(reply.encode(&Codecs::default(), "Ask").unwrap(), "7");
     let reply = reply.downcast::<String>().unwrap_err();
     assert_eq!(reply.downcast::<u32>().unwrap(), 7);
@@ -612,19 +593,12 @@ async fn the_reply_is_typed_and_can_be_encoded() {
     };
     let right = builder().layer(answers(|| Reply::new(8_u32)));
     let right = layered(asker(HandlerOptions::default()), right);
-    let reply = right
-        .ready()
-        .await
-        .unwrap()
-        .call(request())
-        .unwrap()
-        .await
-        .unwrap();
+    let reply = begun(&right, request()).await.await.unwrap();
     assert_eq!(reply.downcast_ref(), Some(&8_u32));
     for reply in [|| Reply::new("8"), || Reply::new(Bomb)] {
         let wrong = builder().layer(answers(reply));
         let wrong = layered(asker(HandlerOptions::default()), wrong);
-        let failure = wrong.ready().await.unwrap().call(request()).unwrap().await;
+        let failure = begun(&wrong, request()).await.await;
         let failure = failure.unwrap_err();
         assert!(failure.is_final(), "{failure}");
         assert!(failure.to_string().contains("another type"), "{failure}");
@@ -656,12 +630,7 @@ async fn a_reply_in_the_place_of_the_handlers_commits_what_the_success_wrote() {
     let layered = worked(builder().layer(replaces).layer(tries));
     app.script.next([Do::Fail]);
     for runs in [2, 3] {
-        let mut calling = layered
-            .ready()
-            .await
-            .unwrap()
-            .call(app.a_call(&layered))
-            .unwrap();
+        let mut calling = app.begun(&layered).await;
         assert!(calling.won().is_none());
         let reply = in_time(&mut calling).await.unwrap();
         assert!(reply.origin.is_none());
@@ -683,12 +652,7 @@ async fn a_fallback_for_a_failure_commits_nothing() {
     let layered = worked(builder().layer(falls_back));
     for what in [Do::Fail, Do::End, Do::Panic] {
         app.script.next([what]);
-        let mut calling = layered
-            .ready()
-            .await
-            .unwrap()
-            .call(app.a_call(&layered))
-            .unwrap();
+        let mut calling = app.begun(&layered).await;
         let reply = in_time(&mut calling).await.unwrap();
         assert!(reply.origin.is_none() && calling.won().is_none());
     }
@@ -733,12 +697,7 @@ async fn a_call_ends_with_the_application() {
     let app = App::start().await;
     let layered = worked(builder().layer(RetryLayer::new(Tries(u32::MAX))));
     app.script.next([Do::Hang]);
-    let mut calling = layered
-        .ready()
-        .await
-        .unwrap()
-        .call(app.a_call(&layered))
-        .unwrap();
+    let mut calling = app.begun(&layered).await;
     assert!(pending(&mut calling).await);
     app.catga.shutdown().await.unwrap();
     assert!(matches!(in_time(calling).await, Err(Failure::Stopped)));

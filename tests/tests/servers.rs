@@ -63,6 +63,14 @@ async fn set(
     .await
 }
 
+/// Waits until the replica has all that was written.
+async fn replicated(connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
+    let replicas: u64 =
+        in_time(redis::cmd("WAIT").arg(1).arg(5000).query_async(connection)).await?;
+    assert_eq!(replicas, 1);
+    Ok(())
+}
+
 /// A stream of one subject, with so many copies.
 async fn stream(
     client: &async_nats::Client,
@@ -299,14 +307,7 @@ async fn sentinels_put_the_replica_in_the_place_of_the_primary() -> Outcome {
     assert_eq!(redis_servers.primary(), Some(0));
     let mut connection = redis(&redis_servers.servers()[0].url()).await?;
     set(&mut connection, "key", "one").await?;
-    let replicated: u64 = in_time(
-        redis::cmd("WAIT")
-            .arg(1)
-            .arg(5000)
-            .query_async(&mut connection),
-    )
-    .await?;
-    assert_eq!(replicated, 1);
+    replicated(&mut connection).await?;
     redis_servers.server_mut(0).kill()?;
     assert_eq!(redis_servers.wait_for_fail_over(0)?, 1);
     println!("after:  {}", redis_servers.roles());
@@ -323,14 +324,7 @@ async fn a_replica_takes_over_its_part_of_a_redis_cluster() -> Outcome {
     // Of the slots of the third primary: CRC16("foo") is 12182.
     let mut connection = redis(&cluster.servers()[2].url()).await?;
     set(&mut connection, "foo", "one").await?;
-    let replicated: u64 = in_time(
-        redis::cmd("WAIT")
-            .arg(1)
-            .arg(5000)
-            .query_async(&mut connection),
-    )
-    .await?;
-    assert_eq!(replicated, 1);
+    replicated(&mut connection).await?;
     let mut other = redis(&cluster.servers()[0].url()).await?;
     let elsewhere = get(&mut other, "foo").await.unwrap_err();
     assert_eq!(elsewhere.code(), Some("MOVED"));

@@ -1,4 +1,5 @@
-//! A crate of edition 2024.
+//! A crate that is full of handlers and lets no lint pass: built as one of edition 2021 and as one of edition 2024, in which
+//! `catga` has another name.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -15,10 +16,9 @@
 pub mod billing;
 mod stock;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use catga::prelude::*;
+use messaging::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use stock::StockOf;
@@ -46,7 +46,7 @@ pub enum Moved {
 
 /// Counts what was handled.
 #[derive(Clone, Debug, Default)]
-pub struct Handled(Arc<AtomicU64>);
+pub struct Handled(std::sync::Arc<AtomicU64>);
 
 impl Handled {
     pub(crate) fn one(&self) {
@@ -99,7 +99,7 @@ mod tests {
         let handled = Handled::default();
         let app = Catga::builder()
             .connect("memory://")
-            .service("catga")
+            .service("messaging")
             .state(handled.clone());
         let app = app.start().await.unwrap();
         let order_id = "o-1".to_owned();
