@@ -1,8 +1,8 @@
 //! What layers do around a handler, without what receives and settles.
 
 use std::future::{Future, Ready, poll_fn, ready};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use tower_service::Service;
 use crate::builder::CatgaBuilder;
 use crate::guard::Failure;
 use crate::handlers::{Breaker, HandlerDef, HandlerOptions, Rate};
-use crate::layered::{Calling, Layered};
+use crate::layered::{Calling, Layered, Ready as LayersReady};
 use crate::origin::Origin;
 use crate::prelude::*;
 use crate::service::Serving;
@@ -422,6 +422,29 @@ async fn a_waiter_who_leaves_hands_on_what_it_polled() {
     in_time(second.call(app.a_call(&layered)).unwrap())
         .await
         .unwrap();
+}
+
+/// A request's first poll may take long, and others want to call meanwhile.
+#[tokio::test]
+async fn the_turn_is_free_while_a_call_is_polled_for_the_first_time() {
+    let app = App::start().await;
+    let place: Arc<OnceLock<Layered>> = Arc::default();
+    let inside = Arc::clone(&place);
+    let looks = layer_fn(move |mut inner: Erased| {
+        let place = Arc::clone(&inside);
+        tower::service_fn(move |call: Call| {
+            let (place, serving) = (Arc::clone(&place), inner.call(call));
+            async move {
+                let free = place.get().unwrap().try_ready().is_some();
+                assert!(free, "the next caller waits for the outcome");
+                serving.await
+            }
+        })
+    });
+    let layered = place.get_or_init(|| worked(builder().layer(looks)));
+    let ready = LayersReady::at_once(layered.served()).unwrap().unwrap();
+    let outcome = ready.begin(app.a_call(layered));
+    outcome.expect("it is ready at once").unwrap();
 }
 
 type Polled = Poll<Result<Reply, BoxError>>;
