@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catga_core::{
-    BackendUrl, Capabilities, Capability, Codec, Codecs, Driver, Error, InboxStore, Name,
-    NodeRegistry,
+    BackendUrl, Capabilities, Capability, Codec, Codecs, Driver, Error, ErrorKind, InboxStore,
+    Name, NodeRegistry,
 };
 
 use crate::app::Catga;
@@ -260,7 +260,8 @@ impl CatgaBuilder {
     ///
     /// # Errors
     /// [`Config`](catga_core::ErrorKind::Config) with *all* that is wrong with settings and handlers, each with file
-    /// and line; [`Connect`](catga_core::ErrorKind::Connect) when the backend cannot be reached;
+    /// and line; [`Unsupported`](catga_core::ErrorKind::Unsupported) when nothing is wrong but what the backend
+    /// lacks; [`Connect`](catga_core::ErrorKind::Connect) when the backend cannot be reached;
     /// [`DuplicateNode`](catga_core::ErrorKind::DuplicateNode) when a live node has this id.
     ///
     /// # Cancel safety
@@ -320,6 +321,7 @@ impl CatgaBuilder {
             },
             others: &others,
         });
+        let mut lacks = Vec::new();
         let table = Table::new(
             handlers.defs(),
             &settings,
@@ -327,11 +329,18 @@ impl CatgaBuilder {
             &self.layers,
             backend.as_ref(),
             &mut problems,
+            &mut lacks,
         );
+        let kind = if problems.is_empty() {
+            ErrorKind::Unsupported
+        } else {
+            ErrorKind::Config
+        };
+        problems.extend(lacks);
         let (Some(url), Some(driver), []) = (url, driver, problems.as_slice()) else {
             return Err(match wrong {
                 Some(error) if problems.len() == 1 => error,
-                _ => all_problems(&problems),
+                _ => all_problems(kind, &problems),
             });
         };
         let codecs = match self.codecs {

@@ -69,17 +69,19 @@ impl BackendAbilities<'_> {
         ))
     }
 
-    /// What a handler asks for beyond what the backend can do.
+    /// What a handler asks for beyond what the backend can do goes into `lacks`, what it says that cannot be
+    /// meant into `problems`.
     pub(crate) fn check(
         &self,
         def: &HandlerDef,
         requirements: &Requirements,
         problems: &mut Vec<String>,
+        lacks: &mut Vec<String>,
     ) {
         let (site, message, options) = (def.site, &def.message, &def.options);
         let mut need = |capability, what: String| {
             let lack = self.lacks(capability);
-            problems.extend(lack.map(|lack| format!("{site}: {what}, but {lack}")));
+            lacks.extend(lack.map(|lack| format!("{site}: {what}, but {lack}")));
         };
         let name = message.name;
         let is_request = matches!(message.kind, Kind::Request { .. });
@@ -123,7 +125,7 @@ impl BackendAbilities<'_> {
         if options.ordered && !is_request {
             need(Capability::Ordered, format!("handles `{name}` ordered"));
         }
-        self.check_commit(def, requirements, problems);
+        self.check_commit(def, requirements, problems, lacks);
     }
 
     /// Whether a handler that commits effects with its claim has a claim, and the inbox that can.
@@ -132,6 +134,7 @@ impl BackendAbilities<'_> {
         def: &HandlerDef,
         requirements: &Requirements,
         problems: &mut Vec<String>,
+        lacks: &mut Vec<String>,
     ) {
         let (site, name) = (def.site, def.message.name);
         let [(store, called), more @ ..] = requirements.commits.as_slice() else {
@@ -154,7 +157,7 @@ impl BackendAbilities<'_> {
             ));
         }
         if self.commit_store != Some(*store) {
-            problems.push(format!(
+            lacks.push(format!(
                 "{site}: commits to `{called}`, and the inbox of `{}` cannot commit to it: key the effect by `ctx.idempotency_key()` instead, or give an inbox that can with `.inbox(..)`",
                 self.name
             ));

@@ -20,12 +20,12 @@ pub(crate) fn built_in() -> Vec<Arc<dyn Driver>> {
 /// The URL of a text, or the problem with getting one; an empty text is none.
 pub(crate) fn read(text: Result<&str, &String>) -> Result<BackendUrl, Error> {
     match text {
-        Ok("") => Err(all_problems(&[
+        Ok("") => Err(all_problems(ErrorKind::Config, &[
             "no backend was named: add `.connect(\"memory://\")` to the builder, or set CATGA_URL"
                 .to_owned(),
         ])),
         Ok(text) => text.parse(),
-        Err(problem) => Err(all_problems(std::slice::from_ref(problem))),
+        Err(problem) => Err(all_problems(ErrorKind::Config, std::slice::from_ref(problem))),
     }
 }
 

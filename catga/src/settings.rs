@@ -340,7 +340,7 @@ fn executable() -> Name {
 }
 
 /// All problems in one error, numbered, a line each.
-pub(crate) fn all_problems(problems: &[String]) -> Error {
+pub(crate) fn all_problems(kind: ErrorKind, problems: &[String]) -> Error {
     let text = match problems {
         [one] => one.clone(),
         many => {
@@ -352,7 +352,7 @@ pub(crate) fn all_problems(problems: &[String]) -> Error {
             format!("{} problems:{}", many.len(), lines.concat())
         }
     };
-    Error::new(ErrorKind::Config, "start", text)
+    Error::new(kind, "start", text)
 }
 
 #[cfg(test)]

@@ -199,13 +199,14 @@ impl Table {
         layers: &Layers,
         backend: Option<&BackendAbilities<'_>>,
         problems: &mut Vec<String>,
+        lacks: &mut Vec<String>,
     ) -> Self {
         let mut table = Self::default();
         for def in defs {
             let requirements = Requirements::of(def);
             check_states(def, &requirements, states, problems);
             if let Some(backend) = backend {
-                backend.check(def, &requirements, problems);
+                backend.check(def, &requirements, problems, lacks);
             }
             check_options(def, settings, problems);
             let group = match def.options.group {

@@ -18,6 +18,8 @@ use catga_core::{
     Transport, async_trait,
 };
 
+use crate::mutants::receiving::copy;
+
 /// What an inbox is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
@@ -324,22 +326,8 @@ fn unextended(delivery: Delivery) -> Delivery {
     if !delivery.is_acknowledged() {
         return delivery;
     }
-    let (envelope, count) = (delivery.envelope().clone(), delivery.count());
-    let (generation, ran) = (delivery.generation(), delivery.may_have_run());
-    let (claimed, left) = (delivery.is_claimed(), delivery.time_left());
-    let outer = Delivery::new(envelope, Box::new(Unextended(delivery)))
-        .with_count(count)
-        .with_generation(generation)
-        .with_may_have_run(ran);
-    let outer = if claimed {
-        outer.with_claim_held()
-    } else {
-        outer
-    };
-    match left {
-        Some(left) => outer.with_time_left(left),
-        None => outer,
-    }
+    let shell = copy(&delivery, None);
+    copy(&shell, Some(Box::new(Unextended(delivery))))
 }
 
 #[async_trait]

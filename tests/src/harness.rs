@@ -1,20 +1,29 @@
-//! Runs scenarios: a bus, a runtime and a deadline for each.
+//! Runs scenarios: a runtime and a deadline for each.
 
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
-use catga::prelude::{Catga, Result};
-use catga::{Backend, CatgaBuilder, DeadLetter, DeadLetterFilter};
+use catga::prelude::Result;
+use catga::{Backend, DeadLetter, DeadLetterFilter};
 use tokio::runtime::Builder;
 use tokio::time::Instant;
 
-/// The longest that a scenario may take, by the wall clock.
-const BUDGET: Duration = Duration::from_secs(20);
+pub(crate) use crate::bus::Bus;
+use crate::outcome::{Failure, Outcome, print_panics};
+use crate::subject::{Subject, Time};
+
+/// The longest that a scenario may take, by the clock on the wall: 20 s, or so many as `CATGA_BUDGET` says, for a
+/// machine that does something else meanwhile.
+fn budget() -> Duration {
+    let given = std::env::var("CATGA_BUDGET").ok();
+    Duration::from_secs(given.and_then(|budget| budget.parse().ok()).unwrap_or(20))
+}
 
 /// The longest to wait for what is to happen, by the scenario's clock.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -29,16 +38,28 @@ type Running = Pin<Box<dyn Future<Output = Result<()>>>>;
 pub struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) clock: Clock,
+    pub(crate) about: About,
+    pub(crate) rows: &'static [u8],
     pub(crate) run: fn(Bus) -> Running,
 }
 
 /// What a scenario runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
-    /// One thread, and a clock that jumps to the next timer when nobody has anything to do.
+    /// One thread, and where the backend allows it a clock that jumps to the next timer when nobody has
+    /// anything to do.
     Paused,
     /// Two threads and the real clock: for races.
     Real,
+}
+
+/// Whose rule it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// The backend's: it runs on each.
+    Backend,
+    /// The runtime's, whatever the backend: it runs on the embedded one.
+    Runtime,
 }
 
 impl Scenario {
@@ -54,49 +75,68 @@ impl Scenario {
         self.clock
     }
 
+    /// The rows of the guarantees that it shows.
+    #[must_use]
+    pub fn rows(&self) -> &'static [u8] {
+        self.rows
+    }
+
+    /// Whether it means something on a backend.
+    #[must_use]
+    pub fn runs_on(&self, subject: &Subject) -> bool {
+        self.about == About::Backend || subject.is_embedded()
+    }
+
     /// Runs the scenario on a thread and a runtime of its own.
-    ///
-    /// # Errors
-    /// What went wrong, in words.
-    pub fn run(&self, bus: Bus) -> std::result::Result<(), String> {
+    #[must_use]
+    pub fn run(&self, bus: Bus) -> Outcome {
         let (end, ended) = mpsc::channel();
         let Self { clock, run, .. } = *self;
-        let thread = std::thread::spawn(move || {
-            let outcome = clock.block_on(bus.seed, run(bus));
+        let claimed = bus.subject().capabilities();
+        thread::spawn(move || {
+            let quiet = bus.mutant().is_some();
+            let time = bus.subject().time();
+            print_panics(!quiet);
+            let ran = catch_unwind(AssertUnwindSafe(|| {
+                clock.block_on(time, bus.seed(), quiet, run(bus))
+            }));
+            let outcome = match ran {
+                Ok(Ok(())) => Outcome::Passed,
+                Ok(Err(error)) => Outcome::of_error(&error, claimed),
+                Err(panic) => Outcome::Failed(Failure::of_panic(panic.as_ref())),
+            };
             // Nobody listens any more when the time was up.
             let _ = end.send(outcome);
         });
-        match ended.recv_timeout(BUDGET) {
-            Ok(outcome) => outcome.map_err(|error| format!("{error:?}")),
-            Err(mpsc::RecvTimeoutError::Timeout) => Err(format!("it still ran after {BUDGET:?}")),
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(match thread.join() {
-                Err(panic) => panic
-                    .downcast::<String>()
-                    .map(|text| *text)
-                    .or_else(|panic| panic.downcast::<&str>().map(|text| (*text).to_owned()))
-                    .unwrap_or_else(|_| "it panicked".to_owned()),
-                Ok(()) => "it ended without an outcome".to_owned(),
-            }),
-        }
+        let budget = budget();
+        ended.recv_timeout(budget).unwrap_or_else(|_| {
+            Outcome::Failed(Failure {
+                at: None,
+                text: format!("it still ran after {budget:?}"),
+            })
+        })
     }
 }
 
 impl Clock {
-    fn block_on(self, seed: u64, scenario: Running) -> Result<()> {
+    fn block_on(self, time: Time, seed: u64, quiet: bool, scenario: Running) -> Result<()> {
         // The jitter of back-offs is drawn from the seed too.
         fastrand::seed(seed);
-        let runtime = match self {
-            Self::Paused => Builder::new_current_thread()
-                .enable_time()
-                .start_paused(true)
-                .build(),
-            Self::Real => Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_time()
-                .on_thread_start(move || fastrand::seed(seed))
-                .build(),
+        let mut builder = match self {
+            Self::Paused => Builder::new_current_thread(),
+            Self::Real => Builder::new_multi_thread(),
         };
-        runtime?.block_on(scenario)
+        builder
+            .enable_all()
+            .worker_threads(2)
+            .on_thread_start(move || {
+                fastrand::seed(seed);
+                print_panics(!quiet);
+            });
+        if self == Self::Paused && time == Time::Timers {
+            builder.start_paused(true);
+        }
+        builder.build()?.block_on(scenario)
     }
 }
 
@@ -107,59 +147,6 @@ pub fn seed() -> u64 {
     given
         .and_then(|seed| seed.parse().ok())
         .unwrap_or_else(|| RandomState::new().hash_one("seed"))
-}
-
-/// What the nodes of one scenario share, and nobody else.
-#[derive(Clone, Debug)]
-pub struct Bus {
-    url: String,
-    seed: u64,
-}
-
-impl Bus {
-    /// A fresh bus in this process.
-    #[must_use]
-    pub fn memory(scenario: &str, seed: u64) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = scenario.replace("::", "-");
-        Self {
-            url: format!("memory://{name}-{number}"),
-            seed,
-        }
-    }
-
-    /// The same bus with an option of its URL.
-    pub(crate) fn with_option(mut self, option: &str) -> Self {
-        self.url
-            .push(if self.url.contains('?') { '&' } else { '?' });
-        self.url.push_str(option);
-        self
-    }
-
-    /// Where it is.
-    pub(crate) fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// A node of the service `suite`.
-    pub(crate) fn node(&self, id: &str) -> CatgaBuilder {
-        Catga::builder()
-            .connect(&self.url)
-            .service("suite")
-            .node(id)
-    }
-
-    /// A node that handles nothing: publishes, looks on, and keeps the bus alive.
-    pub(crate) async fn observer(&self) -> Result<Catga> {
-        let observer = self.node("observer").handlers(catga::handlers![]);
-        Ok(observer.start().await?)
-    }
-
-    /// A source of chance that the seed decides.
-    pub(crate) fn chance(&self) -> fastrand::Rng {
-        fastrand::Rng::with_seed(self.seed)
-    }
 }
 
 /// Waits until `condition` holds; fails, naming `what`, when it does not within `limit`.
@@ -220,12 +207,15 @@ pub(crate) async fn wait_for_dead_letters(
     }
 }
 
-/// Lists the scenarios of a file, each with the clock that it runs on.
+/// Lists the scenarios of a file: whose rules they are, and for each the clock that it runs on and the rows of the
+/// guarantees that it shows.
 macro_rules! scenarios {
-    ($behaviour:literal: $($clock:ident $name:ident),* $(,)?) => {
+    ($about:ident $behaviour:literal: $($clock:ident $name:ident $([$($row:literal),*])?),* $(,)?) => {
         pub(crate) const SCENARIOS: &[$crate::harness::Scenario] = &[$($crate::harness::Scenario {
             name: concat!($behaviour, "::", stringify!($name)),
             clock: $crate::harness::Clock::$clock,
+            about: $crate::harness::About::$about,
+            rows: &[$($($row),*)?],
             run: |bus| Box::pin($name(bus)),
         }),*];
     };

@@ -26,6 +26,8 @@ mod layers;
 mod lifecycle;
 mod limits;
 mod lost_answers;
+mod membership;
+mod names;
 mod ordering;
 mod places;
 mod redelivery;
@@ -74,6 +76,8 @@ pub fn suite() -> Vec<Scenario> {
         layer_faults::SCENARIOS,
         layers::SCENARIOS,
         limits::SCENARIOS,
+        membership::SCENARIOS,
+        names::SCENARIOS,
         ordering::SCENARIOS,
         store_windows::SCENARIOS,
         versions::SCENARIOS,

@@ -2,45 +2,19 @@
 
 use std::process::ExitCode;
 
-use catga_testkit::{Bus, seed, suite};
-use libtest_mimic::{Arguments, Trial};
+use catga_testkit::{Subject, conformance};
+
+/// What needs a server, a network, or a life after the process.
+const NO_SERVER: &[u8] = &[
+    8, 9, 10, 11, 14, 15, 16, 19, 21, 22, 27, 28, 29, 31, 32, 47, 54, 57, 58, 59, 60, 61, 62, 63,
+    64, 65, 66, 67, 68, 69, 70, 71, 73, 75, 76, 77, 78, 79, 80, 83, 91, 92, 93, 94, 95, 96,
+];
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let seed = seed();
-    if !arguments.list {
-        announce(seed);
-        silence_planned_panics();
-    }
-    let trials = suite().into_iter().map(|scenario| {
-        let name = format!("memory::{}", scenario.name());
-        Trial::test(name, move || {
-            Ok(scenario.run(Bus::memory(scenario.name(), seed))?)
-        })
-    });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
-}
-
-#[allow(
-    clippy::print_stdout,
-    reason = "whoever looks for a failure needs the seed"
-)]
-fn announce(seed: u64) {
-    println!("\nseed={seed} (again with CATGA_SEED={seed})");
-}
-
-/// Handlers that panic on purpose would fill the report.
-fn silence_planned_panics() {
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let payload = panic.payload();
-        let text = payload
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        let planned = text.is_some_and(|text| text.starts_with("planned panic"));
-        if !planned {
-            print(panic);
-        }
-    }));
+    let memory = Subject::memory().without(
+        NO_SERVER,
+        "there is no server and no life after the process",
+    );
+    let table = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/guarantees.md");
+    conformance([memory]).with_table(table).main()
 }

@@ -57,7 +57,7 @@ fn every_problem_is_reported_and_an_unknown_option_lists_the_known() {
     let (_, problems) = read(url, &[("CATGA_NAMESPACE", "x y")]);
     assert_eq!(problems.len(), 6, "{problems:#?}");
     assert!(problems[0].contains("atempts") && problems[0].contains("attempts, backoff, capacity"));
-    let error = all_problems(&problems).to_string();
+    let error = all_problems(ErrorKind::Config, &problems).to_string();
     assert!(
         error.contains("6 problems:") && error.contains("\n  6. "),
         "{error}"

@@ -15,7 +15,7 @@ use crate::journal::{Journal, Step};
 use crate::messages::{Work, on_work};
 use crate::reliable::{Claiming, Payment, drain, inbox_of_another_bus, on_payment, pay, telling};
 
-scenarios! { "attempts":
+scenarios! { Runtime "attempts":
     Paused longer_apart_than_the_retention,
     Paused turned_away_by_a_layer,
     Paused turned_away_by_a_layer_in_a_given_inbox,

@@ -17,7 +17,7 @@ use crate::journal::{Journal, Note, Play, Step};
 use crate::messages::{Answer, Ask, Tick, Work};
 use crate::parts::Invoice;
 
-scenarios! { "breaker":
+scenarios! { Runtime "breaker":
     Paused opens_and_closes,
     Paused opens_and_closes_exactly_once,
     Paused one_trial_of_many,

@@ -15,10 +15,10 @@ use crate::harness::{Bus, SOON, dead_letters, poll_then_drop, scenarios, wait_un
 use crate::journal::{Journal, Step};
 use crate::messages::{Ask, Tick, Work, on_ask, on_tick, on_work};
 
-scenarios! { "cancel":
-    Paused publish,
-    Paused publish_at_most_once,
-    Paused publish_to_a_full_queue,
+scenarios! { Backend "cancel":
+    Paused publish [18],
+    Paused publish_at_most_once [18],
+    Paused publish_to_a_full_queue [18],
     Paused send_here,
     Paused send_to_another_node,
     Paused broadcast,
@@ -58,7 +58,7 @@ async fn publish(bus: Bus) -> Result<()> {
         }
     }
     journal.wait(Step::Done, acknowledged.len(), SOON).await;
-    tokio::time::sleep(Duration::from_secs(100)).await;
+    bus.quiet(Duration::from_secs(100)).await;
     let mut handled = journal.handled();
     let count = handled.len();
     handled.dedup();
@@ -99,7 +99,7 @@ async fn publish_to_a_full_queue(bus: Bus) -> Result<()> {
             Ok(())
         }
     });
-    let bus = bus.with_option("capacity=3");
+    let bus = bus.limited("capacity=3")?;
     let node = bus.node("a").state(play).concurrency(1);
     let node = node.handlers(handlers![on_work]).start().await?;
     for id in 0..3 {
@@ -414,7 +414,7 @@ async fn shutdown(bus: Bus) -> Result<()> {
             break;
         }
     }
-    tokio::time::sleep(Duration::from_secs(100)).await;
+    bus.quiet(Duration::from_secs(100)).await;
     assert_eq!(journal.count(Step::Done), journal.count(Step::Started));
     Ok(())
 }

@@ -20,7 +20,7 @@ use crate::reliable::{
     Claiming, Deposit, inbox_of_another_bus, lost, on_deposit, pay, write_payment,
 };
 
-scenarios! { "commit":
+scenarios! { Runtime "commit":
     Paused seen_exactly_when_it_completed,
     Paused seen_exactly_when_it_completed_in_a_given_inbox,
     Paused runs_that_fail_leave_nothing,

@@ -14,7 +14,7 @@ use crate::harness::{Bus, scenarios, wait_for_dead_letters};
 use crate::messages::{Answer, Work};
 use crate::reliable::{Deposit, Payment, inbox_of_another_bus, pay};
 
-scenarios! { "commit_checks":
+scenarios! { Runtime "commit_checks":
     Paused one_that_outlives_its_handler,
     Paused a_second_one_at_run_time,
     Paused refused_at_the_start,
@@ -108,15 +108,17 @@ async fn answers_and_commits(deposit: Deposit, _tx: Commit<Memory>) -> Result<An
 async fn refused_at_the_start(bus: Bus) -> Result<()> {
     let plain: Arc<dyn catga::InboxStore> = Arc::new(NoCommits(inbox_of_another_bus().await?));
     let node = || bus.node("a");
-    for (node, handler, parts) in [
+    for (node, handler, kind, parts) in [
         (
             node().handlers(handlers![commits_unclaimed]),
             "commits_unclaimed",
+            ErrorKind::Config,
             ["`Work` is not claimed", "#[qos(exactly_once)]"],
         ),
         (
             node().handlers(handlers![commits_twice]),
             "commits_twice",
+            ErrorKind::Config,
             ["two `Commit`s", "commits once"],
         ),
         (
@@ -124,17 +126,19 @@ async fn refused_at_the_start(bus: Bus) -> Result<()> {
                 .inbox(Arc::clone(&plain))
                 .handlers(handlers![commits_once]),
             "commits_once",
+            ErrorKind::Unsupported,
             ["`memory`", "ctx.idempotency_key()"],
         ),
         (
             node().inbox(plain).handlers(handlers![answers_and_commits]),
             "answers_and_commits",
+            ErrorKind::Unsupported,
             ["`memory`", ".inbox(..)"],
         ),
     ] {
         let error = node.start().await.expect_err("it cannot work");
         let text = error.to_string();
-        assert_eq!(error.kind(), ErrorKind::Config, "{text}");
+        assert_eq!(error.kind(), kind, "{text}");
         assert!(
             text.contains(handler) && text.contains("commit_checks.rs:"),
             "{text}"

@@ -14,7 +14,7 @@ use crate::harness::{Bus, SOON, scenarios, wait_until};
 use crate::journal::{Journal, Step};
 use crate::reliable::{Deposit, inbox_of_another_bus, on_deposit, pay, write_payment};
 
-scenarios! { "commit_faults":
+scenarios! { Runtime "commit_faults":
     Paused a_completion_that_fails,
     Paused a_completion_that_fails_for_a_caller_elsewhere,
     Paused without_a_claim,

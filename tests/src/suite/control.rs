@@ -12,12 +12,12 @@ use crate::journal::{Journal, Play, Step};
 use crate::messages::{Ask, Tick, Work, on_ask, on_tick, on_work};
 use crate::parts::{Invoice, Move, on_invoice, on_move};
 
-scenarios! { "control":
-    Paused concurrency_under_load,
-    Paused concurrency_under_load_exactly_once,
-    Real concurrency_races,
-    Paused concurrency_of_requests,
-    Paused concurrency_above_the_partitions,
+scenarios! { Backend "control":
+    Paused concurrency_under_load [7],
+    Paused concurrency_under_load_exactly_once [7],
+    Real concurrency_races [7],
+    Paused concurrency_of_requests [7],
+    Paused concurrency_above_the_partitions [7],
     Paused pause_and_resume,
     Paused pause_at_most_once,
     Paused a_paused_member_leaves_it_to_others,
@@ -169,11 +169,11 @@ async fn concurrency_of_requests(bus: Bus) -> Result<()> {
     }
     let handler = node.handler("on_ask")?;
     handler.concurrency(16)?;
-    sleep(TENTH).await;
+    bus.quiet(TENTH).await;
     let (_, most) = observed(&journal).await;
     assert_eq!(most, 16);
     handler.concurrency(2)?;
-    sleep(2 * TENTH).await;
+    bus.quiet(2 * TENTH).await;
     let (_, most) = observed(&journal).await;
     assert_eq!(most, 2);
     handler.concurrency(64)?;
@@ -225,7 +225,7 @@ async fn pause_and_resume(bus: Bus) -> Result<()> {
     );
     wait_until("what ran ended", SOON, || journal.running() == 0).await;
     // Longer than the leases.
-    sleep(10 * MINUTE).await;
+    bus.quiet(10 * MINUTE).await;
     assert_eq!(
         (journal.count(Step::Started), journal.count(Step::Done)),
         (8, 8)
@@ -236,7 +236,7 @@ async fn pause_and_resume(bus: Bus) -> Result<()> {
         handler.resume();
         assert!(!handler.is_paused());
     }
-    sleep(SECOND / 2).await;
+    bus.quiet(SECOND / 2).await;
     assert_eq!(journal.running(), 4);
     journal.wait(Step::Done, 40, MINUTE).await;
     settled(&node, &journal, 40).await
@@ -245,14 +245,14 @@ async fn pause_and_resume(bus: Bus) -> Result<()> {
 /// At QoS 0 the buffer fills meanwhile, and what it drops is counted.
 async fn pause_at_most_once(bus: Bus) -> Result<()> {
     let journal = Journal::default();
-    let bus = bus.with_option("ring=16");
+    let bus = bus.limited("ring=16")?;
     let node = running(&bus, "a", journal.plain(), 4).await?;
     let handler = node.handler("on_tick")?;
     handler.pause();
     for id in 0..100 {
         node.publish(Tick { id }).await?;
     }
-    sleep(MINUTE).await;
+    bus.quiet(MINUTE).await;
     assert_eq!(journal.notes(), []);
     handler.resume();
     wait_until("all are accounted for", SOON, || {
@@ -279,7 +279,7 @@ async fn a_paused_member_leaves_it_to_others(bus: Bus) -> Result<()> {
         b.publish(Work { id }).await?;
         b.publish(Invoice { id: 100 + id }).await?;
     }
-    sleep(SECOND).await;
+    bus.quiet(SECOND).await;
     // No more than it had places for.
     let early = journal.count(Step::Done);
     assert!(early >= 192, "{early} of 200");
@@ -295,7 +295,7 @@ async fn a_paused_member_leaves_it_to_others(bus: Bus) -> Result<()> {
         b.publish(Work { id }).await?;
     }
     journal.wait(Step::Done, 210, SOON).await;
-    sleep(10 * MINUTE).await;
+    bus.quiet(10 * MINUTE).await;
     assert_eq!(journal.handled(), (0..210).collect::<Vec<_>>());
     Ok(())
 }
@@ -327,7 +327,7 @@ async fn a_paused_request(bus: Bus) -> Result<()> {
         handler.resume();
     });
     assert_eq!((here?.id, there?.id), (2, 3));
-    sleep(MINUTE).await;
+    bus.quiet(MINUTE).await;
     assert_eq!(journal.handled(), [2, 3], "begun too late");
     Ok(())
 }
@@ -347,7 +347,7 @@ async fn shutdown_while_paused(bus: Bus) -> Result<()> {
     }
     let asking = caller.clone();
     let asked = tokio::spawn(async move { asking.send(Ask { id: 40 }).await });
-    sleep(SECOND).await;
+    bus.quiet(SECOND).await;
     let b = running(&bus, "b", journal.plain(), 4).await?;
     wait_until("it is seen", SOON, || caller.nodes().len() == 3).await;
     let began = Instant::now();

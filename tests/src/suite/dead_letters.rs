@@ -12,16 +12,16 @@ use crate::harness::{
 use crate::journal::{Journal, Step};
 use crate::messages::{Tick, Work, audit_work, on_tick, on_work};
 
-scenarios! { "dead_letters":
-    Paused always_failing,
-    Paused always_panicking,
-    Paused always_hanging,
-    Paused terminal_error,
-    Paused one_group_of_two,
-    Paused malformed_payload,
-    Paused malformed_payload_at_most_once,
-    Paused no_handler,
-    Paused no_handler_at_most_once,
+scenarios! { Backend "dead_letters":
+    Paused always_failing [33],
+    Paused always_panicking [33],
+    Paused always_hanging [33],
+    Paused terminal_error [33],
+    Paused one_group_of_two [33],
+    Paused malformed_payload [34],
+    Paused malformed_payload_at_most_once [34],
+    Paused no_handler [35],
+    Paused no_handler_at_most_once [35],
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ async fn always_failing(bus: Bus) -> Result<()> {
     }
     let letters = wait_for_dead_letters(node.backend(), 1).await?;
     journal.wait(Step::Done, 9, SOON).await;
-    tokio::time::sleep(5 * MINUTE).await;
+    bus.quiet(5 * MINUTE).await;
     assert_eq!(journal.starts(3).len(), 3);
     assert_eq!(
         journal.count(Step::Started),
@@ -141,7 +141,7 @@ async fn terminal_error(bus: Bus) -> Result<()> {
     assert_eq!(letters[0].reason.detail, "no such product");
     assert_eq!(letters[0].deliveries, 1);
     journal.wait(Step::Done, 9, SOON).await;
-    tokio::time::sleep(5 * MINUTE).await;
+    bus.quiet(5 * MINUTE).await;
     assert_eq!(journal.starts(0).len(), 1);
     Ok(())
 }
@@ -228,7 +228,7 @@ async fn malformed_payload(bus: Bus) -> Result<()> {
         assert!(kept >= 2, "a payload was not kept as it came");
     }
     journal.wait(Step::Done, 4, SOON).await;
-    tokio::time::sleep(5 * MINUTE).await;
+    bus.quiet(5 * MINUTE).await;
     assert_eq!(journal.handled(), [0, 0, 1, 1]);
     assert_eq!(journal.count(Step::Started), 4, "no handler saw them");
     Ok(())
@@ -259,7 +259,7 @@ async fn no_handler(bus: Bus) -> Result<()> {
     for id in 0..10 {
         observer.publish(Work { id }).await?;
     }
-    tokio::time::sleep(MINUTE).await;
+    bus.quiet(MINUTE).await;
     assert!(dead_letters(observer.backend()).await?.is_empty());
     let journal = Journal::default();
     let node = bus.node("a").state(journal.plain());

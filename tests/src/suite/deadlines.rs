@@ -14,12 +14,12 @@ use crate::parts::{Order, Print, Relay, on_order, on_relay, printed};
 
 use super::idempotency::{MINUTE, ask, letter, node, placed, seen, taking};
 
-scenarios! { "deadlines":
+scenarios! { Backend "deadlines":
     Paused one_deadline_over_all_tries,
-    Paused the_time_left_is_passed_on,
-    Real mixed_sizes,
-    Paused a_late_reply_is_dropped,
-    Paused abandoned_requests_leave_nothing,
+    Paused the_time_left_is_passed_on [88],
+    Real mixed_sizes [81],
+    Paused a_late_reply_is_dropped [85],
+    Paused abandoned_requests_leave_nothing [85],
 }
 
 /// The deadline is one over all tries and nodes, whatever delay a handler asks for.
@@ -41,7 +41,7 @@ async fn one_deadline_over_all_tries(bus: Bus) -> Result<()> {
         .expect_err("all are busy");
     assert!(began.elapsed() <= limit + Duration::from_millis(250));
     assert!(error.may_be_stored(), "{error:?}");
-    tokio::time::sleep(MINUTE).await;
+    bus.quiet(MINUTE).await;
     let tries = journal.starts(0).len();
     assert!((2..=3).contains(&tries), "{tries} tries");
     Ok(())
@@ -86,7 +86,7 @@ async fn the_time_left_is_passed_on(bus: Bus) -> Result<()> {
     // The first hop used up all there was.
     let error = relayed(3, 400).await.expect_err("it is too late");
     assert_eq!(error.kind(), ErrorKind::Timeout);
-    tokio::time::sleep(MINUTE).await;
+    bus.quiet(MINUTE).await;
     assert_eq!((journal.starts(2), journal.starts(3)), (vec![], vec![]));
     assert_eq!(relayed(4, 100).await?.id, 4);
     Ok(())

@@ -12,7 +12,7 @@ use crate::journal::{Journal, Play, Step};
 use crate::messages::{Tick, Work, audit_work, each_work, on_tick, on_work};
 use crate::reliable::{Booked, Books, on_booked, on_charge, on_payment, pay};
 
-scenarios! { "derived_ids":
+scenarios! { Runtime "derived_ids":
     Paused another_branch,
     Paused the_same_branch,
     Paused after_a_panic_and_a_time_out,

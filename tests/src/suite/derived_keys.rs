@@ -14,7 +14,7 @@ use crate::journal::{Journal, Play, Step};
 use crate::messages::{Work, on_work};
 use crate::reliable::{Booked, Books, drain, on_booked};
 
-scenarios! { "derived_keys":
+scenarios! { Runtime "derived_keys":
     Paused two_messages_of_one_id,
     Paused another_value_of_a_header,
     Paused another_trace,

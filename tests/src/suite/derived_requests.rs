@@ -13,7 +13,7 @@ use crate::journal::{Journal, Play, Step};
 use crate::messages::{Work, audit_work, each_work, on_work};
 use crate::reliable::{Books, Charge, drain, on_charge};
 
-scenarios! { "derived_requests":
+scenarios! { Runtime "derived_requests":
     Paused a_request_of_a_retried_handler,
     Paused a_request_that_its_sender_answers,
     Paused two_equal_requests,

@@ -19,20 +19,21 @@ use crate::reliable::{
     pay,
 };
 
-scenarios! { "exactly_once":
-    Paused one_id_published_many_times,
-    Real one_id_published_by_two_threads,
-    Paused one_id_at_least_once,
-    Paused one_id_with_two_bodies,
-    Paused a_copy_after_the_window,
-    Paused two_copies_at_one_moment,
-    Paused two_copies_of_which_the_first_fails,
-    Paused two_copies_that_are_given_up,
-    Paused a_failure_frees_the_claim,
-    Paused a_named_delay_holds_its_copies_too,
-    Paused attempts_that_are_exhausted,
-    Paused a_terminal_error,
+scenarios! { Backend "exactly_once":
+    Paused one_id_published_many_times [12],
+    Real one_id_published_by_two_threads [12],
+    Paused one_id_at_least_once [12],
+    Paused one_id_with_two_bodies [13],
+    Paused a_copy_after_the_window [40],
+    Paused two_copies_at_one_moment [41],
+    Paused two_copies_of_which_the_first_fails [41],
+    Paused two_copies_that_are_given_up [41],
+    Paused a_failure_frees_the_claim [42],
+    Paused a_named_delay_holds_its_copies_too [42],
+    Paused attempts_that_are_exhausted [42],
+    Paused a_terminal_error [42],
     Paused each_node_and_each_group,
+    Paused an_id_is_forgotten_after_its_retention [44],
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -104,7 +105,7 @@ async fn one_id_at_least_once(bus: Bus) -> Result<()> {
     }
     assert!(stored >= 1);
     journal.wait(Step::Done, stored, SOON).await;
-    tokio::time::sleep(MINUTE).await;
+    bus.quiet(MINUTE).await;
     assert_eq!(journal.count(Step::Done), stored);
     Ok(())
 }
@@ -118,11 +119,11 @@ async fn one_id_with_two_bodies(bus: Bus) -> Result<()> {
     assert!(pay(&node, 2, "one").await?);
     journal.wait(Step::Done, 1, SOON).await;
     assert!(pay(&node, 3, "one").await?, "forgotten once it was handled");
-    tokio::time::sleep(AFTER_THE_WINDOW).await;
+    bus.quiet(AFTER_THE_WINDOW).await;
     assert!(!pay(&node, 4, "one").await?, "the window does not end");
     assert!(!pay(&node, 5, "another").await?);
     journal.wait(Step::Done, 2, SOON).await;
-    tokio::time::sleep(MINUTE).await;
+    bus.quiet(MINUTE).await;
     assert_eq!(journal.handled(), [1, 5]);
     Ok(())
 }
@@ -147,9 +148,32 @@ pub(super) async fn copies_after_the_window(claiming: &Claiming) -> Result<()> {
         wait_until("it is counted", SOON, || duplicates(&[&node]) == copies).await;
     }
     // Acked: no lease brings it back.
-    tokio::time::sleep(10 * MINUTE).await;
+    claiming.bus.quiet(10 * MINUTE).await;
     assert_eq!((journal.handled(), duplicates(&[&node])), (vec![0], 3));
     assert_eq!(node.handlers()[0].stats.handled, 1);
+    Ok(())
+}
+
+/// Row 44: what is remembered is bounded by its retention: a copy within it is suppressed, one after it runs.
+async fn an_id_is_forgotten_after_its_retention(bus: Bus) -> Result<()> {
+    let second = Duration::from_secs(1);
+    let journal = Journal::default();
+    let node = bus.node("a").state(journal.plain()).attempts(1);
+    let node = node.ack_wait(second).backoff(second / 100, second / 50);
+    let node = node
+        .publish_deadline(second / 10)
+        .duplicate_window(second / 2)
+        .inbox_retention(3 * second);
+    let node = node.handlers(handlers![on_payment]).start().await?;
+    assert!(!pay(&node, 0, "one").await?);
+    journal.wait(Step::Done, 1, SOON).await;
+    tokio::time::sleep(second).await;
+    assert!(!pay(&node, 0, "one").await?, "the window does not end");
+    wait_until("the copy is suppressed", SOON, || duplicates(&[&node]) == 1).await;
+    tokio::time::sleep(4 * second).await;
+    assert!(!pay(&node, 0, "one").await?);
+    journal.wait(Step::Done, 2, SOON).await;
+    assert_eq!((journal.handled(), duplicates(&[&node])), (vec![0, 0], 1));
     Ok(())
 }
 
@@ -157,7 +181,7 @@ pub(super) async fn copies_after_the_window(claiming: &Claiming) -> Result<()> {
 async fn two_copies(claiming: &Claiming, play: crate::journal::Play) -> Result<[Catga; 2]> {
     let observer = claiming.bus.observer().await?;
     assert!(!pay(&observer, 0, "one").await?);
-    tokio::time::sleep(AFTER_THE_WINDOW).await;
+    claiming.bus.quiet(AFTER_THE_WINDOW).await;
     assert!(!pay(&observer, 0, "one").await?);
     let member = |id| {
         let node = claiming.node(id).state(play.clone()).attempts(3);
@@ -180,11 +204,11 @@ pub(super) async fn copies_at_one_moment(claiming: &Claiming) -> Result<()> {
     });
     let [a, b] = two_copies(claiming, play).await?;
     journal.wait(Step::Started, 1, SOON).await;
-    tokio::time::sleep(Duration::from_secs(15)).await;
+    claiming.bus.quiet(Duration::from_secs(15)).await;
     assert_eq!(duplicates(&[&a, &b]), 0, "acked while the first may fail");
     journal.wait(Step::Done, 1, MINUTE).await;
     wait_until("the copy is acked", MINUTE, || duplicates(&[&a, &b]) == 1).await;
-    tokio::time::sleep(10 * MINUTE).await;
+    claiming.bus.quiet(10 * MINUTE).await;
     assert_eq!(journal.count(Step::Started), 1);
     assert_eq!((duplicates(&[&a, &b]), lost(&[&a, &b])), (1, 0));
     assert!(dead_letters(a.backend()).await?.is_empty());
@@ -209,7 +233,7 @@ pub(super) async fn first_of_two_copies_fails(claiming: &Claiming) -> Result<()>
     let [a, b] = two_copies(claiming, play).await?;
     journal.wait(Step::Done, 1, 2 * MINUTE).await;
     wait_until("the copy is acked", MINUTE, || duplicates(&[&a, &b]) == 1).await;
-    tokio::time::sleep(10 * MINUTE).await;
+    claiming.bus.quiet(10 * MINUTE).await;
     let attempts: Vec<_> = journal.starts(0).iter().map(|note| note.attempt).collect();
     assert_eq!(attempts, [1, 2, 3], "the copies share their attempts");
     assert_no_overlap(&journal);
@@ -231,7 +255,7 @@ pub(super) async fn both_copies_fail(claiming: &Claiming) -> Result<()> {
     });
     let [a, _b] = two_copies(claiming, play).await?;
     wait_for_dead_letters(a.backend(), 1).await?;
-    tokio::time::sleep(10 * MINUTE).await;
+    claiming.bus.quiet(10 * MINUTE).await;
     assert_eq!(journal.count(Step::Started), 3);
     assert_no_overlap(&journal);
     let letters = dead_letters(a.backend()).await?;
@@ -267,7 +291,7 @@ pub(super) async fn failures_free_the_claim(claiming: &Claiming) -> Result<()> {
     let node = node.handlers(handlers![on_payment]).start().await?;
     pay(&node, 0, "one").await?;
     journal.wait(Step::Done, 1, MINUTE).await;
-    tokio::time::sleep(10 * MINUTE).await;
+    claiming.bus.quiet(10 * MINUTE).await;
     let expected = [(1, false), (2, true), (3, true), (4, true)];
     assert_eq!(drain(&mut told), expected);
     let stats = node.handlers()[0].stats;
@@ -288,9 +312,9 @@ async fn a_named_delay_holds_its_copies_too(bus: Bus) -> Result<()> {
             _ => Ok(()),
         }
     });
-    let nodes = two_copies(&Claiming::own(bus), play).await?;
+    let nodes = two_copies(&Claiming::own(bus.clone()), play).await?;
     journal.wait(Step::Done, 1, 3 * MINUTE).await;
-    tokio::time::sleep(10 * MINUTE).await;
+    bus.quiet(10 * MINUTE).await;
     let starts = journal.starts(0);
     let attempts: Vec<_> = starts.iter().map(|note| note.attempt).collect();
     assert_eq!(attempts, [1, 2]);
@@ -325,9 +349,9 @@ pub(super) async fn given_up(
     let letter = &letters[0];
     assert_eq!(letter.envelope.id(), Some(MessageId::from_key("poison")));
     assert_eq!(letter.generation, 0);
-    tokio::time::sleep(AFTER_THE_WINDOW).await;
+    claiming.bus.quiet(AFTER_THE_WINDOW).await;
     assert!(!pay(&node, 0, "poison").await?);
-    tokio::time::sleep(10 * MINUTE).await;
+    claiming.bus.quiet(10 * MINUTE).await;
     assert_eq!(journal.starts(0).len(), attempts);
     assert_eq!(journal.handled(), [1]);
     assert_eq!(dead_letters(node.backend()).await?.len(), 1);

@@ -15,8 +15,8 @@ use crate::reliable::{
     Claiming, assert_no_overlap, audit_payment, drain, duplicates, lost, on_payment, pay,
 };
 
-scenarios! { "exactly_once_faults":
-    Paused a_publisher_that_dies,
+scenarios! { Runtime "exactly_once_faults":
+    Paused a_publisher_that_dies [45],
     Paused stopped_half_way,
     Paused dropped_half_way,
     Paused given_back_unstarted,

@@ -15,7 +15,7 @@ use crate::harness::{Bus, dead_letters, scenarios, wait_for_dead_letters, wait_u
 use crate::journal::{Journal, Step};
 use crate::messages::{Ask, Work, on_ask, on_work};
 
-scenarios! { "hostile":
+scenarios! { Runtime "hostile":
     Paused an_error_whose_text_panics,
     Paused a_panic_whose_payload_panics,
     Paused a_message_whose_drop_panics,
@@ -26,7 +26,7 @@ scenarios! { "hostile":
     Paused a_fail_over_to_oneself_is_the_same_request,
     Paused a_remote_failure_may_have_run,
     Paused a_request_names_its_delay,
-    Paused time_that_is_over,
+    Paused time_that_is_over [88],
     Paused strict_requests,
 }
 

@@ -16,9 +16,9 @@ use crate::journal::{Journal, Play, Step};
 use crate::messages::{Answer, Ask, on_ask};
 use crate::parts::{Line, Order, Placed, Print, on_order, on_print};
 
-scenarios! { "idempotency":
-    Paused a_response_is_kept,
-    Paused a_lost_reply_is_sent_again,
+scenarios! { Backend "idempotency":
+    Paused a_response_is_kept [82, 84],
+    Paused a_lost_reply_is_sent_again [84],
     Paused a_duplicate_waits_for_the_first,
     Paused a_duplicate_runs_when_the_first_failed,
     Paused a_terminal_error_is_kept,
@@ -26,7 +26,7 @@ scenarios! { "idempotency":
     Paused a_response_is_forgotten,
     Paused a_dying_node_hands_on,
     Paused a_fail_over_to_the_sender,
-    Paused a_reply_lost_on_the_way_to_the_sender,
+    Paused a_reply_lost_on_the_way_to_the_sender [84],
     Paused a_broadcast_runs_once_on_each_node,
     Paused not_idempotent_touches_no_store,
     Paused without_a_store_nothing_runs,
@@ -239,10 +239,10 @@ async fn a_response_is_forgotten(bus: Bus) -> Result<()> {
     let a = a.handlers(handlers![on_order]).start().await?;
     let letter = letter(Order { id: 0 })?;
     ask(&a, "a", &letter, 1).await?;
-    tokio::time::sleep(4 * MINUTE).await;
+    bus.quiet(4 * MINUTE).await;
     ask(&a, "a", &letter, 2).await?;
     assert_eq!(journal.starts(0).len(), 1, "forgotten too early");
-    tokio::time::sleep(2 * MINUTE).await;
+    bus.quiet(2 * MINUTE).await;
     ask(&a, "a", &letter, 3).await?;
     assert_eq!(journal.starts(0).len(), 2, "kept for longer than was said");
     Ok(())

@@ -16,14 +16,14 @@ use crate::reliable::{
     Claiming, audit_payment, drain, duplicates, inbox_of_another_bus, lost, on_payment, pay,
 };
 
-scenarios! { "inbox":
-    Paused a_copy_after_the_window,
-    Paused two_copies_at_one_moment,
-    Paused two_copies_of_which_the_first_fails,
-    Paused two_copies_that_are_given_up,
-    Paused a_failure_frees_the_claim,
-    Paused attempts_that_are_exhausted,
-    Paused a_terminal_error,
+scenarios! { Runtime "inbox":
+    Paused a_copy_after_the_window [40],
+    Paused two_copies_at_one_moment [41],
+    Paused two_copies_of_which_the_first_fails [41],
+    Paused two_copies_that_are_given_up [41],
+    Paused a_failure_frees_the_claim [42],
+    Paused attempts_that_are_exhausted [42],
+    Paused a_terminal_error [42],
     Paused stopped_half_way,
     Paused dropped_half_way,
     Paused given_back_unstarted,
@@ -32,11 +32,11 @@ scenarios! { "inbox":
     Paused a_zombie_that_fails,
     Paused a_zombie_that_fails_for_good,
     Paused nodes_come_and_go,
-    Paused full_dead_letters_at_least_once,
-    Paused full_dead_letters_in_the_backends_inbox,
-    Paused full_dead_letters_in_a_given_inbox,
-    Paused claims_over_three_nodes,
-    Real claims_over_two_threads,
+    Paused full_dead_letters_at_least_once [36],
+    Paused full_dead_letters_in_the_backends_inbox [36],
+    Paused full_dead_letters_in_a_given_inbox [36],
+    Paused claims_over_three_nodes [41],
+    Real claims_over_two_threads [41],
 }
 
 const MINUTE: Duration = Duration::from_secs(60);

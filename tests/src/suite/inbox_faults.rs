@@ -15,22 +15,22 @@ use crate::reliable::{
     Claiming, assert_no_overlap, duplicates, inbox_of_another_bus, lost, on_payment, pay,
 };
 
-scenarios! { "inbox_faults":
-    Paused out_of_reach,
-    Paused a_claim_that_is_never_answered,
-    Paused a_claim_whose_answer_is_lost,
+scenarios! { Runtime "inbox_faults":
+    Paused out_of_reach [43],
+    Paused a_claim_that_is_never_answered [43],
+    Paused a_claim_whose_answer_is_lost [43],
     Paused a_claim_that_comes_after_the_end,
-    Paused a_renewal_that_fails_for_a_while,
-    Paused a_renewal_that_is_never_answered,
-    Paused a_renewal_that_is_refused,
+    Paused a_renewal_that_fails_for_a_while [43],
+    Paused a_renewal_that_is_never_answered [43],
+    Paused a_renewal_that_is_refused [43],
     Paused a_completion_whose_answer_is_lost,
-    Paused a_completion_that_fails_for_a_while,
-    Paused a_completion_that_is_never_answered,
-    Paused a_completion_that_is_refused,
+    Paused a_completion_that_fails_for_a_while [43],
+    Paused a_completion_that_is_never_answered [43],
+    Paused a_completion_that_is_refused [43],
     Paused a_release_whose_answer_is_lost,
-    Paused a_release_that_fails,
-    Paused a_release_that_is_refused,
-    Paused a_burial_that_is_refused,
+    Paused a_release_that_fails [43],
+    Paused a_release_that_is_refused [43],
+    Paused a_burial_that_is_refused [43],
 }
 
 const MINUTE: Duration = Duration::from_secs(60);

@@ -23,7 +23,7 @@ use crate::parts::{Invoice, Order, on_invoice, on_order};
 
 use super::layers::{MINUTE, SECOND, burst, caller, publish_all, started};
 
-scenarios! { "layer_faults":
+scenarios! { Runtime "layer_faults":
     Paused a_slow_rate_holds_no_lease,
     Paused a_slow_rate_starves_no_other_node,
     Paused panics,

@@ -13,7 +13,7 @@ use crate::harness::{Bus, PLANNED, SOON, scenarios, wait_until};
 use crate::journal::{Journal, Play, Step};
 use crate::messages::{Ask, Tick, on_ask, on_tick};
 
-scenarios! { "layer_replies":
+scenarios! { Runtime "layer_replies":
     Paused a_response_that_panics_when_it_is_dropped,
     Paused a_response_that_panics_when_it_is_dropped_behind_a_layer,
     Paused turned_away_at_most_once,

@@ -23,7 +23,7 @@ use crate::journal::{Journal, Play, Step};
 use crate::messages::{Ask, Other, Tick, Work, on_ask, on_other, on_tick, on_work};
 use crate::parts::{Invoice, Order, on_invoice, on_order};
 
-scenarios! { "layers":
+scenarios! { Runtime "layers":
     Paused time_out,
     Paused time_out_of_requests,
     Paused concurrency_limit,

@@ -12,19 +12,19 @@ use crate::journal::{Journal, Step};
 use crate::messages::{Parcel, Work, on_tick, on_work};
 use crate::parts::{Invoice, Print, on_invoice, on_print};
 
-scenarios! { "limits":
-    Paused payload_over_the_limit,
-    Paused request_over_the_limit,
-    Paused one_of_many_too_large,
-    Paused prefetch_abandoned,
-    Paused prefetch_abandoned_exactly_once,
+scenarios! { Backend "limits":
+    Paused payload_over_the_limit [17],
+    Paused request_over_the_limit [17],
+    Paused one_of_many_too_large [20],
+    Paused prefetch_abandoned [30],
+    Paused prefetch_abandoned_exactly_once [30],
 }
 
 /// The most bytes of payload and headers.
 const MOST: usize = 1000;
 
-fn limited(bus: Bus) -> Bus {
-    bus.with_option("max_payload=1000")
+fn limited(bus: Bus) -> Result<Bus> {
+    bus.limited("max_payload=1000")
 }
 
 /// An encoded parcel that takes so many bytes in all.
@@ -48,7 +48,7 @@ fn sized(bytes: usize, qos: QoS, header: bool) -> Result<Envelope> {
 
 /// Row 17: up to the limit is taken, above it is rejected for certain, headers counted, and nothing else suffers.
 async fn payload_over_the_limit(bus: Bus) -> Result<()> {
-    let bus = limited(bus);
+    let bus = limited(bus)?;
     let node = bus.node("a").state(Journal::default().plain());
     let node = node.handlers(handlers![on_work]).start().await?;
     let transport = &node.backend().transport;
@@ -93,7 +93,7 @@ async fn payload_over_the_limit(bus: Bus) -> Result<()> {
 
 /// Row 17: a request above the limit is refused before it is sent, and the next one is answered.
 async fn request_over_the_limit(bus: Bus) -> Result<()> {
-    let bus = limited(bus);
+    let bus = limited(bus)?;
     let journal = Journal::default();
     let node = bus.node("a").state(journal.plain());
     let _node = node.handlers(handlers![on_print]).start().await?;
@@ -125,7 +125,7 @@ async fn request_over_the_limit(bus: Bus) -> Result<()> {
 
 /// Row 20: of ten the fourth is too large: an outcome for each, in order, and the nine are handled.
 async fn one_of_many_too_large(bus: Bus) -> Result<()> {
-    let bus = limited(bus);
+    let bus = limited(bus)?;
     let journal = Journal::default();
     let node = bus.node("a").state(journal.plain()).strict(true);
     let node = node
@@ -217,7 +217,7 @@ async fn abandoned(bus: Bus, qos: QoS) -> Result<()> {
         "{:?}",
         began.elapsed()
     );
-    tokio::time::sleep(Duration::from_secs(600)).await;
+    bus.quiet(Duration::from_secs(600)).await;
     assert_eq!(journal.handled(), (3..100).collect::<Vec<_>>());
     let starts = journal.all(Step::Started);
     let counted = starts.iter().filter(|note| note.attempt > 1).count();

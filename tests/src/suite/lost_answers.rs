@@ -14,7 +14,7 @@ use crate::journal::{Journal, Play, Step};
 use crate::parts::{Order, on_order};
 use crate::reliable::{Payment, drain, inbox_of_another_bus, lost, on_payment, pay, telling};
 
-scenarios! { "lost_answers":
+scenarios! { Runtime "lost_answers":
     Paused a_claim_of_an_event,
     Paused claims_of_an_event,
     Paused claims_of_an_event_for_long,

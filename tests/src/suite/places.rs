@@ -14,9 +14,9 @@ use crate::journal::{Journal, Play, Step};
 use crate::messages::{Ask, Work, on_ask, on_work};
 use crate::parts::{Invoice, Order, on_invoice, on_order};
 
-scenarios! { "places":
+scenarios! { Runtime "places":
     Paused a_batch_that_waits,
-    Paused a_request_that_waits_at_the_stop,
+    Paused a_request_that_waits_at_the_stop [52],
     Paused a_request_that_waits_behind_layers_at_the_stop,
     Paused duplicates_of_what_runs_elsewhere,
     Paused a_duplicate_of_what_runs_here,

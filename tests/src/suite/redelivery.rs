@@ -10,14 +10,14 @@ use crate::harness::{Bus, PLANNED, SOON, dead_letters, scenarios};
 use crate::journal::{Journal, Step};
 use crate::messages::{Tick, Work, on_tick, on_work};
 
-scenarios! { "redelivery":
-    Paused handler_error,
-    Paused handler_names_the_delay,
-    Paused handler_panic,
-    Paused handler_panic_at_most_once,
-    Paused slow_handler,
-    Paused hung_handler,
-    Paused hung_handler_at_most_once,
+scenarios! { Backend "redelivery":
+    Paused handler_error [23],
+    Paused handler_names_the_delay [23],
+    Paused handler_panic [24],
+    Paused handler_panic_at_most_once [24],
+    Paused slow_handler [25],
+    Paused hung_handler [26],
+    Paused hung_handler_at_most_once [26],
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -43,7 +43,7 @@ async fn handler_error(bus: Bus) -> Result<()> {
         node.publish(Work { id }).await?;
     }
     journal.wait(Step::Done, 20, MINUTE).await;
-    tokio::time::sleep(2 * MINUTE).await;
+    bus.quiet(2 * MINUTE).await;
     assert_eq!(journal.handled(), (0..20).collect::<Vec<_>>());
     assert_eq!(journal.count(Step::Started), 22, "others were redelivered");
     let starts = journal.starts(7);
@@ -67,7 +67,7 @@ async fn handler_error(bus: Bus) -> Result<()> {
 
 /// Row 23: an error that names a delay is tried again after it, and not before.
 async fn handler_names_the_delay(bus: Bus) -> Result<()> {
-    let delay = Duration::from_secs(77);
+    let delay = bus.span(Duration::from_secs(77));
     let journal = Journal::default();
     let play = journal.play(move |scene| async move {
         if scene.attempt == 1 {
@@ -107,7 +107,7 @@ async fn handler_panic(bus: Bus) -> Result<()> {
         node.publish(Work { id }).await?;
     }
     journal.wait(Step::Done, 20, MINUTE).await;
-    tokio::time::sleep(2 * MINUTE).await;
+    bus.quiet(2 * MINUTE).await;
     assert_eq!(journal.handled(), (0..20).collect::<Vec<_>>());
     for id in 0..20 {
         let expected = if [5, 12].contains(&id) { 2 } else { 1 };
@@ -154,7 +154,7 @@ async fn slow_handler(bus: Bus) -> Result<()> {
     }
     nodes[0].publish(Work { id: 0 }).await?;
     journal.wait(Step::Done, 1, MINUTE).await;
-    tokio::time::sleep(20 * ack_wait).await;
+    bus.quiet(20 * ack_wait).await;
     assert_eq!(journal.starts(0).len(), 1);
     assert_eq!(journal.handled(), [0]);
     Ok(())
@@ -177,7 +177,7 @@ async fn hung_handler(bus: Bus) -> Result<()> {
         node.publish(Work { id }).await?;
     }
     journal.wait(Step::Done, 10, MINUTE).await;
-    tokio::time::sleep(2 * MINUTE).await;
+    bus.quiet(2 * MINUTE).await;
     assert_eq!(journal.handled(), (0..10).collect::<Vec<_>>());
     let starts = journal.starts(0);
     assert_eq!(starts.len(), 2);

@@ -14,17 +14,17 @@ use crate::harness::{Bus, PLANNED, SOON, poll_then_drop, scenarios, wait_until};
 use crate::journal::{Journal, Step};
 use crate::messages::{Ask, on_ask, on_work};
 
-scenarios! { "request_failures":
-    Paused no_handler,
+scenarios! { Backend "request_failures":
+    Paused no_handler [82],
     Paused remote_error,
     Paused handler_error_here,
     Paused retried_until_it_succeeds,
     Paused handler_panic,
     Paused hung_handler,
-    Paused expired_is_not_begun,
+    Paused expired_is_not_begun [88],
     Paused fails_over,
-    Paused server_goes_away,
-    Paused caller_goes_away,
+    Paused server_goes_away [82],
+    Paused caller_goes_away [85],
 }
 
 /// Row 82: a request that nobody answers fails at once, and the error names the handlers that are there.

@@ -12,14 +12,14 @@ use crate::harness::{Bus, SOON, scenarios, wait_until};
 use crate::journal::{Journal, Play, Step};
 use crate::messages::{Answer, Ask, on_ask};
 
-scenarios! { "requests":
+scenarios! { Backend "requests":
     Paused send_here,
     Paused send_to_another_node,
-    Real own_reply_for_each,
-    Paused send_to_a_named_node,
-    Paused broadcast,
+    Real own_reply_for_each [81],
+    Paused send_to_a_named_node [82],
+    Paused broadcast [87],
     Paused round_robin,
-    Paused shutdown_while_it_runs,
+    Paused shutdown_while_it_runs [89],
 }
 
 /// Starts a node that answers.
@@ -147,7 +147,7 @@ async fn send_to_a_named_node(bus: Bus) -> Result<()> {
     Ok(())
 }
 
-/// `broadcast` asks every node that answers, itself included: an outcome for each, none delayed by another.
+/// Row 87: `broadcast` asks every node that answers, itself included: an outcome for each, none delayed by another.
 async fn broadcast(bus: Bus) -> Result<()> {
     let journal = Journal::default();
     let play = journal.play(|scene| async move {
@@ -219,7 +219,7 @@ async fn round_robin(bus: Bus) -> Result<()> {
     Ok(())
 }
 
-/// A node that shuts down answers what it began, and the rest is answered by others: nobody sees an error.
+/// Row 89: a node that shuts down answers what it began, and the rest is answered by others: nobody sees an error.
 async fn shutdown_while_it_runs(bus: Bus) -> Result<()> {
     let journal = Journal::default();
     let play = journal.play(|_| async {

@@ -17,7 +17,7 @@ use crate::messages::{Work, on_work};
 use crate::parts::{Order, on_order};
 use crate::reliable::{Books, Charge, inbox_of_another_bus, on_charge};
 
-scenarios! { "retried_requests":
+scenarios! { Runtime "retried_requests":
     Paused equal_ones_to_two_nodes,
     Paused a_second_run_of_a_broadcast,
     Paused a_second_run_of_a_letter,

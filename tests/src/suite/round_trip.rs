@@ -13,12 +13,12 @@ use crate::messages::{
     Arrived, Other, Parcel, StoredParcel, Work, on_other, on_parcel, on_stored_parcel, on_work,
 };
 
-scenarios! { "round_trip":
-    Paused at_most_once,
-    Paused at_least_once,
-    Paused bytes,
-    Paused codecs,
-    Paused a_cause_is_named,
+scenarios! { Backend "round_trip":
+    Paused at_most_once [1],
+    Paused at_least_once [1],
+    Paused bytes [1],
+    Paused codecs [1],
+    Paused a_cause_is_named [1],
 }
 
 /// Payloads of all sorts.

@@ -13,7 +13,7 @@ use crate::harness::{Bus, SOON, scenarios};
 use crate::journal::{Journal, Play, Step};
 use crate::messages::{Answer, Ask, Tick, Work, each_work, on_ask, on_tick, on_work};
 
-scenarios! { "start":
+scenarios! { Runtime "start":
     Paused wrong_url,
     Paused unknown_scheme,
     Paused known_scheme_that_is_off,
@@ -336,7 +336,7 @@ async fn guarantees_that_the_backend_has_not(_: Bus) -> Result<()> {
         "`Settle` is idempotent, but the backend `plain` has no inbox (backends that have it: memory)",
         "on_settle",
     ];
-    refused(node, ErrorKind::Config, &parts).await;
+    refused(node, ErrorKind::Unsupported, &parts).await;
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use crate::messages::Ask;
 
 use super::windows::{LEVELS, MINUTE, SECOND, publish, worker};
 
-scenarios! { "store_windows":
+scenarios! { Runtime "store_windows":
     Paused while_dead_lettering,
     Paused while_the_dead_letters_are_full,
     Paused while_claiming,

@@ -10,16 +10,16 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::harness::{Bus, SOON, dead_letters, scenarios, wait_for_dead_letters, wait_until};
 
-scenarios! { "versions":
-    Paused older_versions_are_read_as_what_they_were,
-    Paused older_versions_at_most_once,
-    Paused newer_versions_are_given_up,
-    Paused newer_versions_at_most_once,
-    Paused requests_of_older_versions,
-    Paused requests_of_newer_versions,
-    Paused fields_that_come_and_go,
-    Paused a_new_variant,
-    Paused deep_nesting,
+scenarios! { Backend "versions":
+    Paused older_versions_are_read_as_what_they_were [38],
+    Paused older_versions_at_most_once [38],
+    Paused newer_versions_are_given_up [38],
+    Paused newer_versions_at_most_once [38],
+    Paused requests_of_older_versions [38],
+    Paused requests_of_newer_versions [38],
+    Paused fields_that_come_and_go [38],
+    Paused a_new_variant [38],
+    Paused deep_nesting [39],
 }
 
 /// What a handler saw, in words.

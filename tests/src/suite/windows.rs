@@ -15,18 +15,18 @@ use crate::journal::{Journal, Play, Step};
 use crate::messages::{Ask, Other, Work, on_ask, on_other, on_work};
 use crate::parts::{Invoice, Order, on_invoice, on_order};
 
-scenarios! { "windows":
+scenarios! { Runtime "windows":
     Paused while_connecting,
     Paused while_receiving,
     Real while_receiving_on_two_threads,
-    Paused while_it_runs,
-    Paused at_the_deadline,
+    Paused while_it_runs [52],
+    Paused at_the_deadline [53],
     Paused while_a_retry_is_delayed,
     Paused while_a_delayed_retry_comes_back,
-    Paused in_a_handler_that_publishes_and_requests,
+    Paused in_a_handler_that_publishes_and_requests [52],
     Paused in_a_handler_that_paused,
-    Paused in_a_handler,
-    Paused without_shutdown,
+    Paused in_a_handler [56],
+    Paused without_shutdown [55],
 }
 
 pub(super) const LEVELS: [QoS; 2] = [QoS::AtLeastOnce, QoS::ExactlyOnce];

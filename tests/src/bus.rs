@@ -1,0 +1,125 @@
+//! What the nodes of one scenario share, and nobody else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use catga::prelude::{Catga, Result};
+use catga::{CatgaBuilder, HandlerError};
+
+use crate::mutants::{Mutant, Mutated};
+use crate::outcome::Lacking;
+use crate::subject::{Subject, Time};
+
+/// A fresh place on a backend, for the nodes of one scenario.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    subject: Subject,
+    url: String,
+    seed: u64,
+    mutant: Option<Mutant>,
+}
+
+impl Bus {
+    /// A fresh bus in this process.
+    #[must_use]
+    pub fn memory(scenario: &str, seed: u64) -> Self {
+        Self::on(&Subject::memory(), scenario, seed)
+    }
+
+    /// A fresh bus on a backend.
+    #[must_use]
+    pub fn on(subject: &Subject, scenario: &str, seed: u64) -> Self {
+        Self {
+            subject: subject.clone(),
+            url: subject.fresh_url(scenario),
+            seed,
+            mutant: None,
+        }
+    }
+
+    /// The same bus, reached through a backend with a planted bug.
+    #[must_use]
+    pub fn with_mutant(mut self, mutant: Mutant) -> Self {
+        self.mutant = Some(mutant);
+        self
+    }
+
+    /// The backend that it is on.
+    #[must_use]
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// The seed that decides all that is random.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) fn mutant(&self) -> Option<Mutant> {
+        self.mutant
+    }
+
+    /// The same bus with an option of its URL, which the backend may know or not.
+    pub(crate) fn with_option(mut self, option: &str) -> Self {
+        self.url
+            .push(if self.url.contains('?') { '&' } else { '?' });
+        self.url.push_str(option);
+        self
+    }
+
+    /// The same bus with a limit that not every backend lets its users set: a scenario that needs it does not
+    /// run elsewhere.
+    pub(crate) fn limited(self, option: &str) -> Result<Self> {
+        let (name, _) = option.split_once('=').unwrap_or((option, ""));
+        if !self.subject.driver().options().contains(&name) {
+            let lacking = Lacking(format!("the backend has no option `{name}`"));
+            return Err(HandlerError::terminal(lacking));
+        }
+        Ok(self.with_option(option))
+    }
+
+    /// A node of the service `suite`.
+    pub(crate) fn node(&self, id: &str) -> CatgaBuilder {
+        let driver = Mutated::new(Arc::clone(self.subject.driver()), self.mutant);
+        Catga::builder()
+            .driver(driver)
+            .connect(&self.url)
+            .service("suite")
+            .node(id)
+    }
+
+    /// A node that handles nothing: publishes, looks on, and keeps the bus alive.
+    pub(crate) async fn observer(&self) -> Result<Catga> {
+        let observer = self.node("observer").handlers(catga::handlers![]);
+        Ok(observer.start().await?)
+    }
+
+    /// A source of chance that the seed decides.
+    pub(crate) fn chance(&self) -> fastrand::Rng {
+        fastrand::Rng::with_seed(self.seed)
+    }
+
+    /// A time that may be long where only tokio's timers matter, and is a fortieth of it by the clock on the wall.
+    pub(crate) fn span(&self, long: Duration) -> Duration {
+        match self.subject.time() {
+            Time::Timers => long,
+            Time::Wall => long / 40,
+        }
+    }
+
+    /// Lets time pass in which nothing more may happen: `long`, or at least a second by the clock on the wall.
+    pub(crate) async fn quiet(&self, long: Duration) {
+        let time = match self.subject.time() {
+            Time::Timers => long,
+            Time::Wall => (long / 100).clamp(Duration::from_secs(1), Duration::from_secs(4)),
+        };
+        tokio::time::sleep(time).await;
+    }
+}

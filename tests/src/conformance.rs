@@ -1,0 +1,180 @@
+//! The run: every scenario and every mutant on every backend, as named tests, and what came of it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+use libtest_mimic::{Arguments, Completion, Trial};
+
+use crate::bus::Bus;
+use crate::harness::{Clock, Scenario, seed};
+use crate::mutants::Mutant;
+use crate::outcome::{Outcome, note_panics};
+use crate::report::{Finding, Report};
+use crate::subject::Subject;
+use crate::suite::suite;
+
+/// All scenarios and mutants on these backends, as the `main` of a test without harness.
+///
+/// Each is a test of its own: `memory::redelivery::handler_error`, `memory::mutant::naks_without_delay`; what
+/// `cargo test` says of names and options holds. A scenario that needs what a backend does not claim passes when it is
+/// refused by a typed error, and is counted as refused.
+///
+/// # Examples
+/// ```no_run
+/// use catga_testkit::{Subject, conformance};
+///
+/// fn main() -> std::process::ExitCode {
+///     conformance([Subject::memory()]).main()
+/// }
+/// ```
+pub fn conformance(subjects: impl IntoIterator<Item = Subject>) -> Conformance {
+    Conformance {
+        subjects: subjects.into_iter().collect(),
+        table: None,
+    }
+}
+
+/// A run that is to be made; see [`conformance`].
+#[derive(Debug)]
+#[must_use = "nothing runs before `.main()`"]
+pub struct Conformance {
+    subjects: Vec<Subject>,
+    table: Option<PathBuf>,
+}
+
+impl Conformance {
+    /// Keeps the table of guarantees in a file: a run of everything fails when it says something else, and
+    /// writes it with `GUARANTEES=overwrite`.
+    pub fn with_table(mut self, path: impl Into<PathBuf>) -> Self {
+        self.table = Some(path.into());
+        self
+    }
+
+    /// Runs what the arguments of this process ask for.
+    #[must_use]
+    pub fn main(self) -> ExitCode {
+        let arguments = Arguments::from_args();
+        let seed = seed();
+        let (find, found) = channel();
+        let trials = self.trials(seed, &find);
+        drop(find);
+        if arguments.list {
+            return libtest_mimic::run(&arguments, trials).exit_code();
+        }
+        say(&format!("\nseed={seed} (again with CATGA_SEED={seed})"));
+        note_panics();
+        let conclusion = libtest_mimic::run(&arguments, trials);
+        let report = Report::new(&self.subjects, found.try_iter().collect());
+        say(&report.summary());
+        let everything = conclusion.num_filtered_out == 0;
+        let stale = match &self.table {
+            Some(path) if everything && !conclusion.has_failed() => report.keep(path),
+            Some(_) => Ok(()),
+            None => {
+                say(&report.to_string());
+                Ok(())
+            }
+        };
+        match stale {
+            Ok(()) => conclusion.exit_code(),
+            Err(stale) => {
+                say(&stale);
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn trials(&self, seed: u64, find: &Sender<Finding>) -> Vec<Trial> {
+        let suite: Arc<[_]> = suite().into();
+        let mut trials = Vec::new();
+        for subject in &self.subjects {
+            for scenario in suite.iter().filter(|scenario| scenario.runs_on(subject)) {
+                trials.push(scenario_trial(subject, *scenario, seed, find.clone()));
+            }
+            for mutant in Mutant::ALL {
+                let suite = Arc::clone(&suite);
+                trials.push(mutant_trial(subject, *mutant, suite, seed, find.clone()));
+            }
+        }
+        trials
+    }
+}
+
+fn scenario_trial(
+    subject: &Subject,
+    scenario: Scenario,
+    seed: u64,
+    find: Sender<Finding>,
+) -> Trial {
+    let name = format!("{}::{}", subject.name(), scenario.name());
+    let subject = subject.clone();
+    Trial::ignorable_test(name, move || {
+        let outcome = scenario.run(Bus::on(&subject, scenario.name(), seed));
+        let _ = find.send(Finding::of_scenario(&subject, scenario, &outcome));
+        match outcome {
+            Outcome::Passed | Outcome::Refused(_) => Ok(Completion::Completed),
+            Outcome::NotRun(why) => Ok(Completion::ignored_with(why)),
+            Outcome::Failed(failure) => Err(failure.into()),
+        }
+    })
+}
+
+/// What is tried on every mutant when somebody looks for what else catches it.
+fn is_quick(scenario: &Scenario) -> bool {
+    !scenario.rows().is_empty() && scenario.clock() == Clock::Paused
+}
+
+/// Passes when each scenario that is to catch the mutant fails on it.
+fn mutant_trial(
+    subject: &Subject,
+    mutant: Mutant,
+    suite: Arc<[Scenario]>,
+    seed: u64,
+    find: Sender<Finding>,
+) -> Trial {
+    let name = format!("{}::mutant::{mutant}", subject.name());
+    let subject = subject.clone();
+    Trial::ignorable_test(name, move || {
+        let everything = std::env::var_os("CATGA_MUTANTS").is_some_and(|which| which == "all");
+        let (mut applies, mut missed) = (false, Vec::new());
+        let asked = suite.iter().filter(|scenario| {
+            let listed = mutant.caught_by().contains(&scenario.name());
+            scenario.runs_on(&subject) && (listed || everything && is_quick(scenario))
+        });
+        for scenario in asked {
+            let bus = Bus::on(&subject, scenario.name(), seed).with_mutant(mutant);
+            match scenario.run(bus) {
+                Outcome::Failed(failure) => {
+                    applies = true;
+                    say(&format!(
+                        "{mutant}: caught by {}: {failure}",
+                        scenario.name()
+                    ));
+                    let _ = find.send(Finding::of_mutant(&subject, *scenario, mutant));
+                }
+                Outcome::Passed if !everything => missed.push(scenario.name()),
+                _ => {}
+            }
+        }
+        if !missed.is_empty() {
+            let missed = missed.join("`, `");
+            Err(format!("`{missed}` did not notice: {}", mutant.bug()).into())
+        } else if applies {
+            Ok(Completion::Completed)
+        } else {
+            Ok(Completion::ignored_with(
+                "nothing that it breaks runs on this backend",
+            ))
+        }
+    })
+}
+
+#[allow(
+    clippy::print_stdout,
+    reason = "whoever looks for a failure needs the seed, and what was not run"
+)]
+fn say(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,112 @@
+//! Backends with a planted bug each: a rule that no bug breaks would be no rule.
+//!
+//! A mutant stands around a backend, whichever it is, and does one thing wrong. [`Mutant::caught_by`] names the
+//! scenarios that have to fail on it; the run shows that they do.
+
+mod catalogue;
+mod membership;
+pub(crate) mod receiving;
+mod sending;
+
+use std::any::TypeId;
+use std::sync::Arc;
+
+use catga::{Backend, ConnectOptions, Driver, Error};
+use catga_core::{
+    BackendUrl, Capability, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, Page,
+    async_trait,
+};
+
+pub use catalogue::Mutant;
+use membership::MutatedRegistry;
+use sending::MutatedTransport;
+
+/// A backend with a bug, or without one as it is.
+#[derive(Debug)]
+pub(crate) struct Mutated {
+    driver: Arc<dyn Driver>,
+    mutant: Option<Mutant>,
+}
+
+impl Mutated {
+    pub(crate) fn new(driver: Arc<dyn Driver>, mutant: Option<Mutant>) -> Self {
+        Self { driver, mutant }
+    }
+}
+
+#[async_trait]
+impl Driver for Mutated {
+    fn name(&self) -> &'static str {
+        self.driver.name()
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        self.driver.schemes()
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        self.driver.options()
+    }
+
+    fn capabilities(&self) -> &'static [Capability] {
+        self.driver.capabilities()
+    }
+
+    fn commit_store(&self) -> Option<TypeId> {
+        self.driver.commit_store()
+    }
+
+    async fn connect(&self, url: &BackendUrl, options: &ConnectOptions) -> Result<Backend, Error> {
+        let mut backend = self.driver.connect(url, options).await?;
+        let Some(mutant) = self.mutant else {
+            return Ok(backend);
+        };
+        backend.transport = Arc::new(MutatedTransport::new(mutant, backend.transport));
+        backend.registry = backend
+            .registry
+            .map(|registry| Arc::new(MutatedRegistry { mutant, registry }) as _);
+        backend.dead_letters = backend
+            .dead_letters
+            .map(|letters| Arc::new(MutatedLetters { mutant, letters }) as _);
+        backend.inbox = backend
+            .inbox
+            .map(|inbox| Arc::new(receiving::MutatedInbox { mutant, inbox }) as _);
+        Ok(backend)
+    }
+}
+
+#[derive(Debug)]
+struct MutatedLetters {
+    mutant: Mutant,
+    letters: Arc<dyn DeadLetters>,
+}
+
+#[async_trait]
+impl DeadLetters for MutatedLetters {
+    async fn list(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<&DeadLetterId>,
+        limit: usize,
+    ) -> Result<Page, Error> {
+        self.letters.list(filter, after, limit).await
+    }
+
+    async fn inspect(&self, id: &DeadLetterId) -> Result<Option<DeadLetter>, Error> {
+        self.letters.inspect(id).await
+    }
+
+    async fn redrive(&self, id: &DeadLetterId) -> Result<(), Error> {
+        if self.mutant == Mutant::RedrivesNothing {
+            let known = self.letters.inspect(id).await?.is_some();
+            if known {
+                return Ok(());
+            }
+        }
+        self.letters.redrive(id).await
+    }
+
+    async fn purge(&self, filter: &DeadLetterFilter) -> Result<u64, Error> {
+        self.letters.purge(filter).await
+    }
+}

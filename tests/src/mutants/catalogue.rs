@@ -1,0 +1,239 @@
+//! The bugs, and the scenarios that catch each.
+
+use std::fmt;
+
+macro_rules! mutants {
+    ($($(#[doc = $bug:literal])* $mutant:ident: [$($scenario:literal),* $(,)?],)*) => {
+        /// One bug, planted around a backend.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum Mutant {
+            $($(#[doc = $bug])* $mutant,)*
+        }
+
+        impl Mutant {
+            /// All bugs.
+            pub const ALL: &[Self] = &[$(Self::$mutant),*];
+
+            /// The scenarios that have to fail on it.
+            #[must_use]
+            pub const fn caught_by(self) -> &'static [&'static str] {
+                match self {
+                    $(Self::$mutant => &[$($scenario),*],)*
+                }
+            }
+
+            /// What it does wrong.
+            #[must_use]
+            pub fn bug(self) -> &'static str {
+                match self {
+                    $(Self::$mutant => concat!($($bug),*).trim(),)*
+                }
+            }
+
+            const fn identifier(self) -> &'static str {
+                match self {
+                    $(Self::$mutant => stringify!($mutant),)*
+                }
+            }
+        }
+    };
+}
+
+mutants! {
+    /// Every 100th message that is published is dropped, and the publish is Ok.
+    DropsOneInAHundred: [
+        "delivery::fan_out_and_groups_stored",
+        "delivery::churn",
+        "delivery::members_share",
+        "control::concurrency_under_load",
+        "back_pressure::one_stuck_of_ten",
+    ],
+    /// The last message of a batch is dropped, and reported as Ok.
+    DropsTheLastOfABatch: [
+        "limits::one_of_many_too_large",
+    ],
+    /// Every second message is stored after the one that is published next.
+    SwapsNeighbours: [
+        "ordering::one_member",
+    ],
+    /// Nobody minds what is to be handled in order.
+    IgnoresTheOrder: [
+        "ordering::by_key",
+    ],
+    /// A publish that failed is reported as Ok.
+    SwallowsPublishErrors: [
+        "limits::payload_over_the_limit",
+        "back_pressure::full_queue",
+    ],
+    /// Messages are published without their headers.
+    ForgetsHeaders: [
+        "round_trip::at_least_once",
+    ],
+    /// Messages are published without their version.
+    ForgetsVersions: [
+        "versions::older_versions_are_read_as_what_they_were",
+        "versions::newer_versions_are_given_up",
+    ],
+    /// Each publish has another id, whatever its message says.
+    PublishesUnderNewIds: [
+        "exactly_once::an_id_is_forgotten_after_its_retention",
+        "exactly_once::one_id_published_many_times",
+        "exactly_once::one_id_with_two_bodies",
+        "exactly_once::a_copy_after_the_window",
+        "exactly_once_faults::a_publisher_that_dies",
+        "round_trip::at_least_once",
+    ],
+    /// One bit of a payload is another one when it arrives.
+    FlipsABit: [
+        "round_trip::at_least_once",
+        "round_trip::bytes",
+    ],
+    /// Every tenth message goes to those who want the one that was published first.
+    ConfusesNames: [
+        "delivery::types_are_apart",
+        "names::names_that_are_alike_stay_apart",
+    ],
+    /// A new group begins with the next message, whatever it asks for.
+    StartsAtNow: [
+        "delivery::subscribe_before_and_after_stored",
+        "dead_letters::no_handler",
+    ],
+    /// A member is handed as many messages as there are, whatever it asks for.
+    BuffersWithoutBound: [
+        "back_pressure::in_flight_limit",
+    ],
+    /// Messages are acked when they are handed out.
+    AcksBeforeTheHandler: [
+        "redelivery::handler_panic",
+        "redelivery::hung_handler",
+        "limits::prefetch_abandoned",
+        "lifecycle::drain_deadline",
+        "lifecycle::drop_without_shutdown",
+        "inbox_faults::out_of_reach",
+    ],
+    /// At QoS 2 the completion is recorded when a message is handed out, before its effect.
+    CompletesBeforeTheEffect: [
+        "exactly_once::a_failure_frees_the_claim",
+        "exactly_once::two_copies_of_which_the_first_fails",
+    ],
+    /// Each message is handed out twice.
+    HandsOutTwice: [
+        "delivery::fan_out_and_groups",
+        "delivery::members_share",
+        "exactly_once::two_copies_at_one_moment",
+        "lifecycle::drain",
+        "cancel::publish",
+    ],
+    /// How often a message was delivered is not told.
+    ForgetsTheCount: [
+        "dead_letters::always_failing",
+    ],
+    /// A member that leaves gives nothing back.
+    LeavesWithoutAWord: ["windows::while_receiving"],
+    /// What was dropped or suppressed is not counted.
+    CountsNothing: [
+        "back_pressure::slow_subscriber_at_most_once",
+    ],
+    /// A nak with a delay is one without.
+    NaksWithoutDelay: [
+        "redelivery::handler_error",
+    ],
+    /// A nak is an ack.
+    AcksWhateverFails: [
+        "redelivery::handler_error",
+        "dead_letters::always_failing",
+    ],
+    /// What is given back unfinished counts as a failure.
+    CountsReleases: ["lifecycle::drain_gives_back_what_was_fetched"],
+    /// What is given up is dropped, and no dead letter.
+    LosesDeadLetters: [
+        "dead_letters::always_failing",
+        "dead_letters::malformed_payload",
+        "inbox::full_dead_letters_at_least_once",
+        "versions::deep_nesting",
+    ],
+    /// The lease of a long handler is not renewed, and the backend says that it was.
+    NeverExtends: [
+        "redelivery::slow_handler",
+    ],
+    /// A lease that was lost is reported as held.
+    IgnoresLostOwnership: [
+        "exactly_once_faults::a_zombie_that_succeeds",
+    ],
+    /// The inbox grants every claim.
+    GrantsEveryClaim: [
+        "idempotency::a_response_is_kept",
+    ],
+    /// The inbox takes a claim that failed for one that was completed.
+    KeepsFailedClaims: [
+        "idempotency::a_duplicate_runs_when_the_first_failed",
+    ],
+    /// A redrive does nothing, and says Ok.
+    RedrivesNothing: [
+        "redrive_once::redriven",
+        "redrive::all_of_them",
+    ],
+    /// Callers get the answer that came first, whoever asked for it.
+    ConfusesReplies: [
+        "requests::own_reply_for_each",
+        "deadlines::a_late_reply_is_dropped",
+    ],
+    /// A request that nobody answers is reported when its time is over.
+    WaitsForNobody: [
+        "request_failures::server_goes_away",
+    ],
+    /// A request to a node goes to any node of its service.
+    AsksAnybody: [
+        "requests::broadcast",
+        "requests::send_to_a_named_node",
+    ],
+    /// The node that answers does not know how long its caller waits.
+    ForgetsTheTimeLeft: [
+        "deadlines::the_time_left_is_passed_on",
+        "request_failures::expired_is_not_begun",
+    ],
+    /// A node that leaves stays listed.
+    NeverUnregisters: [
+        "membership::join_update_leave",
+        "requests::shutdown_while_it_runs",
+    ],
+    /// A connection that is closed stays open.
+    StaysOpen: ["lifecycle::shutdown_twice"],
+    /// Who was there before is not told to those who come.
+    ForgetsWhoWasThere: [
+        "membership::join_update_leave",
+        "membership::a_late_joiner_sees_everybody",
+    ],
+    /// A watcher that was too slow is not told.
+    HidesLag: [
+        "back_pressure::unread_watch",
+    ],
+}
+
+impl Mutant {
+    pub(super) const fn is_about_publishing(self) -> bool {
+        matches!(
+            self,
+            Self::DropsOneInAHundred
+                | Self::ForgetsHeaders
+                | Self::ForgetsVersions
+                | Self::PublishesUnderNewIds
+                | Self::FlipsABit
+                | Self::ConfusesNames
+        )
+    }
+}
+
+impl fmt::Display for Mutant {
+    /// In words with hyphens: `acks-before-the-handler`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, letter) in self.identifier().char_indices() {
+            if letter.is_ascii_uppercase() && i > 0 {
+                f.write_str("_")?;
+            }
+            write!(f, "{}", letter.to_ascii_lowercase())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,229 @@
+//! What a run found: the table of guarantees, and one line of it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use catga::Capability;
+
+use crate::harness::Scenario;
+use crate::mutants::Mutant;
+use crate::outcome::Outcome;
+use crate::rows::ROWS;
+use crate::subject::Subject;
+
+/// One thing that was found.
+#[derive(Debug)]
+pub(crate) struct Finding {
+    subject: &'static str,
+    scenario: Scenario,
+    found: Found,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Found {
+    Passed,
+    Refused(Capability),
+    NotRun,
+    Failed,
+    Caught(Mutant),
+}
+
+impl Finding {
+    pub(crate) fn of_scenario(subject: &Subject, scenario: Scenario, outcome: &Outcome) -> Self {
+        let found = match outcome {
+            Outcome::Passed => Found::Passed,
+            Outcome::Refused(capability) => Found::Refused(*capability),
+            Outcome::NotRun(_) => Found::NotRun,
+            Outcome::Failed(_) => Found::Failed,
+        };
+        Self {
+            subject: subject.name(),
+            scenario,
+            found,
+        }
+    }
+
+    pub(crate) fn of_mutant(subject: &Subject, scenario: Scenario, mutant: Mutant) -> Self {
+        Self {
+            subject: subject.name(),
+            scenario,
+            found: Found::Caught(mutant),
+        }
+    }
+}
+
+/// What one backend has to show for one row.
+enum Cell {
+    /// The row means nothing on it.
+    Without,
+    Passed {
+        caught: BTreeSet<String>,
+        refused: BTreeSet<String>,
+    },
+    Refused(BTreeSet<String>),
+    NotRun,
+    Failed,
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |names: &BTreeSet<String>| {
+            let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+            names.join(", ")
+        };
+        match self {
+            Self::Without => f.write_str("-"),
+            Self::NotRun => f.write_str("**not run**"),
+            Self::Failed => f.write_str("**FAILED**"),
+            Self::Refused(refused) => write!(f, "refused: {}", list(refused)),
+            Self::Passed { caught, refused } => {
+                if caught.is_empty() {
+                    f.write_str("pass, no mutant")?;
+                } else {
+                    write!(f, "pass: {}", list(caught))?;
+                }
+                if !refused.is_empty() {
+                    write!(f, "; refused: {}", list(refused))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a run found.
+#[derive(Debug)]
+pub(crate) struct Report<'a> {
+    subjects: &'a [Subject],
+    findings: Vec<Finding>,
+}
+
+impl<'a> Report<'a> {
+    pub(crate) fn new(subjects: &'a [Subject], findings: Vec<Finding>) -> Self {
+        Self { subjects, findings }
+    }
+
+    fn cell(&self, subject: &Subject, row: u8) -> Cell {
+        if subject.is_without(row) {
+            return Cell::Without;
+        }
+        let mut passed = false;
+        let mut failed = false;
+        let (mut caught, mut refused) = (BTreeSet::new(), BTreeSet::new());
+        let of_row = |finding: &&Finding| {
+            finding.subject == subject.name() && finding.scenario.rows().contains(&row)
+        };
+        for finding in self.findings.iter().filter(of_row) {
+            match finding.found {
+                Found::Passed => passed = true,
+                Found::Failed => failed = true,
+                Found::NotRun => {}
+                Found::Refused(capability) => {
+                    refused.insert(capability.to_string());
+                }
+                Found::Caught(mutant) => {
+                    caught.insert(mutant.to_string());
+                }
+            }
+        }
+        match (failed, passed, refused.is_empty()) {
+            (true, ..) => Cell::Failed,
+            (_, true, _) => Cell::Passed { caught, refused },
+            (_, _, false) => Cell::Refused(refused),
+            _ => Cell::NotRun,
+        }
+    }
+
+    /// A line for each backend: how many rows came to what.
+    pub(crate) fn summary(&self) -> String {
+        let mut lines = Vec::new();
+        for subject in self.subjects {
+            let (mut passed, mut unproved, mut refused) = (0, 0, 0);
+            let (mut not_run, mut failed, mut without) = (0, 0, 0);
+            for (row, _) in ROWS {
+                match self.cell(subject, *row) {
+                    Cell::Passed { caught, .. } if caught.is_empty() => unproved += 1,
+                    Cell::Passed { .. } => passed += 1,
+                    Cell::Refused(_) => refused += 1,
+                    Cell::NotRun => not_run += 1,
+                    Cell::Failed => failed += 1,
+                    Cell::Without => without += 1,
+                }
+            }
+            lines.push(format!(
+                "{}: of {} rows {passed} passed, {unproved} passed without a mutant, {refused} refused, {not_run} not run, {failed} failed; {without} mean nothing there",
+                subject.title(),
+                ROWS.len(),
+            ));
+        }
+        lines.join("\n")
+    }
+
+    /// Compares the table with the one that is kept, or keeps it.
+    pub(crate) fn keep(&self, path: &Path) -> Result<(), String> {
+        let table = self.to_string();
+        if std::env::var_os("GUARANTEES").is_some_and(|how| how == "overwrite") {
+            let written = fs::write(path, &table);
+            return written.map_err(|error| format!("cannot write {}: {error}", path.display()));
+        }
+        match fs::read_to_string(path) {
+            Ok(kept) if kept == table => Ok(()),
+            _ => Err(format!(
+                "{} does not say what this run found: run this again with GUARANTEES=overwrite, and look at the difference",
+                path.display()
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let titles: Vec<_> = self.subjects.iter().map(Subject::title).collect();
+        writeln!(f, "{HEAD}")?;
+        writeln!(f, "| # | row | {} |", titles.join(" | "))?;
+        writeln!(f, "|--:|---|{}", "---|".repeat(titles.len()))?;
+        for (row, name) in ROWS {
+            write!(f, "| {row} | {name} |")?;
+            for subject in self.subjects {
+                write!(f, " {} |", self.cell(subject, *row))?;
+            }
+            writeln!(f)?;
+        }
+        for subject in self.subjects {
+            for (rows, why) in subject.reasons() {
+                writeln!(f, "\n`-` on {}, rows {rows}: {why}.", subject.name())?;
+            }
+        }
+        writeln!(
+            f,
+            "\n## Mutants\n\n| mutant | its bug | caught by |\n|---|---|---|"
+        )?;
+        for mutant in Mutant::ALL {
+            let caught: BTreeSet<_> = self
+                .findings
+                .iter()
+                .filter(|finding| finding.found == Found::Caught(*mutant))
+                .map(|finding| format!("`{}`", finding.scenario.name()))
+                .collect();
+            let caught: Vec<_> = caught.into_iter().collect();
+            writeln!(
+                f,
+                "| `{mutant}` | {} | {} |",
+                mutant.bug(),
+                caught.join(", ")
+            )?;
+        }
+        Ok(())
+    }
+}
+
+const HEAD: &str = "<!-- Written by the conformance run: GUARANTEES=overwrite cargo test -p catga-testkit --test conformance -->
+# What was shown of which backend
+
+Each row is a promise, and the scenarios of the [test kit](../tests/README.md) that carry its number show it on a real backend.
+*pass* names the mutants, backends with a planted bug, on which one of these scenarios fails: a row that no bug breaks shows
+nothing. *refused* names the ability that the backend does not claim: what needs it ends in a typed error. What was *not run*
+is not known. `-` means nothing on that backend.
+";

@@ -1,0 +1,153 @@
+//! The backends that the scenarios run against.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use catga_core::{Capabilities, Driver};
+use catga_memory::MemoryDriver;
+
+/// A backend that the scenarios run against, and where each of them finds a place of its own on it.
+///
+/// # Examples
+/// ```
+/// use catga_memory::MemoryDriver;
+/// use catga_testkit::{Subject, Time};
+///
+/// let subject = Subject::new(MemoryDriver, |place| format!("memory://{place}"))
+///     .with_time(Time::Timers)
+///     .without(&[21, 22], "a bus ends with its process");
+/// assert_eq!(subject.name(), "memory");
+/// ```
+#[derive(Clone)]
+pub struct Subject(Arc<Parts>);
+
+#[derive(Clone)]
+struct Parts {
+    driver: Arc<dyn Driver>,
+    url: Arc<dyn Fn(&str) -> String + Send + Sync>,
+    time: Time,
+    version: Option<String>,
+    without: Vec<(Vec<u8>, &'static str)>,
+    embedded: bool,
+}
+
+/// Which time a backend goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Time {
+    /// That of tokio's timers alone: scenarios may stop its clock, and let it jump.
+    Timers,
+    /// That on the wall, because other processes have a say: each time span passes.
+    Wall,
+}
+
+impl Subject {
+    /// A backend by its driver, and the URL for a place on it: of what has another name (letters, digits,
+    /// hyphens) nobody may see anything. It goes by the clock on the wall.
+    pub fn new(driver: impl Driver, url: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Parts {
+            driver: Arc::new(driver),
+            url: Arc::new(url),
+            time: Time::Wall,
+            version: None,
+            without: Vec::new(),
+            embedded: false,
+        }))
+    }
+
+    /// The embedded backend, on which also those scenarios run that show what the runtime does whatever the
+    /// backend.
+    #[must_use]
+    pub fn memory() -> Self {
+        let this = Self::new(MemoryDriver, |place| format!("memory://{place}"));
+        this.with_time(Time::Timers)
+            .with(|parts| parts.embedded = true)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Parts)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+
+    /// Sets which time it goes by.
+    #[must_use]
+    pub fn with_time(self, time: Time) -> Self {
+        self.with(|parts| parts.time = time)
+    }
+
+    /// Names the version of its server, major and minor: `2.9`.
+    #[must_use]
+    pub fn with_version(self, version: impl Into<String>) -> Self {
+        self.with(|parts| parts.version = Some(version.into()))
+    }
+
+    /// Says which rows of the guarantees mean nothing on it, and why.
+    #[must_use]
+    pub fn without(self, rows: &[u8], reason: &'static str) -> Self {
+        self.with(|parts| parts.without.push((rows.to_vec(), reason)))
+    }
+
+    /// Its name: that of its driver.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.0.driver.name()
+    }
+
+    /// Name and version.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match &self.0.version {
+            Some(version) => format!("{} {version}", self.name()),
+            None => self.name().to_owned(),
+        }
+    }
+
+    /// What it says that it can do.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.0.driver.capabilities().iter().copied().collect()
+    }
+
+    /// Which time it goes by.
+    #[must_use]
+    pub fn time(&self) -> Time {
+        self.0.time
+    }
+
+    /// Whether the scenarios about the runtime run on it.
+    #[must_use]
+    pub(crate) fn is_embedded(&self) -> bool {
+        self.0.embedded
+    }
+
+    pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
+        &self.0.driver
+    }
+
+    /// Whether a row means nothing on it.
+    pub(crate) fn is_without(&self, row: u8) -> bool {
+        self.0.without.iter().any(|(rows, _)| rows.contains(&row))
+    }
+
+    /// The rows that mean nothing on it, in words, by reason.
+    pub(crate) fn reasons(&self) -> impl Iterator<Item = (String, &'static str)> {
+        self.0.without.iter().map(|(rows, why)| {
+            let rows: Vec<_> = rows.iter().map(ToString::to_string).collect();
+            (rows.join(", "), *why)
+        })
+    }
+
+    /// A place that nobody has been at.
+    pub(crate) fn fresh_url(&self, scenario: &str) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        (self.0.url)(&format!("{}-{number}", scenario.replace("::", "-")))
+    }
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Subject").field(&self.title()).finish()
+    }
+}
