@@ -12,6 +12,8 @@
 //! }
 //! ```
 
+pub mod checker;
+pub mod evidence;
 mod flawed;
 mod harness;
 mod journal;
