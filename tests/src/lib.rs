@@ -14,7 +14,9 @@
 //! ```
 
 mod bus;
+pub mod checker;
 mod conformance;
+pub mod evidence;
 mod flawed;
 mod harness;
 mod journal;
