@@ -14,6 +14,7 @@ use crate::outcome::{Outcome, note_panics};
 use crate::report::{Finding, Report};
 use crate::subject::Subject;
 use crate::suite::suite;
+use crate::worker;
 
 /// All scenarios and mutants on these backends, as the `main` of a test without harness.
 ///
@@ -55,6 +56,9 @@ impl Conformance {
     /// Runs what the arguments of this process ask for.
     #[must_use]
     pub fn main(self) -> ExitCode {
+        if let Some(end) = worker::when_asked(&self.subjects) {
+            return end;
+        }
         let arguments = Arguments::from_args();
         let seed = seed();
         let (find, found) = channel();

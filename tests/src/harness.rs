@@ -84,7 +84,9 @@ impl Scenario {
     /// Whether it means something on a backend.
     #[must_use]
     pub fn runs_on(&self, subject: &Subject) -> bool {
-        self.about == About::Backend || subject.is_embedded()
+        let rows = self.rows;
+        let means_nothing = !rows.is_empty() && rows.iter().all(|row| subject.is_without(*row));
+        (self.about == About::Backend || subject.is_embedded()) && !means_nothing
     }
 
     /// Runs the scenario on a thread and a runtime of its own.

@@ -16,6 +16,7 @@
 mod bus;
 pub mod checker;
 mod conformance;
+mod crew;
 pub mod evidence;
 mod flawed;
 mod harness;
@@ -31,6 +32,7 @@ mod rows;
 pub mod server;
 mod subject;
 mod suite;
+mod worker;
 
 pub use bus::Bus;
 pub use conformance::{Conformance, conformance};

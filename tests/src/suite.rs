@@ -4,10 +4,12 @@ mod attempts;
 mod back_pressure;
 mod breaker;
 mod cancel;
+mod chaos;
 mod commit;
 mod commit_checks;
 mod commit_faults;
 mod control;
+mod crashes;
 mod dead_letters;
 mod deadlines;
 mod delivery;
@@ -59,6 +61,7 @@ pub fn suite() -> Vec<Scenario> {
         lifecycle::SCENARIOS,
         hostile::SCENARIOS,
         cancel::SCENARIOS,
+        chaos::SCENARIOS,
         redrive::SCENARIOS,
         redrive_once::SCENARIOS,
         inbox::SCENARIOS,
@@ -71,6 +74,7 @@ pub fn suite() -> Vec<Scenario> {
         commit_checks::SCENARIOS,
         breaker::SCENARIOS,
         control::SCENARIOS,
+        crashes::SCENARIOS,
         deadlines::SCENARIOS,
         idempotency::SCENARIOS,
         layer_faults::SCENARIOS,

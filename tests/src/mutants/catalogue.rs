@@ -43,11 +43,11 @@ macro_rules! mutants {
 mutants! {
     /// Every 100th message that is published is dropped, and the publish is Ok.
     DropsOneInAHundred: [
-        "delivery::fan_out_and_groups_stored",
         "delivery::churn",
         "delivery::members_share",
         "control::concurrency_under_load",
         "back_pressure::one_stuck_of_ten",
+        "chaos::at_least_once",
     ],
     /// The last message of a batch is dropped, and reported as Ok.
     DropsTheLastOfABatch: [
@@ -111,6 +111,7 @@ mutants! {
         "lifecycle::drain_deadline",
         "lifecycle::drop_without_shutdown",
         "inbox_faults::out_of_reach",
+        "chaos::at_least_once",
     ],
     /// At QoS 2 the completion is recorded when a message is handed out, before its effect.
     CompletesBeforeTheEffect: [
@@ -124,6 +125,7 @@ mutants! {
         "exactly_once::two_copies_at_one_moment",
         "lifecycle::drain",
         "cancel::publish",
+        "chaos::exactly_once",
     ],
     /// How often a message was delivered is not told.
     ForgetsTheCount: [

@@ -1,0 +1,312 @@
+//! The workers of one scenario, and what they did: the side of the process that kills them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use catga::prelude::{Catga, Result};
+use catga::{Capability, Error, ErrorKind, HandlerError, MessageId};
+use tempfile::TempDir;
+
+use crate::bus::Bus;
+use crate::checker::{GroupRules, Promise, Rules, Verdict, check, recovery_bound};
+use crate::evidence::{EffectKind, Event, Evidence, Follower, Outcome, What, read};
+use crate::harness::dead_letters;
+use crate::server::Process;
+use crate::worker::{self, ATTEMPTS, CREW, ONCE, Part, READY, STORED, Stop};
+
+/// How long a worker keeps what it does not settle.
+const LEASE: Duration = Duration::from_secs(1);
+/// How long anything may take that a worker is to do.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Processes that handle the messages of one bus, the node that publishes, and the evidence of it all.
+pub(crate) struct Crew {
+    bus: Bus,
+    once: bool,
+    folder: TempDir,
+    evidence: Evidence,
+    follower: Follower,
+    workers: BTreeMap<String, Process>,
+    /// Those in this process.
+    here: BTreeMap<String, Catga>,
+    killed: BTreeSet<String>,
+    has_group: bool,
+    node: Catga,
+}
+
+impl Crew {
+    /// A crew of processes, none yet, whose messages are of QoS 1, or of QoS 2 where they are to be handled `once`.
+    ///
+    /// # Errors
+    /// `Unsupported` where messages do not outlive the process that publishes them.
+    pub(crate) async fn of_processes(bus: &Bus, once: bool) -> Result<Self> {
+        let claimed = bus.subject().capabilities();
+        let needed = [Capability::Persistent, Capability::ExactlyOnce];
+        let needed = &needed[..if once { 2 } else { 1 }];
+        if let Some(missing) = needed.iter().find(|needed| !claimed.has(**needed)) {
+            let text = format!("the backend has no {missing}");
+            return Err(Error::new(ErrorKind::Unsupported, "start", text).into());
+        }
+        Self::new(bus, once).await
+    }
+
+    /// A crew of nodes in this process, none yet.
+    pub(crate) async fn new(bus: &Bus, once: bool) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        std::fs::create_dir(folder.path().join("keys"))?;
+        let path = folder.path().join("evidence.jsonl");
+        let evidence = Evidence::create(&path, "parent")?;
+        Ok(Self {
+            node: bus.observer().await?,
+            bus: bus.clone(),
+            once,
+            follower: Follower::open(&path)?,
+            evidence,
+            folder,
+            workers: BTreeMap::new(),
+            here: BTreeMap::new(),
+            killed: BTreeSet::new(),
+            has_group: false,
+        })
+    }
+
+    /// What a planted bug keeps from happening need not be waited for as long.
+    fn patience(&self) -> Duration {
+        match self.bus.mutant() {
+            Some(_) => PATIENCE / 4,
+            None => PATIENCE,
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("evidence.jsonl")
+    }
+
+    fn part(&self, process: &str) -> Part {
+        Part {
+            subject: self.bus.subject().name().to_owned(),
+            url: self.bus.url().to_owned(),
+            mutant: self.bus.mutant().map(|mutant| mutant.to_string()),
+            evidence: self.path(),
+            keys: self.folder.path().join("keys"),
+            process: process.to_owned(),
+            lease: LEASE,
+            takes: Duration::from_millis(1),
+            concurrency: 8,
+            once: self.once,
+            stops: Vec::new(),
+            trouble: None,
+            publishes: None,
+        }
+    }
+
+    /// Starts a worker, and waits until its group exists.
+    pub(crate) async fn start(
+        &mut self,
+        process: &str,
+        change: impl FnOnce(&mut Part),
+    ) -> Result<()> {
+        let mut part = self.part(process);
+        change(&mut part);
+        if self.killed.remove(process) {
+            let process = process.to_owned();
+            self.evidence.write((), What::Restarted { process })?;
+        }
+        let log = self.folder.path().join(format!("{process}.log"));
+        let publishes = part.publishes.is_some();
+        let started = worker::start(&part, &log)?;
+        self.workers.insert(process.to_owned(), started);
+        if !publishes {
+            self.wait_for(&format!("{process} is there"), |event| {
+                event.process == process && is_ready(event)
+            })
+            .await?;
+            self.note_group()?;
+        }
+        Ok(())
+    }
+
+    /// Starts a node in this process.
+    pub(crate) async fn start_here(
+        &mut self,
+        process: &str,
+        change: impl FnOnce(&mut Part),
+    ) -> Result<()> {
+        let mut part = self.part(process);
+        change(&mut part);
+        let evidence = self.evidence.named(process);
+        let node = worker::node(self.bus.subject(), part, evidence).await?;
+        self.here.insert(process.to_owned(), node);
+        self.note_group()
+    }
+
+    /// Shuts a node of this process down.
+    pub(crate) async fn stop_here(&mut self, process: &str) -> Result<()> {
+        let node = self.here.remove(process).expect("it was started");
+        worker::shut_down(&node, &self.evidence.named(process)).await
+    }
+
+    fn note_group(&mut self) -> Result<()> {
+        if !std::mem::replace(&mut self.has_group, true) {
+            self.evidence.write(CREW, What::GroupCreated)?;
+        }
+        Ok(())
+    }
+
+    /// Kills a worker (SIGKILL).
+    pub(crate) fn kill(&mut self, process: &str) -> Result<()> {
+        let mut worker = self.workers.remove(process).expect("it was started");
+        worker.kill()?;
+        self.killed.insert(process.to_owned());
+        let process = process.to_owned();
+        self.evidence.write((), What::Killed { process })?;
+        Ok(())
+    }
+
+    /// Asks a worker to end (SIGTERM), and waits until it has.
+    pub(crate) fn terminate(&mut self, process: &str) -> Result<()> {
+        let mut worker = self.workers.remove(process).expect("it was started");
+        worker.terminate()?;
+        Ok(())
+    }
+
+    pub(crate) async fn publish(&self, ids: impl IntoIterator<Item = u64>) -> Result<()> {
+        for id in ids {
+            let outcome = worker::publish(&self.node, &self.evidence, self.once, id).await?;
+            assert_eq!(outcome, Outcome::Ok, "message {id}");
+        }
+        Ok(())
+    }
+
+    /// Waits for something that a worker writes down.
+    pub(crate) async fn wait_for(
+        &mut self,
+        what: &str,
+        condition: impl FnMut(&Event) -> bool,
+    ) -> Result<Event> {
+        let found = self.follower.wait_for(what, PATIENCE, condition).await;
+        match found {
+            Ok(event) => Ok(event),
+            Err(error) => {
+                let logs = self.logs();
+                Err(HandlerError::terminal(format!("{error}\n{logs}")))
+            }
+        }
+    }
+
+    /// What the workers complained of.
+    fn logs(&self) -> String {
+        let read = |process: &String| {
+            let path = self.folder.path().join(format!("{process}.log"));
+            let log = std::fs::read_to_string(path).unwrap_or_default();
+            format!("{process}: {log}")
+        };
+        self.workers.keys().map(read).collect()
+    }
+
+    /// Waits until all of these messages were handled, or given up, or it takes too long.
+    pub(crate) async fn wait_until_done(&mut self, ids: Range<u64>) -> Result<()> {
+        let mut open: BTreeSet<_> = ids.collect();
+        let done = |event: &Event| matches!(event.what, What::Done { .. });
+        for event in read(self.path())?.iter().filter(|event| done(event)) {
+            open.retain(|id| event.id != Some(*id));
+        }
+        let deadline = Instant::now() + self.patience();
+        while !open.is_empty() {
+            while let Some(event) = self.follower.next_event()? {
+                if done(&event) {
+                    open.retain(|id| event.id != Some(*id));
+                }
+            }
+            for letter in dead_letters(self.node.backend()).await? {
+                open.retain(|id| letter.envelope.id() != Some(self.message_id(*id)));
+            }
+            if Instant::now() > deadline {
+                // What is missing, and what happened to it, is for the checker to say.
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    fn subject(&self) -> &'static str {
+        if self.once { ONCE } else { STORED }
+    }
+
+    fn message_id(&self, id: u64) -> MessageId {
+        worker::message_id(self.subject(), id)
+    }
+
+    /// Ends all workers, and judges the run of so many messages by every invariant.
+    pub(crate) async fn judge(mut self, ids: Range<u64>) -> Result<(Verdict, Vec<Event>)> {
+        // What comes twice, or too late, comes within a lease.
+        self.bus.quiet(3 * LEASE).await;
+        for process in self.workers.keys().cloned().collect::<Vec<_>>() {
+            self.terminate(&process)?;
+        }
+        for process in self.here.keys().cloned().collect::<Vec<_>>() {
+            self.stop_here(&process).await?;
+        }
+        for letter in dead_letters(self.node.backend()).await? {
+            let id = ids
+                .clone()
+                .find(|id| letter.envelope.id() == Some(self.message_id(*id)));
+            let id = id.expect("what was given up was published");
+            let checksum = worker::checksum_of(&letter.envelope, self.once)?;
+            self.evidence
+                .write((CREW, id), What::DeadLettered { checksum })?;
+        }
+        let events = read(self.path())?;
+        let promise = match self.once {
+            true => Promise::ExactlyOnce,
+            false => Promise::AtLeastOnce,
+        };
+        let group = GroupRules::new(self.subject(), promise).max_deliver(ATTEMPTS as usize);
+        let mut rules = Rules::new().group(CREW, group);
+        rules.lease = LEASE;
+        rules.recovery = recovery_bound(LEASE, LEASE, LEASE, 3);
+        let verdict = check(&events, &rules).map_err(HandlerError::terminal)?;
+        Ok((verdict, events))
+    }
+}
+
+fn is_ready(event: &Event) -> bool {
+    matches!(&event.what, What::Text { text } if text == READY)
+}
+
+/// The runs of one message, as they began: attempt, and whether an earlier one may have had its effect.
+pub(crate) fn runs(events: &[Event], of: u64) -> Vec<(u32, bool)> {
+    let of_it = events.iter().filter(|event| event.id == Some(of));
+    of_it
+        .filter_map(|event| match event.what {
+            What::Started {
+                attempt,
+                may_have_run,
+                ..
+            } => Some((attempt, may_have_run)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// How many effects of each kind one message had: plain, keyed.
+pub(crate) fn effects(events: &[Event], of: u64) -> (usize, usize) {
+    let count = |wanted: EffectKind| {
+        let of_it = events.iter().filter(|event| event.id == Some(of));
+        of_it
+            .filter(|event| matches!(event.what, What::Effect { kind, .. } if kind == wanted))
+            .count()
+    };
+    (count(EffectKind::Plain), count(EffectKind::Keyed))
+}
+
+pub(crate) fn stops(ids: Range<u64>, before_the_effect: bool) -> Vec<Stop> {
+    ids.map(|id| Stop {
+        id,
+        before_the_effect,
+    })
+    .collect()
+}
