@@ -44,13 +44,18 @@ pub(crate) fn is_new(outcome: io::Result<()>) -> io::Result<bool> {
 pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
     match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        files => files?
-            .filter_map(|file| match file {
-                Ok(file) => file.file_name().into_string().ok().map(Ok),
-                Err(error) => Some(Err(error)),
-            })
-            .collect(),
+        files => names_of(files?),
     }
+}
+
+/// The names in an open folder. Those that are no text are none of ours.
+pub(crate) fn names_of(folder: fs::ReadDir) -> io::Result<Vec<String>> {
+    folder
+        .filter_map(|file| match file {
+            Ok(file) => file.file_name().into_string().ok().map(Ok),
+            Err(error) => Some(Err(error)),
+        })
+        .collect()
 }
 
 /// Waits until the disk has the names in a folder.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use catga_core::{Envelope, Name};
 
-use crate::disk::{after, names, now, sync_folder, was_there};
+use crate::disk::{after, names_of, now, sync_folder, was_there};
 use crate::entry::Entry;
 use crate::message;
 use crate::options::Bug;
@@ -60,9 +60,9 @@ impl Group {
     }
 
     /// What it is not done with, in the order in which it is to be taken. One whose name changes meanwhile may be
-    /// missing: the next look finds it.
+    /// missing: the next look finds it. A folder that is gone is an error, and not an empty one.
     fn entries(&self) -> io::Result<Vec<Entry>> {
-        let names = names(&self.folder)?;
+        let names = names_of(fs::read_dir(&self.folder)?)?;
         let mut entries: Vec<_> = names.iter().filter_map(|name| Entry::parse(name)).collect();
         entries.sort_unstable();
         Ok(entries)
@@ -81,6 +81,9 @@ impl Group {
     /// Takes up to `max` messages, each for as long as the lease.
     pub(crate) fn take(&self, max: usize, lease: Duration) -> io::Result<Vec<(Entry, Envelope)>> {
         let mut taken = Vec::new();
+        if max == 0 {
+            return Ok(taken);
+        }
         let now = now();
         for entry in self.entries()? {
             if entry.due > now || taken.len() == max {
@@ -105,6 +108,7 @@ impl Group {
         }
         let content = fs::read(self.file(leased))?;
         let envelope = message::read(&self.topic.name, content)?;
+        // Planted bug: acked before the handler.
         if self.has(Bug::AckBeforeHandler) {
             self.finish(leased)?;
         }
@@ -120,7 +124,7 @@ impl Group {
     pub(crate) fn finish(&self, entry: Entry) -> io::Result<bool> {
         let finished = was_there(fs::remove_file(self.file(entry)))?;
         if finished {
-            self.topic.forget(entry.number)?;
+            self.topic.forget(entry.number);
         }
         Ok(finished)
     }

@@ -130,7 +130,7 @@ impl Letter {
     /// Deletes the message for this group. Whether it was still there.
     fn delete(&self) -> io::Result<bool> {
         let deleted = self.without_reason(fs::remove_file(self.file()))?;
-        self.group.topic.forget(self.entry.number)?;
+        self.group.topic.forget(self.entry.number);
         Ok(deleted)
     }
 

@@ -128,7 +128,8 @@ impl FileReceipt {
         ours(operation, now() < self.entry.due)
     }
 
-    fn plant_bugs(&mut self) {
+    /// Planted bug: settles what another member has by now.
+    fn forget_lease(&mut self) {
         if self.group.has(Bug::ForgetLease) {
             self.entry = self.group.whoever_has(self.entry);
         }
@@ -151,13 +152,14 @@ impl Receipt for FileReceipt {
         _envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), Error> {
-        self.plant_bugs();
+        self.forget_lease();
         let entry = self.entry;
         match &settlement {
             Settlement::Complete(done) if done.claim.is_some() || done.effects.is_some() => {
                 return Err(error::foreign_claim());
             }
             Settlement::DeadLetter { claim: Some(_), .. } => return Err(error::foreign_claim()),
+            // Planted bug: it was acked before.
             _ if self.group.has(Bug::AckBeforeHandler) => return Ok(()),
             Settlement::Ack | Settlement::Complete(_) => return self.finish(),
             _ => self.check_lease("settle")?,
@@ -183,7 +185,7 @@ impl Receipt for FileReceipt {
     }
 
     async fn extend(&mut self) -> Result<(), Error> {
-        self.plant_bugs();
+        self.forget_lease();
         self.check_lease("extend")?;
         self.change("extend", self.entry.due_at(after(self.ack_wait)))
     }

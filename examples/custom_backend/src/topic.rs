@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use catga_core::{Name, Start};
@@ -116,7 +116,7 @@ impl Topic {
         let groups = self.groups()?;
         if !groups.is_empty() && groups.iter().all(Group::is_complete) {
             for number in self.numbers()? {
-                self.forget(number)?;
+                self.forget(number);
             }
         }
         Ok(())
@@ -145,11 +145,10 @@ impl Topic {
         }
         // The draft was a link too, so that the message could not go before every group had it.
         drop(message);
-        if groups.is_empty() {
-            Ok(())
-        } else {
-            self.forget(number)
+        if !groups.is_empty() {
+            self.forget(number);
         }
+        Ok(())
     }
 
     /// Makes the folder, for the first message.
@@ -157,12 +156,11 @@ impl Topic {
         fs::create_dir_all(self.messages_folder())
     }
 
-    /// Drops a message when nobody has a link to it any more.
-    pub(crate) fn forget(&self, number: u64) -> io::Result<()> {
-        let path: &Path = &self.message(number);
-        match fs::metadata(path) {
-            Ok(file) if file.nlink() > 1 => Ok(()),
-            found => was_there(found.and_then(|_| fs::remove_file(path))).map(drop),
+    /// Drops a message when nobody has a link to it any more. One that stays by mistake goes when room is needed.
+    pub(crate) fn forget(&self, number: u64) {
+        let path = self.message(number);
+        if fs::metadata(&path).is_ok_and(|file| file.nlink() == 1) {
+            let _ = fs::remove_file(path);
         }
     }
 }

@@ -119,6 +119,7 @@ impl Transport for FileTransport {
         let head = message::head(envelope).map_err(error::io("publish"))?;
         let topic = self.store.topic(envelope.name());
         let number = self.next_number();
+        // Planted bug: acknowledged and thrown away.
         let bug = self.store.options.bug == Some(Bug::SkipEvery100th);
         if bug && self.published.fetch_add(1, Ordering::Relaxed) % 100 == 99 {
             return Ok(Published::new());

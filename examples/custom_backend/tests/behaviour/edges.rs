@@ -516,3 +516,21 @@ async fn a_planted_bug_shows() {
         .unwrap();
     assert_eq!(next(&mut *a).await.count(), 3, "taken from the other");
 }
+
+#[tokio::test]
+async fn a_folder_that_is_wiped_is_an_error_and_not_silence() {
+    let folder = folder();
+    let backend = connect(folder.path(), QUICK).await;
+    let mut subscription = subscribe(&backend, &to_group("g")).await;
+    std::fs::remove_dir_all(folder.path().join("test")).unwrap();
+    let received = timeout(SOON, subscription.recv(1, &mut Vec::new())).await;
+    assert_eq!(
+        received.expect("silence").unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
+    let error = publish(&backend, "one").await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.may_be_stored()),
+        (ErrorKind::Unavailable, false)
+    );
+}
