@@ -1,5 +1,6 @@
 //! The errors of this backend, one constructor each.
 
+use std::path::Path;
 use std::{fmt, io};
 
 use catga_core::{Capability, Error, ErrorKind, Name};
@@ -96,32 +97,22 @@ pub(crate) fn config(message: impl Into<String>) -> Error {
 }
 
 /// What the file system said: the one place where its errors become ours.
-pub(crate) fn io(operation: &'static str) -> impl Fn(io::Error) -> Error {
-    move |error| {
-        let (kind, what) = match error.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => (
-                ErrorKind::Permission,
-                "may not be changed by this process: check its owner",
-            ),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                (ErrorKind::LimitReached, "has no room on its disk")
-            }
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => (
-                ErrorKind::Decode,
-                "holds a file that is no message: move it away",
-            ),
-            _ => (
-                ErrorKind::Unavailable,
-                "cannot be used: the cause is from the file system",
-            ),
-        };
-        Error::new(
-            kind,
-            operation,
-            format!("the folder of this backend {what}"),
-        )
-        .with_source(error)
-    }
+pub(crate) fn io(operation: &'static str, folder: &Path, error: io::Error) -> Error {
+    use io::ErrorKind as Io;
+    let (kind, problem) = match error.kind() {
+        Io::PermissionDenied | Io::ReadOnlyFilesystem => (
+            ErrorKind::Permission,
+            "may not be changed by this process: check its owner",
+        ),
+        Io::StorageFull | Io::QuotaExceeded => (ErrorKind::LimitReached, "has no room on its disk"),
+        Io::InvalidData | Io::UnexpectedEof => (
+            ErrorKind::Decode,
+            "has a file that is no message: move it away",
+        ),
+        _ => (ErrorKind::Unavailable, "cannot be used"),
+    };
+    let folder = folder.display();
+    Error::new(kind, operation, format!("the folder {folder} {problem}")).with_source(error)
 }
 
 #[cfg(test)]
@@ -136,8 +127,9 @@ mod tests {
             (io::ErrorKind::InvalidData, ErrorKind::Decode),
             (io::ErrorKind::NotADirectory, ErrorKind::Unavailable),
         ] {
-            let error = io("publish")(from.into());
+            let error = io("publish", Path::new("/x"), from.into());
             assert_eq!((error.kind(), error.may_be_stored()), (to, false));
+            assert!(error.message().starts_with("the folder /x "), "{error}");
         }
     }
 }

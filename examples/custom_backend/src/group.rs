@@ -106,8 +106,7 @@ impl Group {
         if !self.change(entry, leased)? {
             return Ok(None);
         }
-        let content = fs::read(self.file(leased))?;
-        let envelope = message::read(&self.topic.name, content)?;
+        let envelope = message::read(&self.topic.name, &self.file(leased))?;
         // Planted bug: acked before the handler.
         if self.has(Bug::AckBeforeHandler) {
             self.finish(leased)?;

@@ -100,11 +100,10 @@ impl Letter {
 
     /// The letter with what is in it, when it is still there.
     fn read(&self) -> io::Result<Option<DeadLetter>> {
-        let content = match fs::read(self.file()) {
+        let envelope = match message::read(&self.group.topic.name, &self.file()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            content => content?,
+            envelope => envelope?,
         };
-        let envelope = message::read(&self.group.topic.name, content)?;
         let reason = fs::read(self.reason_file()).map(|json| serde_json::from_slice(&json));
         let lost = || Reason::new(ReasonKind::Crashed, "the file with the reason is gone");
         let reason = reason.ok().and_then(Result::ok).unwrap_or_else(lost);
@@ -188,7 +187,7 @@ impl FileDeadLetters {
         self.store.check_open(operation)?;
         let store = Arc::clone(&self.store);
         on_disk(operation, move || {
-            work(&store).map_err(error::io(operation))
+            work(&store).map_err(store.failed(operation))
         })
         .await
     }

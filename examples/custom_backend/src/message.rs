@@ -1,6 +1,8 @@
 //! A message as a file: a line of JSON, then the payload as it is.
 
+use std::fs;
 use std::io;
+use std::path::Path;
 
 use catga_core::{Bytes, Envelope, Error, Headers, MessageId, Name, QoS};
 use serde::{Deserialize, Serialize};
@@ -32,8 +34,13 @@ pub(crate) fn head(envelope: &Envelope) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// The message in a file.
-pub(crate) fn read(name: &Name, content: Vec<u8>) -> io::Result<Envelope> {
+/// The message in a file. An error says in which.
+pub(crate) fn read(name: &Name, file: &Path) -> io::Result<Envelope> {
+    let envelope = fs::read(file).and_then(|content| parse(name, content));
+    envelope.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
+}
+
+fn parse(name: &Name, content: Vec<u8>) -> io::Result<Envelope> {
     let content = Bytes::from(content);
     let broken = || io::Error::new(io::ErrorKind::InvalidData, "it has no line of its own");
     let end = content.iter().position(|byte| *byte == b'\n');
@@ -72,7 +79,7 @@ mod tests {
                 .with_partition(Some(5))
                 .with_headers(headers.clone());
             let content = [&head(&envelope).unwrap(), payload].concat();
-            let back = read(&name, content).unwrap();
+            let back = parse(&name, content).unwrap();
             assert_eq!(back.payload().as_bytes().unwrap(), payload);
             assert_eq!(
                 (back.id(), back.version(), back.partition(), back.headers()),
@@ -84,8 +91,8 @@ mod tests {
     #[test]
     fn what_is_no_message_is_an_error() {
         for content in ["", "{}", "{}\n", "{\"version\":1}", "\n"] {
-            let read = read(&Name::from_static("x"), content.into());
-            let error = read.unwrap_err();
+            let parsed = parse(&Name::from_static("x"), content.into());
+            let error = parsed.unwrap_err();
             let kinds = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
             assert!(kinds.contains(&error.kind()), "{content:?}: {error:?}");
         }

@@ -68,6 +68,11 @@ impl Store {
         self.closed.load(Ordering::Relaxed)
     }
 
+    /// Turns what the file system said into an error of ours.
+    pub(crate) fn failed(&self, operation: &'static str) -> impl Fn(io::Error) -> Error {
+        move |error| error::io(operation, &self.root, error)
+    }
+
     /// Refuses what is asked of a connection that was closed.
     pub(crate) fn check_open(&self, operation: &'static str) -> Result<(), Error> {
         if self.is_closed() {

@@ -17,7 +17,7 @@ use crate::error;
 use crate::group::Group;
 use crate::letters;
 use crate::options::Bug;
-use crate::store::on_disk;
+use crate::store::{Store, on_disk};
 
 /// A member of a group. Nothing tells that it is there but the leases that it has, so that it can be gone at any time.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Subscription for FileSubscription {
             // Taken and handed over without a wait between, so that no message is lost with a future that is dropped. These
             // are short calls of the system, which the page cache answers.
             let taken = self.group.take(free.min(max.max(1)), self.ack_wait);
-            let taken = taken.map_err(error::io("receive"))?;
+            let taken = taken.map_err(store.failed("receive"))?;
             if !taken.is_empty() {
                 into.extend(taken.into_iter().map(|(entry, envelope)| {
                     let receipt = FileReceipt::new(self, entry);
@@ -110,17 +110,21 @@ impl FileReceipt {
         }
     }
 
+    fn store(&self) -> &Store {
+        &self.group.topic.store
+    }
+
     /// Puts the message into its next state, which only the one who has it can.
     fn change(&mut self, operation: &'static str, to: Entry) -> Result<(), Error> {
         let changed = self.group.change(self.entry, to);
-        ours(operation, changed.map_err(error::io(operation))?)?;
+        ours(operation, changed.map_err(self.store().failed(operation))?)?;
         self.entry = to;
         Ok(())
     }
 
     fn finish(&self) -> Result<(), Error> {
         let finished = self.group.finish(self.entry);
-        ours("settle", finished.map_err(error::io("settle"))?)
+        ours("settle", finished.map_err(self.store().failed("settle"))?)
     }
 
     /// Where nobody took it over a lease that is over is lost too, except for an ack: what was handled was handled.
@@ -175,9 +179,11 @@ impl Receipt for FileReceipt {
             },
             Settlement::DeadLetter { reason, .. } => {
                 let group = self.group.clone();
-                let bury = move || letters::bury(&group, entry, &reason);
-                let buried = on_disk("settle", move || bury().map_err(error::io("settle")));
-                return ours("settle", buried.await?);
+                let bury = move || {
+                    let buried = letters::bury(&group, entry, &reason);
+                    buried.map_err(group.topic.store.failed("settle"))
+                };
+                return ours("settle", on_disk("settle", bury).await?);
             }
             _ => return Err(error::unknown_settlement()),
         };

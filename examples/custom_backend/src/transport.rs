@@ -79,8 +79,8 @@ fn check_qos(operation: &'static str, qos: QoS) -> Result<(), Error> {
 
 /// Stores a message. Before it is kept an error rejects it; afterwards some groups may have it.
 fn publish(topic: &Arc<Topic>, head: &[u8], payload: &[u8], number: u64) -> Result<(), Error> {
-    let rejected = error::io("publish");
     let store = &topic.store;
+    let rejected = store.failed("publish");
     topic.create().map_err(&rejected)?;
     if !topic.has_room().map_err(&rejected)? {
         return Err(error::full(&topic.name, store.options.max_messages));
@@ -116,7 +116,7 @@ impl Transport for FileTransport {
         deadline: Duration,
     ) -> Result<Published, Error> {
         let payload = self.check(envelope)?;
-        let head = message::head(envelope).map_err(error::io("publish"))?;
+        let head = message::head(envelope).map_err(self.store.failed("publish"))?;
         let topic = self.store.topic(envelope.name());
         let number = self.next_number();
         // Planted bug: acknowledged and thrown away.
@@ -141,7 +141,10 @@ impl Transport for FileTransport {
             return Err(error::unsupported("subscribe", Capability::EachNode));
         };
         let (topic, start) = (self.store.topic(&subscribe.message), subscribe.start);
-        let join = move || topic.join(group, start).map_err(error::io("subscribe"));
+        let join = move || {
+            let joined = topic.join(group, start);
+            joined.map_err(topic.store.failed("subscribe"))
+        };
         let group = on_disk("subscribe", join).await?;
         Ok(Box::new(FileSubscription::new(group, subscribe)))
     }
