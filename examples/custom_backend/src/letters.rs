@@ -20,8 +20,8 @@ use crate::store::{Store, on_disk};
 
 /// Moves a message from its group to the dead letters. Whether it was in that state still.
 ///
-/// The reason is written first; the rename decides. So there is no letter without a reason, and a reason without a letter is a
-/// leftover.
+/// The reason is written first; the rename decides. So there is no letter without a reason, and a reason without a
+/// letter is a leftover.
 pub(crate) fn bury(group: &Group, entry: Entry, reason: &Reason) -> io::Result<bool> {
     let letter = Letter {
         dead_at: now(),

@@ -77,11 +77,28 @@
 //! - **Retained** is what a group or a dead letter needs, and what was published before there was a group. Up to
 //!   `max_messages` of one name are; then first those go that no group needs, and when there are none,
 //!   `publish` is rejected with [`LimitReached`](catga_core::ErrorKind::LimitReached).
-//! - **Duplicates** come as QoS 1 allows: after a lease ran out, after a publish of unknown outcome was repeated, and for a message that is
-//!   published in the very moment when a group is born.
+//! - **Duplicates** come as QoS 1 allows: after a lease ran out, after a publish of unknown outcome was repeated, and
+//!   for a message that is published in the very moment when a group is born.
+//! - **Cost**: a publish and a look read the names of all that is retained or waits. Thousands are fine.
 //! - **Unix only**, one machine, one file system that has hard links; no NFS.
 //!
-//! [`FileDriver`] lists the options of the URL.
+//! [`FileDriver`] lists the options of the URL. An application gives it to its builder:
+//!
+//! ```text
+//! Catga::builder().driver(FileDriver).connect("file:///var/spool/shop")
+//! ```
+//!
+//! # How to read it, or write your own
+//!
+//! 1. `driver.rs`: the value that is exported; it connects, and says what its backends can do.
+//! 2. `transport.rs`: a message's way out. It refuses what is not declared, then stores; an error says whether the
+//!    message may be stored.
+//! 3. `topic.rs`: what is retained, and the one race there is: a message is published while a group is born.
+//! 4. `subscription.rs`: a message's way in, and what each settlement is here.
+//! 5. `entry.rs` and `group.rs`: the states, and the changes between them.
+//! 6. `letters.rs`: the dead letters.
+//!
+//! Then run the test kit on it, and plant a bug for each rule to see that the kit finds it.
 //!
 //! [Catga]: https://docs.rs/catga
 

@@ -53,8 +53,8 @@ impl Subscription for FileSubscription {
             }
             let free = self.max_in_flight.max(1);
             let free = free.saturating_sub(self.in_flight.load(Ordering::Relaxed));
-            // Taken and handed over without a wait between, so that no message is lost with a future that is dropped. These
-            // are short calls of the system, which the page cache answers.
+            // Taken and handed over without a wait between, so that no message is lost with a future that is
+            // dropped. These are short calls of the system, which the page cache answers.
             let taken = self.group.take(free.min(max.max(1)), self.ack_wait);
             let taken = taken.map_err(store.failed("receive"))?;
             if !taken.is_empty() {
@@ -89,8 +89,8 @@ impl Subscription for FileSubscription {
     }
 }
 
-/// The right to settle one delivery: the name that its file had when it was taken. Dropping it leaves the message to the end of
-/// its lease.
+/// The right to settle one delivery: the name that its file got when it was taken. Dropping it leaves the message to
+/// the end of its lease.
 #[derive(Debug)]
 struct FileReceipt {
     group: Group,

@@ -62,15 +62,15 @@ impl Topic {
 
     /// The group, made when it is not there: from then on each publish gives it the message.
     ///
-    /// Whoever publishes links a message to `messages/` before it looks for groups. Here it is the other way round, so that a
-    /// message which is published meanwhile is seen by one of the two, if not by both.
+    /// Whoever publishes links a message to `messages/` before it looks for groups. Here it is the other way round, so
+    /// that a message which is published meanwhile is seen by one of the two, if not by both.
     pub(crate) fn join(self: &Arc<Self>, name: Name, start: Start) -> io::Result<Group> {
         let group = self.group(name);
         if group.is_complete() {
             return Ok(group);
         }
         fs::create_dir_all(&self.folder)?;
-        // One at a time, and not while messages are dropped. The kernel unlocks the file of a process that is killed.
+        // One at a time, and not while messages are dropped. The kernel unlocks the file of a killed process.
         let lock = self.lock_file()?;
         lock.lock()?;
         if !group.is_complete() {
@@ -84,7 +84,7 @@ impl Topic {
                 // It may be there by its publisher, or gone because the other groups have done with it.
                 was_there(is_new(link).map(drop))?;
             }
-            // Nobody received from the group before: whoever was killed on the way here is simply followed by the next.
+            // Nobody received from the group before: who was killed on the way here is followed by the next.
             group.complete()?;
         }
         Ok(group)
@@ -122,7 +122,7 @@ impl Topic {
         Ok(())
     }
 
-    /// Keeps a message, for good: from here on it may be delivered. Returns the number that it got, the first free one.
+    /// Keeps a message, for good: from here on it may be delivered. Returns its number, the first that is free.
     pub(crate) fn keep(&self, message: &Draft, mut number: u64) -> io::Result<u64> {
         while !is_new(message.link(&self.message(number)))? {
             number += 1;

@@ -101,7 +101,7 @@ async fn what_a_killed_member_had_comes_to_another() {
     );
 }
 
-/// A publisher says each message that is stored; a member says each that it handles, and settles it in one of many ways.
+/// A publisher says each message that is stored; a member says each that it handles, and settles in one of many ways.
 async fn work(role: &str, folder: &Path) {
     let backend = connect(folder, QUICK).await;
     if let Some(number) = role.strip_prefix("publisher-") {
@@ -223,7 +223,8 @@ async fn processes_that_are_killed_at_any_moment_lose_nothing() {
     let left = files(folder.path(), "topics/orders.shipped/groups/g");
     assert_eq!(left.len(), 1, "only the mark of a complete group: {left:?}");
 
-    // What killed processes left is nobody's after an hour: who connects then sweeps it, and who needs the room drops the rest.
+    // What killed processes left is nobody's after an hour: who connects then sweeps it, and who needs the room
+    // drops the rest.
     let long_ago = SystemTime::now() - Duration::from_secs(2 * 3600);
     for draft in files(folder.path(), "tmp") {
         File::open(draft).unwrap().set_modified(long_ago).unwrap();
