@@ -1,6 +1,8 @@
 //! What can be seen in its folder, and at its edges.
 
 use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use catga_core::{
@@ -533,4 +535,46 @@ async fn a_folder_that_is_wiped_is_an_error_and_not_silence() {
         (error.kind(), error.may_be_stored()),
         (ErrorKind::Unavailable, false)
     );
+}
+
+/// A message that is published while a group is born is seen by its publisher, by the group, or by both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_group_that_is_born_amid_publishes_misses_nothing() {
+    let folder = folder();
+    let backend = connect(folder.path(), QUICK).await;
+    let born = Arc::new(AtomicBool::new(false));
+    let publishers: Vec<_> = (0..2)
+        .map(|_| {
+            let (backend, born) = (backend.clone(), Arc::clone(&born));
+            tokio::spawn(async move {
+                let mut published = 0;
+                while published < 300 && !born.load(Ordering::Relaxed) {
+                    publish(&backend, "one more").await.unwrap();
+                    published += 1;
+                }
+                published
+            })
+        })
+        .collect();
+    let groups: Vec<_> = (0..60).map(|number| format!("group-{number}")).collect();
+    for group in &groups {
+        let group = Consumers::Group(Name::new(group).unwrap());
+        let wanted = Subscribe::new(MESSAGE, QoS::AtLeastOnce, group);
+        // Three at once: one of them makes it.
+        let join = || subscribe(&backend, &wanted);
+        tokio::join!(join(), join(), join());
+    }
+    born.store(true, Ordering::Relaxed);
+    let mut published = 0;
+    for publisher in publishers {
+        published += publisher.await.unwrap();
+    }
+    for group in groups {
+        let of_group = files(
+            folder.path(),
+            &format!("topics/orders.shipped/groups/{group}"),
+        );
+        // One of them is the mark of a complete group.
+        assert_eq!(of_group.len() - 1, published, "{group}");
+    }
 }
