@@ -72,8 +72,7 @@ fn check_qos(operation: &'static str, qos: QoS) -> Result<(), Error> {
     match qos {
         QoS::AtLeastOnce => Ok(()),
         QoS::ExactlyOnce => Err(error::unsupported(operation, Capability::ExactlyOnce)),
-        // No capability stands for it.
-        QoS::AtMostOnce => Err(error::unsupported(operation, qos)),
+        QoS::AtMostOnce => Err(error::unsupported(operation, Capability::AtMostOnce)),
     }
 }
 
