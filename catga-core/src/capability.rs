@@ -7,6 +7,8 @@ use std::fmt;
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Capability {
+    /// QoS 0: hands messages to those who listen, and forgets them.
+    AtMostOnce,
     /// QoS 1: stores, acknowledges, redelivers.
     AtLeastOnce,
     /// QoS 2: recognises an id that was published before, or leaves it to an inbox.
@@ -40,6 +42,7 @@ pub enum Capability {
 impl Capability {
     /// All abilities.
     pub const ALL: &[Self] = &[
+        Self::AtMostOnce,
         Self::AtLeastOnce,
         Self::ExactlyOnce,
         Self::Groups,
@@ -64,6 +67,7 @@ impl Capability {
 impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::AtMostOnce => "at_most_once",
             Self::AtLeastOnce => "at_least_once",
             Self::ExactlyOnce => "exactly_once",
             Self::Groups => "groups",

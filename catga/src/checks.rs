@@ -99,6 +99,12 @@ impl BackendAbilities<'_> {
             need(Capability::Groups, format!("handles `{name}` in a group"));
         }
         match message.qos {
+            QoS::AtMostOnce if !is_request => {
+                need(
+                    Capability::AtMostOnce,
+                    format!("`{name}` is `at_most_once`"),
+                );
+            }
             QoS::AtLeastOnce if !is_request => {
                 need(
                     Capability::AtLeastOnce,

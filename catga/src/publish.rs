@@ -151,12 +151,12 @@ impl Inner {
     fn prepare(&self, envelope: &mut Envelope, origin: Option<&Context>) -> Result<(), Error> {
         self.check_open("publish", origin.is_some())?;
         let qos = envelope.qos();
-        let needed = match qos {
-            QoS::AtMostOnce => None,
-            QoS::AtLeastOnce => Some(Capability::AtLeastOnce),
-            QoS::ExactlyOnce => Some(Capability::ExactlyOnce),
+        let capability = match qos {
+            QoS::AtMostOnce => Capability::AtMostOnce,
+            QoS::AtLeastOnce => Capability::AtLeastOnce,
+            QoS::ExactlyOnce => Capability::ExactlyOnce,
         };
-        if let Some(capability) = needed.filter(|needed| !self.capabilities.has(*needed)) {
+        if !self.capabilities.has(capability) {
             return Err(self.unsupported(
                 "publish",
                 capability,

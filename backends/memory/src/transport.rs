@@ -24,6 +24,7 @@ use crate::window::Print;
 
 /// What this backend can do.
 pub(crate) const CAPABILITIES: &[Capability] = &[
+    Capability::AtMostOnce,
     Capability::AtLeastOnce,
     Capability::ExactlyOnce,
     Capability::Groups,

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::harness::{Bus, SOON, scenarios, wait_until};
 use crate::journal::{Journal, Step};
 use crate::messages::{Tick, Work, each_tick, each_work, on_tick, on_work};
+use crate::suite::membership::registry;
 
 scenarios! { Backend "back_pressure":
     Paused slow_subscriber [49],
@@ -248,11 +249,7 @@ async fn nine_are_done(journal: &Journal, began: Instant) {
 /// Row 51: a watch that nobody reads keeps a bounded number of events, and ends up right.
 async fn unread_watch(bus: Bus) -> Result<()> {
     let node = bus.observer().await?;
-    let registry = node
-        .backend()
-        .registry
-        .as_ref()
-        .expect("the suite asks backends that know their nodes");
+    let registry = registry(&node)?;
     let mut watch = registry.watch().await?;
     let service = Name::new("suite")?;
     for round in 0..5_000 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use catga::prelude::{Catga, Result, handlers};
 use catga::{ErrorKind, Name, QoS, Reason, ReasonKind};
-use catga_core::{Consumers, Delivery, Settlement, Subscribe, Subscription};
+use catga_core::{Codecs, Consumers, Delivery, Settlement, Subscribe, Subscription};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -220,6 +220,8 @@ async fn start(bus: Bus) -> Result<()> {
         let node = bus.node("a").state(journal.plain());
         node.handlers(handlers![on_work, on_tick, on_ask])
     };
+    // A backend that cannot have such a node says so.
+    node(&ghost).start().await?.shutdown().await?;
     for polls in 0.. {
         let id = u32::try_from(polls)?;
         let dropped = poll_then_drop(polls, node(&ghost).start()).await;
@@ -278,8 +280,10 @@ async fn next(subscription: &mut dyn Subscription) -> Result<Delivery> {
 }
 
 fn number(delivery: &Delivery) -> Option<u32> {
-    let payload = delivery.envelope().payload();
-    payload.as_value::<Work>().map(|work| work.id)
+    let envelope = delivery.envelope();
+    let bytes = envelope.payload().as_bytes()?;
+    let work = Codecs::default().decode::<Work>(envelope.content_type(), bytes);
+    work.ok().map(|work| work.id)
 }
 
 /// A dropped `recv` loses nothing: what it had fetched comes with the next one, once, uncounted.

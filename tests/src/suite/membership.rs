@@ -17,7 +17,7 @@ scenarios! { Backend "membership":
 const HEARTBEAT: Duration = Duration::from_millis(200);
 
 /// The registry of a node's backend, or the refusal of a backend that has none.
-fn registry(node: &Catga) -> Result<&dyn NodeRegistry> {
+pub(crate) fn registry(node: &Catga) -> Result<&dyn NodeRegistry> {
     match &node.backend().registry {
         Some(registry) => Ok(registry.as_ref()),
         None => {

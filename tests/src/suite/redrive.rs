@@ -266,7 +266,7 @@ async fn killed_half_way(bus: Bus) -> Result<()> {
     for id in 0..20 {
         pay(&a, id, &id.to_string()).await?;
     }
-    killed(&a, &broken, &journal).await?;
+    killed(&bus, &a, &broken, &journal).await?;
     let runs = runs(&mut told);
     assert!(runs.iter().all(|(number, _)| *number == 1), "{runs:?}");
     Ok(())
@@ -281,10 +281,10 @@ async fn killed_half_way_at_least_once(bus: Bus) -> Result<()> {
     for id in 0..20 {
         a.publish(Work { id }).await?;
     }
-    killed(&a, &broken, &journal).await
+    killed(&bus, &a, &broken, &journal).await
 }
 
-async fn killed(a: &Catga, broken: &Broken, journal: &Journal) -> Result<()> {
+async fn killed(bus: &Bus, a: &Catga, broken: &Broken, journal: &Journal) -> Result<()> {
     let letters_of = wait_for(a, 20).await?;
     broken.mend();
     let mut whole = None;
@@ -303,7 +303,7 @@ async fn killed(a: &Catga, broken: &Broken, journal: &Journal) -> Result<()> {
     let whole = whole.expect("20 polls are not enough");
     assert!(whole > 1, "nothing was cut off");
     journal.wait(Step::Done, 20, SOON).await;
-    tokio::time::sleep(10 * MINUTE).await;
+    bus.quiet(10 * MINUTE).await;
     assert_eq!(journal.handled(), (0..20).collect::<Vec<_>>());
     assert!(letters(a).await?.is_empty());
     Ok(())

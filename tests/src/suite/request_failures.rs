@@ -33,6 +33,9 @@ async fn no_handler(bus: Bus) -> Result<()> {
     let node = node.handlers(handlers![on_work]).start().await?;
     let began = Instant::now();
     let error = node.send(Ask { id: 0 }).await.expect_err("nobody answers");
+    if error.kind() == ErrorKind::Unsupported {
+        return Err(error.into());
+    }
     assert_eq!(error.kind(), ErrorKind::NoHandler);
     assert!(
         error.message().contains("`Ask`") && error.message().contains("Work (on_work)"),
