@@ -21,6 +21,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod about;
 mod event;
 mod reader;
 #[cfg(test)]
@@ -33,7 +34,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-pub use event::{About, EffectKind, Event, Outcome, Reply, What, checksum};
+pub use about::About;
+pub use event::{EffectKind, Event, Outcome, Reply, What, checksum};
 pub use reader::{EvidenceError, Follower, read};
 
 /// Where one process writes down what happens in it.

@@ -79,7 +79,7 @@ impl World {
             let [published, ok, started, done] = counts.entry(id).or_default();
             match event.what {
                 What::Publishing { .. } if (at(2_900)..at(8_000)).contains(&event.at) => {
-                    *published += 1
+                    *published += 1;
                 }
                 What::Publishing { .. } => *published += 2,
                 What::Published { outcome, .. } => *ok += u8::from(outcome == Outcome::Ok),
