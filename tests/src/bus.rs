@@ -8,7 +8,7 @@ use catga::{CatgaBuilder, HandlerError};
 
 use crate::mutants::{Mutant, Mutated};
 use crate::outcome::Lacking;
-use crate::subject::{Subject, Time};
+use crate::subject::{Bug, Subject, Time};
 
 /// A fresh place on a backend, for the nodes of one scenario.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct Bus {
     url: String,
     seed: u64,
     mutant: Option<Mutant>,
+    /// Whether a bug is planted, so that a failure is what is looked for.
+    is_buggy: bool,
 }
 
 impl Bus {
@@ -34,6 +36,7 @@ impl Bus {
             url: subject.fresh_url(scenario),
             seed,
             mutant: None,
+            is_buggy: false,
         }
     }
 
@@ -41,7 +44,19 @@ impl Bus {
     #[must_use]
     pub fn with_mutant(mut self, mutant: Mutant) -> Self {
         self.mutant = Some(mutant);
+        self.is_buggy = true;
         self
+    }
+
+    /// The same bus, on which the backend has a bug of its own.
+    pub(crate) fn with_bug(self, bug: &Bug) -> Self {
+        let mut this = self.with_option(bug.option);
+        this.is_buggy = true;
+        this
+    }
+
+    pub(crate) fn is_buggy(&self) -> bool {
+        self.is_buggy
     }
 
     /// The backend that it is on.

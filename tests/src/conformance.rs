@@ -9,12 +9,15 @@ use libtest_mimic::{Arguments, Completion, Trial};
 
 use crate::bus::Bus;
 use crate::harness::{Clock, Scenario, seed};
-use crate::mutants::Mutant;
+use crate::mutants::{Mutant, Planted};
 use crate::outcome::{Outcome, note_panics};
 use crate::report::{Finding, Report};
-use crate::subject::Subject;
+use crate::subject::{Subject, Time};
 use crate::suite::suite;
 use crate::worker;
+
+/// How many scenarios run at once on a backend that goes by the clock on the wall.
+const WAITING: usize = 8;
 
 /// All scenarios and mutants on these backends, as the `main` of a test without harness.
 ///
@@ -59,13 +62,21 @@ impl Conformance {
         if let Some(end) = worker::when_asked(&self.subjects) {
             return end;
         }
-        let arguments = Arguments::from_args();
+        let mut arguments = Arguments::from_args();
         let seed = seed();
         let (find, found) = channel();
         let trials = self.trials(seed, &find);
         drop(find);
         if arguments.list {
             return libtest_mimic::run(&arguments, trials).exit_code();
+        }
+        if self
+            .subjects
+            .iter()
+            .any(|subject| subject.time() == Time::Wall)
+        {
+            // Most of them wait most of the time.
+            arguments.test_threads.get_or_insert(WAITING);
         }
         say(&format!("\nseed={seed} (again with CATGA_SEED={seed})"));
         note_panics();
@@ -75,11 +86,11 @@ impl Conformance {
         let everything = conclusion.num_filtered_out == 0;
         let stale = match &self.table {
             Some(path) if everything && !conclusion.has_failed() => report.keep(path),
-            Some(_) => Ok(()),
-            None => {
+            None if everything => {
                 say(&report.to_string());
                 Ok(())
             }
+            _ => Ok(()),
         };
         match stale {
             Ok(()) => conclusion.exit_code(),
@@ -97,9 +108,11 @@ impl Conformance {
             for scenario in suite.iter().filter(|scenario| scenario.runs_on(subject)) {
                 trials.push(scenario_trial(subject, *scenario, seed, find.clone()));
             }
-            for mutant in Mutant::ALL {
+            let of_the_kit = Mutant::ALL.iter().map(|mutant| Planted::Mutant(*mutant));
+            let of_its_own = subject.bugs().iter().map(|bug| Planted::Bug(*bug));
+            for planted in of_the_kit.chain(of_its_own) {
                 let suite = Arc::clone(&suite);
-                trials.push(mutant_trial(subject, *mutant, suite, seed, find.clone()));
+                trials.push(planted_trial(subject, planted, suite, seed, find.clone()));
             }
         }
         trials
@@ -130,33 +143,32 @@ fn is_quick(scenario: &Scenario) -> bool {
     !scenario.rows().is_empty() && scenario.clock() == Clock::Paused
 }
 
-/// Passes when each scenario that is to catch the mutant fails on it.
-fn mutant_trial(
+/// Passes when each scenario that is to catch the bug fails on it.
+fn planted_trial(
     subject: &Subject,
-    mutant: Mutant,
+    planted: Planted,
     suite: Arc<[Scenario]>,
     seed: u64,
     find: Sender<Finding>,
 ) -> Trial {
-    let name = format!("{}::mutant::{mutant}", subject.name());
+    let name = format!("{}::mutant::{planted}", subject.name());
     let subject = subject.clone();
     Trial::ignorable_test(name, move || {
         let everything = std::env::var_os("CATGA_MUTANTS").is_some_and(|which| which == "all");
         let (mut applies, mut missed) = (false, Vec::new());
         let asked = suite.iter().filter(|scenario| {
-            let listed = mutant.caught_by().contains(&scenario.name());
+            let listed = planted.caught_by().contains(&scenario.name());
             scenario.runs_on(&subject) && (listed || everything && is_quick(scenario))
         });
         for scenario in asked {
-            let bus = Bus::on(&subject, scenario.name(), seed).with_mutant(mutant);
+            let bus = planted.plant(Bus::on(&subject, scenario.name(), seed));
             match scenario.run(bus) {
                 Outcome::Failed(failure) => {
                     applies = true;
-                    say(&format!(
-                        "{mutant}: caught by {}: {failure}",
-                        scenario.name()
-                    ));
-                    let _ = find.send(Finding::of_mutant(&subject, *scenario, mutant));
+                    let text = failure.to_string().replace('\n', " ");
+                    let text: String = text.chars().take(200).collect();
+                    say(&format!("{planted}: caught by {}: {text}", scenario.name()));
+                    let _ = find.send(Finding::of_planted(&subject, *scenario, planted));
                 }
                 Outcome::Passed if !everything => missed.push(scenario.name()),
                 _ => {}
@@ -164,7 +176,7 @@ fn mutant_trial(
         }
         if !missed.is_empty() {
             let missed = missed.join("`, `");
-            Err(format!("`{missed}` did not notice: {}", mutant.bug()).into())
+            Err(format!("`{missed}` did not notice: {}", planted.bug()).into())
         } else if applies {
             Ok(Completion::Completed)
         } else {

@@ -74,9 +74,10 @@ impl Crew {
 
     /// What a planted bug keeps from happening need not be waited for as long.
     fn patience(&self) -> Duration {
-        match self.bus.mutant() {
-            Some(_) => PATIENCE / 4,
-            None => PATIENCE,
+        if self.bus.is_buggy() {
+            PATIENCE / 4
+        } else {
+            PATIENCE
         }
     }
 
@@ -92,6 +93,7 @@ impl Crew {
             evidence: self.path(),
             keys: self.folder.path().join("keys"),
             process: process.to_owned(),
+            node: process.to_owned(),
             lease: LEASE,
             takes: Duration::from_millis(1),
             concurrency: 8,
@@ -260,9 +262,10 @@ impl Crew {
                 .write((CREW, id), What::DeadLettered { checksum })?;
         }
         let events = read(self.path())?;
-        let promise = match self.once {
-            true => Promise::ExactlyOnce,
-            false => Promise::AtLeastOnce,
+        let promise = if self.once {
+            Promise::ExactlyOnce
+        } else {
+            Promise::AtLeastOnce
         };
         let group = GroupRules::new(self.subject(), promise).max_deliver(ATTEMPTS as usize);
         let mut rules = Rules::new().group(CREW, group);

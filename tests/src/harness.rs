@@ -1,8 +1,9 @@
 //! Runs scenarios: a runtime and a deadline for each.
 
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::mpsc;
 use std::task::Poll;
@@ -95,12 +96,11 @@ impl Scenario {
         let (end, ended) = mpsc::channel();
         let Self { clock, run, .. } = *self;
         let claimed = bus.subject().capabilities();
+        let (is_buggy, time) = (bus.is_buggy(), bus.subject().time());
         thread::spawn(move || {
-            let quiet = bus.mutant().is_some();
-            let time = bus.subject().time();
-            print_panics(!quiet);
+            print_panics(!is_buggy);
             let ran = catch_unwind(AssertUnwindSafe(|| {
-                clock.block_on(time, bus.seed(), quiet, run(bus))
+                clock.block_on(time, bus.seed(), is_buggy, run(bus))
             }));
             let outcome = match ran {
                 Ok(Ok(())) => Outcome::Passed,
@@ -110,7 +110,11 @@ impl Scenario {
             // Nobody listens any more when the time was up.
             let _ = end.send(outcome);
         });
-        let budget = budget();
+        let budget = match (is_buggy, time) {
+            // On the wall a check that waits for what a bug prevents takes as long as it is allowed to.
+            (true, Time::Wall) => budget() * 3 / 4,
+            _ => budget(),
+        };
         ended.recv_timeout(budget).unwrap_or_else(|_| {
             Outcome::Failed(Failure {
                 at: None,
@@ -151,13 +155,24 @@ pub fn seed() -> u64 {
         .unwrap_or_else(|| RandomState::new().hash_one("seed"))
 }
 
-/// Waits until `condition` holds; fails, naming `what`, when it does not within `limit`.
-pub(crate) async fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + limit;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
-        // A yield alone would keep a paused clock from moving.
-        tokio::time::sleep(Duration::from_millis(1)).await;
+/// Waits until `condition` holds; fails, naming `what` and who waits, when it does not within `limit`.
+#[track_caller]
+pub(crate) fn wait_until(
+    what: impl fmt::Display,
+    limit: Duration,
+    mut condition: impl FnMut() -> bool,
+) -> impl Future<Output = ()> {
+    let waits = Location::caller();
+    async move {
+        let deadline = Instant::now() + limit;
+        while !condition() {
+            assert!(
+                Instant::now() < deadline,
+                "not within {limit:?}: {what} ({waits})"
+            );
+            // A yield alone would keep a paused clock from moving.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 
@@ -190,22 +205,26 @@ pub(crate) async fn dead_letters(backend: &Backend) -> Result<Vec<DeadLetter>> {
 }
 
 /// Waits until there are so many dead letters, and returns them.
-pub(crate) async fn wait_for_dead_letters(
+#[track_caller]
+pub(crate) fn wait_for_dead_letters(
     backend: &Backend,
     count: usize,
-) -> Result<Vec<DeadLetter>> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let letters = dead_letters(backend).await?;
-        if letters.len() >= count {
-            return Ok(letters);
+) -> impl Future<Output = Result<Vec<DeadLetter>>> {
+    let waits = Location::caller();
+    async move {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let letters = dead_letters(backend).await?;
+            if letters.len() >= count {
+                return Ok(letters);
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{} dead letters instead of {count} ({waits})",
+                letters.len()
+            );
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert!(
-            Instant::now() < deadline,
-            "{} dead letters instead of {count}",
-            letters.len()
-        );
-        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -136,9 +136,15 @@ impl Journal {
     }
 
     /// Waits until so many handlers came to this.
-    pub(crate) async fn wait(&self, step: Step, count: usize, limit: Duration) {
+    #[track_caller]
+    pub(crate) fn wait(
+        &self,
+        step: Step,
+        count: usize,
+        limit: Duration,
+    ) -> impl Future<Output = ()> {
         let what = format!("{count} times {step:?}");
-        wait_until(&what, limit, || self.count(step) >= count).await;
+        wait_until(what, limit, move || self.count(step) >= count)
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod receiving;
 mod sending;
 
 use std::any::TypeId;
+use std::fmt;
 use std::sync::Arc;
 
 use catga::{Backend, ConnectOptions, Driver, Error};
@@ -20,6 +21,51 @@ use catga_core::{
 pub use catalogue::Mutant;
 use membership::MutatedRegistry;
 use sending::MutatedTransport;
+
+use crate::bus::Bus;
+use crate::subject::Bug;
+
+/// A bug that is planted: of the kit, or of the backend's own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Planted {
+    Mutant(Mutant),
+    Bug(Bug),
+}
+
+impl Planted {
+    /// The bus, with the bug.
+    pub(crate) fn plant(&self, bus: Bus) -> Bus {
+        match self {
+            Self::Mutant(mutant) => bus.with_mutant(*mutant),
+            Self::Bug(bug) => bus.with_bug(bug),
+        }
+    }
+
+    /// The scenarios that have to fail on it.
+    pub(crate) fn caught_by(&self) -> &'static [&'static str] {
+        match self {
+            Self::Mutant(mutant) => mutant.caught_by(),
+            Self::Bug(bug) => bug.caught_by,
+        }
+    }
+
+    /// What it does wrong.
+    pub(crate) fn bug(&self) -> String {
+        match self {
+            Self::Mutant(mutant) => mutant.bug().to_owned(),
+            Self::Bug(bug) => format!("planted by `{}` in the URL", bug.option),
+        }
+    }
+}
+
+impl fmt::Display for Planted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mutant(mutant) => fmt::Display::fmt(mutant, f),
+            Self::Bug(bug) => f.write_str(bug.option),
+        }
+    }
+}
 
 /// A backend with a bug, or without one as it is.
 #[derive(Debug)]

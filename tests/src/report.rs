@@ -8,7 +8,7 @@ use std::path::Path;
 use catga::Capability;
 
 use crate::harness::Scenario;
-use crate::mutants::Mutant;
+use crate::mutants::{Mutant, Planted};
 use crate::outcome::Outcome;
 use crate::rows::ROWS;
 use crate::subject::Subject;
@@ -21,13 +21,13 @@ pub(crate) struct Finding {
     found: Found,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Found {
     Passed,
     Refused(Capability),
     NotRun,
     Failed,
-    Caught(Mutant),
+    Caught(String),
 }
 
 impl Finding {
@@ -45,11 +45,11 @@ impl Finding {
         }
     }
 
-    pub(crate) fn of_mutant(subject: &Subject, scenario: Scenario, mutant: Mutant) -> Self {
+    pub(crate) fn of_planted(subject: &Subject, scenario: Scenario, planted: Planted) -> Self {
         Self {
             subject: subject.name(),
             scenario,
-            found: Found::Caught(mutant),
+            found: Found::Caught(planted.to_string()),
         }
     }
 }
@@ -116,15 +116,15 @@ impl<'a> Report<'a> {
             finding.subject == subject.name() && finding.scenario.rows().contains(&row)
         };
         for finding in self.findings.iter().filter(of_row) {
-            match finding.found {
+            match &finding.found {
                 Found::Passed => passed = true,
                 Found::Failed => failed = true,
                 Found::NotRun => {}
                 Found::Refused(capability) => {
                     refused.insert(capability.to_string());
                 }
-                Found::Caught(mutant) => {
-                    caught.insert(mutant.to_string());
+                Found::Caught(planted) => {
+                    caught.insert(planted.clone());
                 }
             }
         }
@@ -200,18 +200,21 @@ impl fmt::Display for Report<'_> {
             f,
             "\n## Mutants\n\n| mutant | its bug | caught by |\n|---|---|---|"
         )?;
-        for mutant in Mutant::ALL {
+        let bugs = self.subjects.iter().flat_map(Subject::bugs);
+        let planted = Mutant::ALL.iter().map(|mutant| Planted::Mutant(*mutant));
+        for planted in planted.chain(bugs.map(|bug| Planted::Bug(*bug))) {
+            let name = planted.to_string();
             let caught: BTreeSet<_> = self
                 .findings
                 .iter()
-                .filter(|finding| finding.found == Found::Caught(*mutant))
+                .filter(|finding| finding.found == Found::Caught(name.clone()))
                 .map(|finding| format!("`{}`", finding.scenario.name()))
                 .collect();
             let caught: Vec<_> = caught.into_iter().collect();
             writeln!(
                 f,
-                "| `{mutant}` | {} | {} |",
-                mutant.bug(),
+                "| `{name}` | {} | {} |",
+                planted.bug(),
                 caught.join(", ")
             )?;
         }

@@ -29,7 +29,22 @@ struct Parts {
     time: Time,
     version: Option<String>,
     without: Vec<(Vec<u8>, &'static str)>,
+    bugs: Vec<Bug>,
     embedded: bool,
+}
+
+/// What means nothing without a server.
+const ABOUT_A_SERVER: &[u8] = &[
+    8, 9, 10, 11, 14, 15, 16, 19, 29, 31, 32, 47, 54, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 68,
+    69, 70, 71, 73, 75, 76, 77, 78, 79, 80, 83, 91, 92, 93, 94, 95, 96,
+];
+
+/// A bug that a backend plants itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bug {
+    /// The option of its URL that plants it: `bug=forgets_leases`.
+    pub(crate) option: &'static str,
+    pub(crate) caught_by: &'static [&'static str],
 }
 
 /// Which time a backend goes by.
@@ -52,6 +67,7 @@ impl Subject {
             time: Time::Wall,
             version: None,
             without: Vec::new(),
+            bugs: Vec::new(),
             embedded: false,
         }))
     }
@@ -86,6 +102,23 @@ impl Subject {
     #[must_use]
     pub fn without(self, rows: &[u8], reason: &'static str) -> Self {
         self.with(|parts| parts.without.push((rows.to_vec(), reason)))
+    }
+
+    /// Leaves out the rows about a server, the network to it, and what others may do to its resources.
+    #[must_use]
+    pub fn without_a_server(self) -> Self {
+        self.without(ABOUT_A_SERVER, "there is no server")
+    }
+
+    /// Names a bug of its own that an option of its URL plants: the scenarios have to fail on it.
+    #[must_use]
+    pub fn with_bug(self, option: &'static str, caught_by: &'static [&'static str]) -> Self {
+        self.with(|parts| parts.bugs.push(Bug { option, caught_by }))
+    }
+
+    /// The bugs of its own.
+    pub(crate) fn bugs(&self) -> &[Bug] {
+        &self.0.bugs
     }
 
     /// Its name: that of its driver.

@@ -46,8 +46,10 @@ pub(crate) struct Part {
     pub(crate) evidence: PathBuf,
     /// Where keyed effects leave their keys.
     pub(crate) keys: PathBuf,
-    /// The node's id, and the name of the process in the evidence.
+    /// The name of the process in the evidence; another for each life of a node that ends well.
     pub(crate) process: String,
+    /// The node's id.
+    pub(crate) node: String,
     pub(crate) lease: Duration,
     /// How long each handler takes.
     pub(crate) takes: Duration,
@@ -93,7 +95,8 @@ pub(crate) struct Job {
 
 impl Job {
     pub(crate) fn new(id: u64) -> Self {
-        let text = format!("job {id}, {}", "x".repeat(id as usize % 100));
+        let length = usize::try_from(id % 100).unwrap_or_default();
+        let text = format!("job {id}, {}", "x".repeat(length));
         Self { id, text }
     }
 
@@ -356,7 +359,7 @@ pub(crate) async fn node(subject: &Subject, part: Part, evidence: Evidence) -> R
         .driver(Mutated::new(Arc::clone(subject.driver()), mutant))
         .connect(&part.url)
         .service("suite")
-        .node(&part.process)
+        .node(&part.node)
         .ack_wait(part.lease)
         .handler_timeout(handler_timeout(&part))
         .backoff(part.lease / 100, part.lease / 4)

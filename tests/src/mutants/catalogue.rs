@@ -42,13 +42,11 @@ macro_rules! mutants {
 
 mutants! {
     /// Every 100th message that is published is dropped, and the publish is Ok.
-    DropsOneInAHundred: [
-        "delivery::churn",
+    DropsOneInAHundred: ["delivery::churn",
         "delivery::members_share",
         "control::concurrency_under_load",
         "back_pressure::one_stuck_of_ten",
-        "chaos::at_least_once",
-    ],
+        "chaos::at_least_once", "crashes::rolling_restart"],
     /// The last message of a batch is dropped, and reported as Ok.
     DropsTheLastOfABatch: [
         "limits::one_of_many_too_large",
@@ -104,33 +102,27 @@ mutants! {
         "back_pressure::in_flight_limit",
     ],
     /// Messages are acked when they are handed out.
-    AcksBeforeTheHandler: [
-        "redelivery::handler_panic",
+    AcksBeforeTheHandler: ["redelivery::handler_panic",
         "redelivery::hung_handler",
         "limits::prefetch_abandoned",
         "lifecycle::drain_deadline",
         "lifecycle::drop_without_shutdown",
         "inbox_faults::out_of_reach",
-        "chaos::at_least_once",
-    ],
+        "chaos::at_least_once", "crashes::killed_before_the_effect", "crashes::a_live_member_takes_over", "crashes::its_own_backlog_after_a_restart"],
     /// At QoS 2 the completion is recorded when a message is handed out, before its effect.
     CompletesBeforeTheEffect: [
         "exactly_once::a_failure_frees_the_claim",
         "exactly_once::two_copies_of_which_the_first_fails",
     ],
     /// Each message is handed out twice.
-    HandsOutTwice: [
-        "delivery::fan_out_and_groups",
+    HandsOutTwice: ["delivery::fan_out_and_groups",
         "delivery::members_share",
         "exactly_once::two_copies_at_one_moment",
         "lifecycle::drain",
         "cancel::publish",
-        "chaos::exactly_once",
-    ],
+        "chaos::exactly_once", "delivery::fan_out_and_groups_stored"],
     /// How often a message was delivered is not told.
-    ForgetsTheCount: [
-        "dead_letters::always_failing",
-    ],
+    ForgetsTheCount: ["dead_letters::always_failing", "crashes::killed_after_the_effect"],
     /// A member that leaves gives nothing back.
     LeavesWithoutAWord: ["windows::while_receiving"],
     /// What was dropped or suppressed is not counted.
@@ -161,6 +153,7 @@ mutants! {
     ],
     /// A lease that was lost is reported as held.
     IgnoresLostOwnership: [
+        "redelivery::a_lease_that_ran_out_is_another_members",
         "exactly_once_faults::a_zombie_that_succeeds",
     ],
     /// The inbox grants every claim.

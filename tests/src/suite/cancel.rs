@@ -267,9 +267,21 @@ async fn started_within(
     }
 }
 
-async fn subscribed(node: &Catga, name: &str, qos: QoS) -> Result<Box<dyn Subscription>> {
+/// How long a delivery may stay unsettled.
+fn lease(bus: &Bus) -> Duration {
+    bus.span(Duration::from_secs(30))
+}
+
+async fn subscribed(
+    bus: &Bus,
+    node: &Catga,
+    name: &str,
+    qos: QoS,
+) -> Result<Box<dyn Subscription>> {
     let group = Consumers::Group(Name::new("readers")?);
-    let subscribe = Subscribe::new(Name::new(name)?, qos, group).with_max_in_flight(4);
+    let subscribe = Subscribe::new(Name::new(name)?, qos, group)
+        .with_max_in_flight(4)
+        .with_ack_wait(lease(bus));
     Ok(node.backend().transport.subscribe(&subscribe).await?)
 }
 
@@ -289,7 +301,7 @@ fn number(delivery: &Delivery) -> Option<u32> {
 /// A dropped `recv` loses nothing: what it had fetched comes with the next one, once, uncounted.
 async fn recv(bus: Bus) -> Result<()> {
     let node = bus.observer().await?;
-    let mut subscription = subscribed(&node, "Work", QoS::AtLeastOnce).await?;
+    let mut subscription = subscribed(&bus, &node, "Work", QoS::AtLeastOnce).await?;
     let mut seen = Vec::new();
     for round in 0..20_u32 {
         for polls in 0..4 {
@@ -327,7 +339,7 @@ async fn recv(bus: Bus) -> Result<()> {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         if id == 61 {
-            subscription = subscribed(&node, "Work", QoS::AtLeastOnce).await?;
+            subscription = subscribed(&bus, &node, "Work", QoS::AtLeastOnce).await?;
         }
         let began = Instant::now();
         let delivery = next(&mut *subscription).await?;
@@ -347,7 +359,7 @@ async fn recv(bus: Bus) -> Result<()> {
 /// A dropped `settle` settles as it says or not at all; then the message comes back.
 async fn settle(bus: Bus) -> Result<()> {
     let node = bus.observer().await?;
-    let mut subscription = subscribed(&node, "Work", QoS::AtLeastOnce).await?;
+    let mut subscription = subscribed(&bus, &node, "Work", QoS::AtLeastOnce).await?;
     let settlements: [fn() -> Settlement; 5] = [
         || Settlement::Ack,
         || Settlement::Release { began: false },
@@ -370,8 +382,8 @@ async fn settle(bus: Bus) -> Result<()> {
             assert_eq!(number(&delivery), Some(id));
             let outcome = poll_then_drop(polls, delivery.settle(settlement())).await;
             let completed = outcome.transpose()?.is_some();
-            // The lease is 30 s: whatever comes back has come.
-            let back = tokio::time::timeout(Duration::from_secs(60), next(&mut *subscription));
+            // Whatever comes back has come after two leases.
+            let back = tokio::time::timeout(2 * lease(&bus), next(&mut *subscription));
             let back = back.await.ok().transpose()?;
             let died = dead_letters(node.backend()).await?.len() - dead;
             match (kind, completed) {

@@ -151,8 +151,10 @@ async fn a_publisher_that_dies_publishes_again(bus: Bus) -> Result<()> {
 async fn rolling_restart(bus: Bus) -> Result<()> {
     let mut crew = Crew::of_processes(&bus, false).await?;
     let members = ["a", "b", "c"];
+    let name = |member: &str, round: u32| format!("{member}-{round}");
     for member in members {
-        crew.start(member, |_| {}).await?;
+        crew.start(&name(member, 0), |part| member.clone_into(&mut part.node))
+            .await?;
     }
     let mut published = 0;
     let mut killed = 0;
@@ -161,14 +163,17 @@ async fn rolling_restart(bus: Bus) -> Result<()> {
             crew.publish(published..published + 40).await?;
             published += 40;
             if round == 1 {
-                crew.kill(member)?;
+                crew.kill(&name(member, round))?;
                 killed += 1;
             } else {
-                crew.terminate(member)?;
+                crew.terminate(&name(member, round))?;
             }
             crew.publish(published..published + 40).await?;
             published += 40;
-            crew.start(member, |_| {}).await?;
+            crew.start(&name(member, round + 1), |part| {
+                member.clone_into(&mut part.node);
+            })
+            .await?;
         }
     }
     crew.wait_until_done(0..published).await?;

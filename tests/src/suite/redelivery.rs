@@ -3,8 +3,9 @@
 use std::future::pending;
 use std::time::Duration;
 
-use catga::HandlerError;
 use catga::prelude::{Result, handlers};
+use catga::{ErrorKind, HandlerError, Name, QoS, Reason, ReasonKind};
+use catga_core::{Consumers, Delivery, Settlement, Subscribe, Subscription};
 
 use crate::harness::{Bus, PLANNED, SOON, dead_letters, scenarios};
 use crate::journal::{Journal, Step};
@@ -18,6 +19,7 @@ scenarios! { Backend "redelivery":
     Paused slow_handler [25],
     Paused hung_handler [26],
     Paused hung_handler_at_most_once [26],
+    Paused a_lease_that_ran_out_is_another_members,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -212,4 +214,58 @@ async fn hung_handler_at_most_once(bus: Bus) -> Result<()> {
     assert_eq!(journal.handled(), (1..10).collect::<Vec<_>>());
     assert_eq!(journal.starts(0).len(), 1);
     Ok(())
+}
+
+/// A member whose lease ran out is told so whatever it does, and changes nothing: the message is another's.
+async fn a_lease_that_ran_out_is_another_members(bus: Bus) -> Result<()> {
+    let node = bus.observer().await?;
+    let transport = &node.backend().transport;
+    let member = |ack_wait| {
+        let group = Consumers::Group(Name::from_static("readers"));
+        let subscribe = Subscribe::new(Name::from_static("Work"), QoS::AtLeastOnce, group);
+        subscribe.with_max_in_flight(1).with_ack_wait(ack_wait)
+    };
+    let mut first = transport
+        .subscribe(&member(Duration::from_millis(200)))
+        .await?;
+    let mut second = transport.subscribe(&member(SOON)).await?;
+    let late: [fn() -> Settlement; 3] = [
+        || Settlement::Nak {
+            after: Duration::ZERO,
+        },
+        || Settlement::Release { began: true },
+        || Settlement::DeadLetter {
+            reason: Reason::new(ReasonKind::Terminal, "late"),
+            claim: None,
+        },
+    ];
+    for (id, settlement) in late.into_iter().enumerate() {
+        let id = id.try_into()?;
+        node.publish(Work { id }).await?;
+        let mut lost = received(first.as_mut()).await?;
+        let taken = received(second.as_mut()).await?;
+        assert_eq!((taken.count(), taken.may_have_run()), (2, true));
+        let error = lost.extend().await.expect_err("it is another's");
+        assert_eq!(error.kind(), ErrorKind::LostOwnership);
+        let error = lost.settle(settlement()).await.expect_err("so it is");
+        assert_eq!(error.kind(), ErrorKind::LostOwnership, "{id}");
+        taken.settle(Settlement::Ack).await?;
+    }
+    bus.quiet(MINUTE).await;
+    let mut more = Vec::new();
+    for member in [&mut first, &mut second] {
+        let recv = member.recv(1, &mut more);
+        drop(tokio::time::timeout(Duration::from_millis(50), recv).await);
+    }
+    assert!(more.is_empty(), "a late settlement brought it back");
+    assert!(dead_letters(node.backend()).await?.is_empty());
+    Ok(())
+}
+
+async fn received(from: &mut dyn Subscription) -> Result<Delivery> {
+    let mut received = Vec::new();
+    while received.is_empty() {
+        tokio::time::timeout(SOON, from.recv(1, &mut received)).await??;
+    }
+    Ok(received.remove(0))
 }

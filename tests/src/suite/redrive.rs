@@ -84,9 +84,9 @@ pub(super) async fn letters(node: &Catga) -> Result<Vec<DeadLetter>> {
 }
 
 /// Waits for letters, and returns them as the application shows them.
-pub(super) async fn wait_for(node: &Catga, count: usize) -> Result<Vec<DeadLetter>> {
+pub(super) async fn wait_for(bus: &Bus, node: &Catga, count: usize) -> Result<Vec<DeadLetter>> {
     wait_for_dead_letters(node.backend(), count).await?;
-    tokio::time::sleep(MINUTE).await;
+    bus.quiet(MINUTE).await;
     let letters = letters(node).await?;
     assert_eq!(letters.len(), count);
     Ok(letters)
@@ -165,7 +165,7 @@ async fn inspected(bus: Bus) -> Result<()> {
     let a = a.start().await?;
     let payment = a.message(Payment { id: 7 }).header("tenant", "acme");
     payment.id(MessageId::from_key("one")).publish().await?;
-    let listed = wait_for(&a, 1).await?;
+    let listed = wait_for(&bus, &a, 1).await?;
     for _ in 0..2 {
         let letter = a.dead_letters().inspect(&listed[0].id).await?;
         let letter = letter.expect("it is there");
@@ -285,7 +285,7 @@ async fn killed_half_way_at_least_once(bus: Bus) -> Result<()> {
 }
 
 async fn killed(bus: &Bus, a: &Catga, broken: &Broken, journal: &Journal) -> Result<()> {
-    let letters_of = wait_for(a, 20).await?;
+    let letters_of = wait_for(bus, a, 20).await?;
     broken.mend();
     let mut whole = None;
     for (polls, letter) in letters_of.iter().enumerate() {

@@ -46,7 +46,7 @@ async fn redriven(bus: Bus) -> Result<()> {
     let _b = b.start().await?;
     let work = a.message(Work { id: 0 }).id(MessageId::from_key("one"));
     work.publish().await?;
-    let letter = wait_for(&a, 1).await?.remove(0);
+    let letter = wait_for(&bus, &a, 1).await?.remove(0);
     assert_eq!(runs(&mut told), [(1, false), (2, true)]);
     broken.mend();
     a.dead_letters().redrive(&letter.id).await?;
@@ -77,7 +77,7 @@ async fn redriven_once(claiming: &Claiming) -> Result<()> {
     let b = claiming.node("b").state(healthy.plain());
     let _b = b.handlers(handlers![audit_payment]).start().await?;
     pay(&a, 0, "one").await?;
-    let letter = wait_for(&a, 1).await?.remove(0);
+    let letter = wait_for(&claiming.bus, &a, 1).await?.remove(0);
     assert_eq!(runs(&mut told), [(1, false), (2, true)]);
     broken.mend();
     a.dead_letters().redrive(&letter.id).await?;
@@ -111,7 +111,7 @@ async fn generations(claiming: &Claiming) -> Result<()> {
     a.publish(Work { id: 0 }).await?;
     let mut ids = BTreeSet::new();
     for generation in 0..3 {
-        let letters = wait_for(&a, 2).await?;
+        let letters = wait_for(&claiming.bus, &a, 2).await?;
         let mut expected = [(1, generation > 0), (2, true)].repeat(2);
         expected.sort_unstable();
         let mut runs = runs(&mut told);
@@ -163,7 +163,7 @@ async fn old_copies(claiming: &Claiming) -> Result<()> {
     let a = a.handler_timeout(20 * MINUTE);
     let a = a.handlers(handlers![on_payment]).start().await?;
     pay(&a, 0, "one").await?;
-    let letter = wait_for(&a, 1).await?.remove(0);
+    let letter = wait_for(&claiming.bus, &a, 1).await?.remove(0);
     claiming.bus.quiet(AFTER_THE_WINDOW).await;
     assert!(!pay(&a, 0, "one").await?);
     claiming.bus.quiet(AFTER_THE_WINDOW).await;
@@ -201,7 +201,7 @@ async fn older_copies(claiming: &Claiming) -> Result<()> {
     let a = claiming.node("a").attempts(1).state(play);
     let a = a.handlers(handlers![on_payment]).start().await?;
     pay(&a, 0, "one").await?;
-    let letter = wait_for(&a, 1).await?.remove(0);
+    let letter = wait_for(&claiming.bus, &a, 1).await?.remove(0);
     a.dead_letters().redrive(&letter.id).await?;
     journal.wait(Step::Started, 2, SOON).await;
     claiming.bus.quiet(AFTER_THE_WINDOW).await;
@@ -232,7 +232,7 @@ async fn what_follows_from_a_redrive(bus: Bus) -> Result<()> {
     let a = bus.node("a").state(play).state(Books(booked.plain()));
     let a = a.handlers(handlers![on_payment, on_booked]).start().await?;
     pay(&a, 0, "one").await?;
-    let letter = wait_for(&a, 1).await?.remove(0);
+    let letter = wait_for(&bus, &a, 1).await?.remove(0);
     bus.quiet(AFTER_THE_WINDOW).await;
     a.dead_letters().redrive(&letter.id).await?;
     journal.wait(Step::Done, 1, SOON).await;
@@ -253,7 +253,7 @@ async fn to_one_node(bus: Bus) -> Result<()> {
     let b = node(&bus, "b", healthy.plain()).handlers(handlers![each_work]);
     let b = b.start().await?;
     b.publish(Work { id: 0 }).await?;
-    one_node(&a, &b, &broken, &journal, &healthy).await?;
+    one_node(&bus, &a, &b, &broken, &journal, &healthy).await?;
     assert_eq!(runs(&mut told), [(1, false), (2, true), (1, true)]);
     Ok(())
 }
@@ -267,26 +267,27 @@ async fn to_one_node_exactly_once(bus: Bus) -> Result<()> {
     let b = node(&bus, "b", healthy.plain()).handlers(handlers![each_payment]);
     let b = b.start().await?;
     pay(&b, 0, "one").await?;
-    one_node(&a, &b, &broken, &journal, &healthy).await?;
+    one_node(&bus, &a, &b, &broken, &journal, &healthy).await?;
     assert_eq!(runs(&mut told), [(1, false), (2, true), (1, true)]);
     Ok(())
 }
 
 async fn one_node(
+    bus: &Bus,
     a: &Catga,
     b: &Catga,
     broken: &Broken,
     journal: &Journal,
     healthy: &Journal,
 ) -> Result<()> {
-    let letter = wait_for(b, 1).await?.remove(0);
+    let letter = wait_for(bus, b, 1).await?.remove(0);
     let named = letter.node.as_ref().map(|node| node.as_str().to_owned());
     assert_eq!(named.as_deref(), Some("a"));
     broken.mend();
     // By the node that did not fail.
     b.dead_letters().redrive(&letter.id).await?;
     journal.wait(Step::Done, 1, SOON).await;
-    tokio::time::sleep(10 * MINUTE).await;
+    bus.quiet(10 * MINUTE).await;
     assert_eq!((journal.handled(), healthy.handled()), (vec![0], vec![0]));
     assert!(letters(a).await?.is_empty());
     Ok(())
@@ -300,7 +301,7 @@ async fn to_a_group_without_members(bus: Bus) -> Result<()> {
     let a = node(&bus, "a", play.clone()).handlers(handlers![on_payment]);
     let a = a.start().await?;
     pay(&observer, 0, "one").await?;
-    let letter = wait_for(&observer, 1).await?.remove(0);
+    let letter = wait_for(&bus, &observer, 1).await?.remove(0);
     a.shutdown().await?;
     broken.mend();
     observer.dead_letters().redrive(&letter.id).await?;
