@@ -147,15 +147,27 @@ impl Transport for MemoryTransport {
         envelope: &mut Envelope,
         deadline: Duration,
     ) -> Result<Published, Error> {
-        self.check("publish", envelope)?;
-        if envelope.qos() == QoS::AtMostOnce {
-            self.spread(envelope);
-            // Without it a loop of publishes would never let a consumer on the same thread run.
-            consume_budget().await;
-            return Ok(Published::new());
+        match self.try_publish(envelope) {
+            Some(published) => {
+                // Without it a loop of publishes would never let a consumer on the same thread run.
+                consume_budget().await;
+                published
+            }
+            None => self.store(envelope, from_now(deadline)).await,
         }
-        // Boxed, so that the future of a QoS 0 publish stays small.
-        Box::pin(self.store(envelope, from_now(deadline))).await
+    }
+
+    fn try_publish(&self, envelope: &mut Envelope) -> Option<Result<Published, Error>> {
+        if let Err(error) = self.check("publish", envelope) {
+            return Some(Err(error));
+        }
+        match envelope.qos() {
+            QoS::AtMostOnce => {
+                self.spread(envelope);
+                Some(Ok(Published::new()))
+            }
+            QoS::AtLeastOnce | QoS::ExactlyOnce => None,
+        }
     }
 
     async fn publish_many(
