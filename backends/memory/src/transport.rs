@@ -7,7 +7,7 @@ use catga_core::{
     Capabilities, Capability, ConnectionState, Consumers, Envelope, Error, Published, QoS, Reply,
     Serve, Subscribe, Subscription, Target, Transport, async_trait,
 };
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::error::{SendError, TrySendError};
 use tokio::sync::oneshot;
 use tokio::task::consume_budget;
 use tokio::time::{Instant, timeout_at};
@@ -16,6 +16,7 @@ use crate::bus::Connection;
 use crate::desk::{Command, Job};
 use crate::error;
 use crate::ring::RingSubscription;
+use crate::room::Queued;
 use crate::serve::ServeSubscription;
 use crate::stream::Publish;
 use crate::subscription::LogSubscription;
@@ -83,6 +84,7 @@ impl MemoryTransport {
         let publish = Publish {
             print: Print::of(envelope),
             envelope: envelope.clone(),
+            queued: Queued::new(&stream.room),
             accepted,
         };
         match stream.publishes.try_send(publish) {
@@ -116,6 +118,23 @@ impl MemoryTransport {
 
     fn full(&self, envelope: &Envelope) -> Error {
         error::log_full(envelope.name(), self.connection.bus.settings.capacity)
+    }
+
+    /// QoS 1: stored with a place in its log, in front of which nobody waits.
+    fn store_at_once(&self, envelope: &mut Envelope) -> Option<Result<Published, Error>> {
+        let streams = self.connection.bus.tables.streams.load();
+        let stream = streams.get(envelope.name())?;
+        if !stream.room.try_pass() {
+            return None;
+        }
+        let stored = stream.stored.send(envelope.take());
+        Some(match stored {
+            Ok(()) => Ok(Published::new()),
+            Err(SendError(back)) => {
+                *envelope = back;
+                Err(error::gone("publish"))
+            }
+        })
     }
 
     async fn store(&self, envelope: &mut Envelope, by: Instant) -> Result<Published, Error> {
@@ -166,7 +185,9 @@ impl Transport for MemoryTransport {
                 self.spread(envelope);
                 Some(Ok(Published::new()))
             }
-            QoS::AtLeastOnce | QoS::ExactlyOnce => None,
+            QoS::AtLeastOnce => self.store_at_once(envelope),
+            // Whether the log knows it is to be heard from the log.
+            QoS::ExactlyOnce => None,
         }
     }
 
