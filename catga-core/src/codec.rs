@@ -1,5 +1,6 @@
 //! Bytes and messages, by content type.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use crate::{BoxError, Error, ErrorKind};
     label = "not a codec",
     note = "`Json` is always there, `MessagePack` and `Cbor` with their features; write your own: `impl catga::Codec for {Self}`"
 )]
-pub trait Codec: Send + Sync + fmt::Debug + 'static {
+pub trait Codec: Any + Send + Sync + fmt::Debug {
     /// The media type that stands in the `content-type` header.
     fn content_type(&self) -> &'static str;
 
@@ -297,12 +298,20 @@ impl Default for Codecs {
     }
 }
 
-pub(crate) fn encode(
+pub(crate) fn encode<T: Serialize>(
     codec: &dyn Codec,
-    value: &dyn erased_serde::Serialize,
+    value: &T,
     what: &str,
 ) -> Result<Bytes, Error> {
-    codec.encode(value).map_err(|e| {
+    let encoded = if (codec as &dyn Any).is::<Json>() {
+        // The default without the detour over `dyn`, which costs as much again.
+        serde_json::to_vec(value)
+            .map(Bytes::from)
+            .map_err(Into::into)
+    } else {
+        codec.encode(value)
+    };
+    encoded.map_err(|e: BoxError| {
         Error::new(
             ErrorKind::Encode,
             "encode",

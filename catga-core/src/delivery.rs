@@ -139,6 +139,19 @@ impl Delivery {
         }
     }
 
+    /// As [`settle`](Self::settle), where nothing has to be waited for: no future is made.
+    ///
+    /// # Errors
+    /// Gives the settlement back when it has to be waited for: then nothing was done, and `settle` is to be called.
+    pub fn try_settle(&mut self, settlement: Settlement) -> Result<Result<(), Error>, Settlement> {
+        let Some(receipt) = &mut self.receipt else {
+            return Ok(Ok(()));
+        };
+        let settled = receipt.try_settle(settlement)?;
+        self.receipt = None;
+        Ok(settled)
+    }
+
     /// Tells the broker what became of the message. Does nothing at QoS 0.
     ///
     /// # Errors
@@ -179,6 +192,15 @@ pub trait Receipt: Send + Sync + fmt::Debug {
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), Error>;
+
+    /// As [`settle`](Self::settle), where nothing has to be waited for; called once. A backend that always has to wait
+    /// leaves the default.
+    ///
+    /// # Errors
+    /// Gives the settlement back when it has to be waited for: then nothing was done.
+    fn try_settle(&mut self, settlement: Settlement) -> Result<Result<(), Error>, Settlement> {
+        Err(settlement)
+    }
 
     /// Restarts the lease.
     ///

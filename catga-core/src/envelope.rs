@@ -157,10 +157,15 @@ impl Envelope {
     /// Takes the message out, and leaves all of it but the payload.
     #[must_use]
     pub fn take(&mut self) -> Self {
-        let payload = self.take_payload();
-        let mut taken = self.clone();
-        taken.payload = payload;
-        taken
+        Self {
+            id: self.id,
+            name: self.name.clone(),
+            version: self.version,
+            qos: self.qos,
+            partition: self.partition,
+            headers: self.headers.clone(),
+            payload: self.take_payload(),
+        }
     }
 
     /// The payload's media type.

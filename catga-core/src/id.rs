@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::{Error, ErrorKind};
 
@@ -29,7 +29,12 @@ impl MessageId {
         reason = "a default that differs each time would surprise"
     )]
     pub fn new() -> Self {
-        Self(Uuid::now_v7())
+        // One counter per thread, since that of the crate is behind a lock. Two of them cannot give one id: 32 bits
+        // and the counter's start are random.
+        thread_local! {
+            static COUNTER: ContextV7 = const { ContextV7::new() };
+        }
+        Self(COUNTER.with(|counter| Uuid::new_v7(Timestamp::now(counter))))
     }
 
     /// The id of `key`: the same key gives the same id, everywhere and always.

@@ -19,11 +19,11 @@ pub struct Payload {
 }
 
 /// Why a value is there.
-const HELD: &str = "only `into_value` takes the value out, with the payload";
+const HELD: &str = "only `into_value` and `into_shared` take the value out, with the payload";
 
 #[derive(Clone)]
 struct Typed {
-    /// Taken out by `into_value` alone.
+    /// Taken out by `into_value` and `into_shared` alone.
     value: Option<Arc<dyn Any + Send + Sync>>,
     encode: fn(&(dyn Any + Send + Sync), &dyn Codec) -> Result<Bytes, Error>,
 }
@@ -83,6 +83,23 @@ impl Payload {
     pub fn as_value<M: Message>(&self) -> Option<Arc<M>> {
         let value = self.value.as_ref()?.value.as_ref().expect(HELD);
         Arc::clone(value).downcast().ok()
+    }
+
+    /// As [`as_value`](Self::as_value), of a payload that is used for nothing else; else the payload as it was.
+    ///
+    /// # Errors
+    /// Returns the payload when it holds no `M`.
+    pub fn into_shared<M: Message>(mut self) -> Result<Arc<M>, Self> {
+        let Some(typed) = &mut self.value else {
+            return Err(self);
+        };
+        match typed.value.take().expect(HELD).downcast() {
+            Ok(shared) => Ok(shared),
+            Err(other) => {
+                typed.value = Some(other);
+                Err(self)
+            }
+        }
     }
 
     /// The typed value itself, when nobody else shares it; else the payload as it was.

@@ -32,9 +32,9 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     fn state(&self) -> ConnectionState;
 
     /// Publishes at the envelope's QoS. The payload is encoded unless the backend takes values
-    /// ([`Capability::TypedPayload`](crate::Capability::TypedPayload)) and the QoS is 0: then a publish that succeeds
-    /// may [take](Envelope::take) the value, so that a single handler gets it as it is; a publish that fails
-    /// leaves the envelope as it was. Retries nothing; ends by `deadline`.
+    /// ([`Capability::TypedPayload`](crate::Capability::TypedPayload)) and the QoS is 0. A publish that succeeds may
+    /// [take](Envelope::take) the message, so that nobody else shares it; one that fails leaves the envelope as it was.
+    /// Retries nothing; ends by `deadline`.
     ///
     /// # Errors
     /// Any, with [`Error::may_be_stored`] telling whether the message may arrive.
@@ -46,6 +46,17 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
         envelope: &mut Envelope,
         deadline: Duration,
     ) -> Result<Published, Error>;
+
+    /// As [`publish`](Self::publish), where nothing has to be waited for: no future is made. `None` says that nothing was
+    /// done, and that `publish` is to be called. The caller lets other tasks run, as `publish` would. A backend that always
+    /// has to wait leaves the default.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    fn try_publish(&self, envelope: &mut Envelope) -> Option<Result<Published, Error>> {
+        let _ = envelope;
+        None
+    }
 
     /// Publishes many, pipelined where the backend can, by the one `deadline`; one outcome for each,
     /// in order.

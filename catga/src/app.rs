@@ -179,8 +179,8 @@ impl Catga {
     /// # }
     /// ```
     pub async fn publish<E: Event>(&self, event: E) -> Result<(), Error> {
-        let envelope = Envelope::without_id(event);
-        self.inner().publish(envelope, None).await.map(drop)
+        let mut envelope = Envelope::without_id(event);
+        self.inner().publish(&mut envelope, None).await.map(drop)
     }
 
     /// Publishes many events, pipelined where the backend can: an outcome for each, in order.
@@ -209,8 +209,8 @@ impl Catga {
     ///
     /// # Cancel safety
     /// As [`publish`](Self::publish).
-    pub async fn republish(&self, envelope: Envelope) -> Result<Published, Error> {
-        self.inner().publish(envelope, None).await
+    pub async fn republish(&self, mut envelope: Envelope) -> Result<Published, Error> {
+        self.inner().publish(&mut envelope, None).await
     }
 
     /// Sends a request to one of the nodes that answer it, and waits for the answer.

@@ -9,10 +9,11 @@ use tokio::time::Instant;
 
 use crate::app::Inner;
 use crate::guard::Failure;
-use crate::job::{Job, must_claim};
+use crate::job::{Job, Place, must_claim};
 use crate::layered::{Layered, Ready};
+use crate::seat::Caller;
 use crate::settle::give_back;
-use crate::slots::{Slot, Slots};
+use crate::slots::Slots;
 use crate::table::Entry;
 use crate::time::{after, within};
 
@@ -21,6 +22,8 @@ const BATCH: usize = 256;
 
 /// A handler whose first poll takes longer burns CPU, and the rest of its batch goes to other cores.
 const LONG_POLL: Duration = Duration::from_micros(20);
+/// One of so many is timed, the first among them: the clock costs as much as a short handler.
+const TIMED: usize = 16;
 
 /// Receives for one handler until the application drains.
 pub(crate) async fn run(
@@ -31,6 +34,7 @@ pub(crate) async fn run(
     // Also when it ends by a panic, which none of the steps below should let through.
     let _ended = Ended(Arc::clone(&entry));
     let mut batch = Vec::new();
+    let mut caller = entry.caller();
     let mut errors = 0;
     let mut limit = entry.slots.limit();
     let mut at_once = if entry.layered.is_some() { 1 } else { BATCH };
@@ -73,14 +77,14 @@ pub(crate) async fn run(
                 }
             }
         }
-        let waited = handle_all(&inner, &entry, &mut batch).await;
+        let waited = handle_all(&inner, &entry, &mut *caller, &mut batch).await;
         // Those behind it went back: one at a time, until layers are ready at once again.
         at_once = if waited { 1 } else { (at_once * 2).min(BATCH) };
     }
     if let Err(error) = subscription.close().await {
         tracing::warn!(messaging.destination.name = %entry.message, messaging.consumer.group.name = %entry.group, %error, "the subscription could not be closed");
     }
-    handle_all(&inner, &entry, &mut batch).await;
+    handle_all(&inner, &entry, &mut *caller, &mut batch).await;
 }
 
 /// Marks a handler whose messages arrive no more.
@@ -95,9 +99,16 @@ impl Drop for Ended {
 /// Starts the handler for each delivery of a batch, as places come free. What cannot be started goes back,
 /// and all behind it, in their order: when the application drains, the handler is paused or its layers make it
 /// wait. Whether they did.
-async fn handle_all(inner: &Arc<Inner>, entry: &Arc<Entry>, batch: &mut Vec<Delivery>) -> bool {
+async fn handle_all(
+    inner: &Arc<Inner>,
+    entry: &Arc<Entry>,
+    caller: &mut dyn Caller,
+    batch: &mut Vec<Delivery>,
+) -> bool {
     let received = Instant::now();
     let (mut in_place, mut waited) = (true, false);
+    // The place of the handler before, which had done with it at once.
+    let mut kept: Option<Place> = None;
     let mut back = Vec::new();
     for (i, delivery) in batch.drain(..).enumerate() {
         let until = patience(inner, received, &delivery);
@@ -118,15 +129,21 @@ async fn handle_all(inner: &Arc<Inner>, entry: &Arc<Entry>, batch: &mut Vec<Deli
             }
             _ => None,
         };
-        let Some(slot) = place(inner, entry, until).await else {
-            back.push(delivery);
-            continue;
+        let may_keep = |place: &Place| inner.lifecycle.is_running() && place.slot.slots.may_keep();
+        let place = match kept.take().filter(may_keep) {
+            Some(place) => place,
+            None => match place(inner, entry, until).await {
+                Some(place) => place,
+                None => {
+                    back.push(delivery);
+                    continue;
+                }
+            },
         };
-        let job = Job::new(Arc::clone(inner), slot, delivery, received);
+        let job = Job::new(place, delivery, received);
         if in_place {
-            // One of four is timed, the first among them: the clock costs as much as a short handler.
-            let began = i.is_multiple_of(4).then(WallInstant::now);
-            job.start(passed);
+            let began = i.is_multiple_of(TIMED).then(WallInstant::now);
+            kept = job.start(caller, passed);
             in_place = began.is_none_or(|began| began.elapsed() < LONG_POLL);
         } else {
             tokio::spawn(job.handle(passed));
@@ -170,21 +187,19 @@ async fn let_through(
 
 /// A place for one more call; none once the application drains, nor when the handler is paused or patience
 /// ends.
-async fn place(
-    inner: &Inner,
-    entry: &Arc<Entry>,
-    until: Option<Instant>,
-) -> Option<Slot<Arc<Entry>>> {
+async fn place(inner: &Arc<Inner>, entry: &Arc<Entry>, until: Option<Instant>) -> Option<Place> {
     let paused = entry.slots.is_paused() && until.is_some();
     if !inner.lifecycle.is_running() || paused {
         return None;
     }
-    match Slots::try_take_for(Arc::clone(entry)) {
-        Ok(slot) => Some(slot),
+    let slot = match Slots::try_take_for(Arc::clone(entry)) {
+        Ok(slot) => slot,
         Err(entry) => tokio::select! {
             biased;
             () = inner.lifecycle.draining() => None,
             slot = within(until, Slots::take(entry)) => slot,
-        },
-    }
+        }?,
+    };
+    let inner = Arc::clone(inner);
+    Some(Place { inner, slot })
 }

@@ -275,8 +275,8 @@ impl Context {
     ///
     /// # Cancel safety
     /// As [`Catga::publish`](crate::Catga::publish).
-    pub async fn republish(&self, envelope: Envelope) -> Result<Published, Error> {
-        self.inner.publish(envelope, Some(self)).await
+    pub async fn republish(&self, mut envelope: Envelope) -> Result<Published, Error> {
+        self.inner.publish(&mut envelope, Some(self)).await
     }
 
     /// A request with an id, headers or a node of the caller's choice.

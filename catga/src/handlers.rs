@@ -6,12 +6,13 @@ use std::num::NonZeroU16;
 use std::panic::Location;
 use std::time::Duration;
 
-use catga_core::{Error, Kind, Message, QoS};
+use catga_core::{Kind, Message, QoS};
 
-use crate::invoke::{self, Arrived, Running};
+use crate::Requirements;
+use crate::invoke;
 use crate::layer::Call;
+use crate::seat::{self, Caller};
 use crate::serve::{self, Begun};
-use crate::{Context, Requirements};
 
 /// Where a handler stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -193,7 +194,7 @@ pub struct MessageDef {
     pub(crate) type_id: fn() -> TypeId,
     pub(crate) type_name: fn() -> &'static str,
     pub(crate) response: fn() -> TypeId,
-    pub(crate) run: Run,
+    pub(crate) caller: MakeCaller,
     pub(crate) begin: Begin,
     pub(crate) requires: Requires,
 }
@@ -209,7 +210,7 @@ impl MessageDef {
         type_id: TypeId::of::<()>,
         type_name: type_name::<()>,
         response: TypeId::of::<()>,
-        run: |_, _, _| unreachable!("it is never registered"),
+        caller: |_| unreachable!("it is never registered"),
         begin: |_| unreachable!("it is never registered"),
         requires: |_, _| {},
     };
@@ -226,7 +227,7 @@ impl MessageDef {
             type_id: TypeId::of::<M>,
             type_name: type_name::<M>,
             response: TypeId::of::<M::Response>,
-            run: invoke::run::<M>,
+            caller: seat::caller::<M>,
             begin: serve::begin::<M>,
             requires: invoke::requires::<M>,
         }
@@ -271,8 +272,8 @@ impl HandlerDef {
     }
 }
 
-/// Decodes what arrived and calls the handler with it.
-type Run = fn(&'static (dyn Any + Send + Sync), Arrived<'_>, Context) -> Result<Running, Error>;
+/// Makes who calls the handler with what arrives.
+type MakeCaller = fn(&'static (dyn Any + Send + Sync)) -> Box<dyn Caller>;
 
 /// Calls the handler within its layers.
 type Begin = fn(Call) -> Begun;

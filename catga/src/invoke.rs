@@ -8,15 +8,19 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use catga_core::{Bytes, Codecs, Encoded, Error, Kind, Message, Payload};
+use catga_core::{Codecs, Encoded, Error, Message, Payload};
 
+use crate::seat::{Reused, Seat};
 use crate::{Context, FromContext, HandlerError, Requirements};
 
 /// A future as handlers are called through.
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// What a handler ended with.
+type Outcome<M> = Result<<M as Message>::Response, HandlerError>;
+
 /// A handler at work.
-pub(crate) type HandlerFuture<M> = BoxFuture<Result<<M as Message>::Response, HandlerError>>;
+pub(crate) type HandlerFuture<M> = BoxFuture<Outcome<M>>;
 
 /// How a handler is called: with its message, or with one that it may share.
 ///
@@ -81,6 +85,11 @@ impl<M> Deref for Received<M> {
 pub trait Callable<M, T>: Send + Sync + fmt::Debug {
     /// Calls the handler.
     fn call(&self, message: T, context: Context) -> HandlerFuture<M>
+    where
+        M: Message;
+
+    /// Where it is called for one message after the other.
+    fn seat(&self) -> Box<dyn Seat<M, T>>
     where
         M: Message;
 
@@ -150,20 +159,34 @@ macro_rules! arity {
             Invoke::ByRef(handler)
         }
 
-        impl<M, $($argument,)* F, O> Callable<M, M> for ByValue<F, fn(M, $($argument),*) -> O>
+        impl<M, $($argument,)* F, O> ByValue<F, fn(M, $($argument),*) -> O>
         where
             M: Message,
             $($argument: FromContext,)*
             F: FnOnce(M, $($argument),*) -> O + Copy + Send + Sync + 'static,
             O: Future<Output: IntoOutcome<M::Response>> + Send,
         {
-            fn call(&self, message: M, _context: Context) -> HandlerFuture<M> {
+            async fn future(function: F, message: M, _context: Context) -> Outcome<M> {
+                // The context is not even kept where nothing asks for it.
+                $(let $local = $argument::from_context(&_context).await?;)*
+                function(message, $($local),*).await.into_outcome()
+            }
+        }
+
+        impl<M, $($argument,)* F, O> Callable<M, M> for ByValue<F, fn(M, $($argument),*) -> O>
+        where
+            M: Message,
+            $($argument: FromContext + 'static,)*
+            F: FnOnce(M, $($argument),*) -> O + Copy + Send + Sync + 'static,
+            O: Future<Output: IntoOutcome<M::Response>> + Send + 'static,
+        {
+            fn call(&self, message: M, context: Context) -> HandlerFuture<M> {
+                Box::pin(Self::future(self.0, message, context))
+            }
+
+            fn seat(&self) -> Box<dyn Seat<M, M>> {
                 let function = self.0;
-                Box::pin(async move {
-                    // Not even kept where nothing asks for it.
-                    $(let $local = $argument::from_context(&_context).await?;)*
-                    function(message, $($local),*).await.into_outcome()
-                })
+                Reused::boxed(move |message, context| Self::future(function, message, context))
             }
 
             fn requires(&self, _requirements: &mut Requirements) {
@@ -171,20 +194,34 @@ macro_rules! arity {
             }
         }
 
-        impl<M, $($argument,)* F, R> Callable<M, Received<M>> for ByRef<F, fn(M, $($argument),*) -> R>
+        impl<M, $($argument,)* F, R> ByRef<F, fn(M, $($argument),*) -> R>
         where
             M: Message,
             $($argument: FromContext,)*
             R: IntoOutcome<M::Response>,
             F: for<'m> Borrows<'m, M, ($($argument,)*), Outcome = R> + Copy + Send + Sync + 'static,
         {
-            fn call(&self, message: Received<M>, _context: Context) -> HandlerFuture<M> {
+            async fn future(function: F, message: Received<M>, _context: Context) -> Outcome<M> {
+                // The context is not even kept where nothing asks for it.
+                $(let $local = $argument::from_context(&_context).await?;)*
+                function.call(&message, ($($local,)*)).await.into_outcome()
+            }
+        }
+
+        impl<M, $($argument,)* F, R> Callable<M, Received<M>> for ByRef<F, fn(M, $($argument),*) -> R>
+        where
+            M: Message,
+            $($argument: FromContext + 'static,)*
+            R: IntoOutcome<M::Response> + 'static,
+            F: for<'m> Borrows<'m, M, ($($argument,)*), Outcome = R> + Copy + Send + Sync + 'static,
+        {
+            fn call(&self, message: Received<M>, context: Context) -> HandlerFuture<M> {
+                Box::pin(Self::future(self.0, message, context))
+            }
+
+            fn seat(&self) -> Box<dyn Seat<M, Received<M>>> {
                 let function = self.0;
-                Box::pin(async move {
-                    // Not even kept where nothing asks for it.
-                    $(let $local = $argument::from_context(&_context).await?;)*
-                    function.call(&message, ($($local,)*)).await.into_outcome()
-                })
+                Reused::boxed(move |message, context| Self::future(function, message, context))
             }
 
             fn requires(&self, _requirements: &mut Requirements) {
@@ -254,27 +291,6 @@ pub(crate) struct Arrived<'a> {
     pub(crate) codecs: &'a Codecs,
 }
 
-/// A handler that is called through its table entry.
-pub(crate) enum Running {
-    /// Of an event.
-    Event(BoxFuture<Result<(), HandlerError>>),
-    /// Of a request; yields its encoded response.
-    Request(BoxFuture<Result<Bytes, HandlerError>>),
-}
-
-pub(crate) fn run<M: Message>(
-    call: &'static (dyn Any + Send + Sync),
-    arrived: Arrived<'_>,
-    context: Context,
-) -> Result<Running, Error> {
-    let codecs = arrived.codecs;
-    let future = invoke::<M>(call, arrived, context)?;
-    Ok(match M::KIND {
-        Kind::Request { .. } => Running::Request(encoded::<M>(future, codecs.clone())),
-        _ => Running::Event(event::<M>(future)),
-    })
-}
-
 /// Decodes the message and calls the handler with it.
 pub(crate) fn invoke<M: Message>(
     call: &'static (dyn Any + Send + Sync),
@@ -283,14 +299,19 @@ pub(crate) fn invoke<M: Message>(
 ) -> Result<HandlerFuture<M>, Error> {
     Ok(match Invoke::<M>::of(call) {
         Invoke::ByValue(handler) => handler.call(owned(arrived)?, context),
-        Invoke::ByRef(handler) => {
-            let message = match arrived.payload.as_value() {
-                Some(shared) => Received::Shared(shared),
-                None => Received::Owned(owned(arrived)?),
-            };
-            handler.call(message, context)
-        }
+        Invoke::ByRef(handler) => handler.call(received(arrived)?, context),
     })
+}
+
+/// The message as it is shared, else a decoded copy.
+pub(crate) fn received<M: Message>(mut arrived: Arrived<'_>) -> Result<Received<M>, Error> {
+    match arrived.payload.into_shared() {
+        Ok(shared) => Ok(Received::Shared(shared)),
+        Err(payload) => {
+            arrived.payload = payload;
+            owned(arrived).map(Received::Owned)
+        }
+    }
 }
 
 /// The message itself where nobody shares it, else a decoded copy.
@@ -313,29 +334,4 @@ pub(crate) fn owned<M: Message>(arrived: Arrived<'_>) -> Result<M, Error> {
             M::from_version(version, &Encoded::new(codecs, content_type, bytes))
         }
     }
-}
-
-/// An event's response is `()`, which the compiler does not know here.
-fn event<M: Message>(future: HandlerFuture<M>) -> BoxFuture<Result<(), HandlerError>> {
-    let mut future = Some(future);
-    let unit: Option<&mut Option<BoxFuture<Result<(), HandlerError>>>> =
-        (&mut future as &mut dyn Any).downcast_mut();
-    if let Some(unit) = unit {
-        return unit.take().expect("set above");
-    }
-    // An event that was written by hand, with a response: nobody waits for it.
-    let future = future.expect("not taken");
-    Box::pin(async move { future.await.map(drop) })
-}
-
-fn encoded<M: Message>(
-    future: HandlerFuture<M>,
-    codecs: Codecs,
-) -> BoxFuture<Result<Bytes, HandlerError>> {
-    Box::pin(async move {
-        let response = future.await?;
-        codecs
-            .encode(&response, M::NAME)
-            .map_err(HandlerError::terminal)
-    })
 }

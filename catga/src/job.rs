@@ -11,11 +11,12 @@ use tracing::{Instrument, Span};
 
 use crate::app::Inner;
 use crate::claim;
-use crate::guard::{self, Failure};
-use crate::invoke::{Arrived, Running};
+use crate::guard::{self, Failure, First};
+use crate::invoke::{Arrived, BoxFuture};
 use crate::layered::{Calling, Ready};
 use crate::origin::{Origin, Unfinished};
-use crate::settle::{counted, report, settle, was_begun};
+use crate::seat::Caller;
+use crate::settle::{counted, report, settle, try_settle, was_begun};
 use crate::slots::Slot;
 use crate::table::{Counters, Entry};
 use crate::time::{FAR, after, from_now, within};
@@ -24,6 +25,12 @@ use crate::{Attempt, Context, HandlerError};
 
 /// Deliveries that come back so often without any verdict kill their consumers: slack beyond the attempts.
 const CRASH_SLACK: u32 = 3;
+
+/// The place that a handler takes in its application. A consumer keeps it from one delivery to the next.
+pub(crate) struct Place {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) slot: Slot<Arc<Entry>>,
+}
 
 /// One delivery with the place that its handler takes.
 pub(crate) struct Job {
@@ -42,24 +49,22 @@ type Passed = Option<Result<Ready, Failure>>;
 /// A handler at work.
 enum Handler {
     /// Called directly.
-    Direct(Running),
+    Direct(BoxFuture<Result<Option<Bytes>, HandlerError>>),
     /// Called through its layers.
     Layered(Calling),
 }
 
-/// A handler that was begun.
-struct Started {
-    handler: Handler,
-    span: Span,
+/// A handler that was begun, and polled once.
+enum Begun {
+    /// It was ready at once.
+    Ended(Result<Option<Bytes>, Failure>),
+    /// It waits for something.
+    Runs(Handler, Span),
 }
 
 impl Job {
-    pub(crate) fn new(
-        inner: Arc<Inner>,
-        slot: Slot<Arc<Entry>>,
-        delivery: Delivery,
-        received: Instant,
-    ) -> Self {
+    pub(crate) fn new(place: Place, delivery: Delivery, received: Instant) -> Self {
+        let Place { inner, slot } = place;
         Self {
             inner,
             slot,
@@ -70,28 +75,19 @@ impl Job {
         }
     }
 
-    /// Polls the handler once where it stands, and moves on with it to a task when it is not ready.
-    pub(crate) fn start(mut self, passed: Passed) {
+    /// Polls the handler once where it stands, and moves on with it to a task when it is not ready. Gives the place
+    /// back where all is done.
+    pub(crate) fn start(mut self, caller: &mut dyn Caller, passed: Passed) -> Option<Place> {
         if must_claim(&self.slot, &self.delivery) {
             drop(tokio::spawn(self.handle(passed)));
-            return;
+            return None;
         }
-        match self.begin(passed) {
-            Ok(mut started) => {
-                let first = {
-                    let _entered = started.span.enter();
-                    let mut cx = TaskContext::from_waker(Waker::noop());
-                    let (inner, entry) = (&self.inner, &self.slot);
-                    started
-                        .handler
-                        .poll(inner, entry, &mut self.origin, &mut cx)
-                };
-                match first {
-                    Poll::Ready(outcome) => self.end(outcome),
-                    Poll::Pending => drop(tokio::spawn(self.finish(started))),
-                }
+        match self.begin(caller, passed) {
+            Begun::Ended(outcome) => self.end(outcome),
+            Begun::Runs(handler, span) => {
+                drop(tokio::spawn(self.finish(handler, span)));
+                None
             }
-            Err(failure) => self.end(Err(failure)),
         }
     }
 
@@ -112,9 +108,10 @@ impl Job {
             drop(passed);
             return this.settle(Verdict::not_begun(), None).await;
         }
-        match this.begin(passed) {
-            Ok(started) => this.finish(started).await,
-            Err(failure) => this.end(Err(failure)),
+        let mut caller = this.slot.caller();
+        match this.begin(&mut *caller, passed) {
+            Begun::Ended(outcome) => drop(this.end(outcome)),
+            Begun::Runs(handler, span) => this.finish(handler, span).await,
         }
     }
 
@@ -139,7 +136,7 @@ impl Job {
             Some(None) => {
                 let text = "its layers were not ready in time".to_owned();
                 let retry = Retry::Now;
-                self.end(Err(Failure::Refused { text, retry }));
+                drop(self.end(Err(Failure::Refused { text, retry })));
             }
         }
         None
@@ -163,8 +160,13 @@ impl Job {
         }
     }
 
-    /// Decodes the message and calls the handler.
-    fn begin(&mut self, passed: Passed) -> Result<Started, Failure> {
+    /// Decodes the message, calls the handler and polls it once.
+    fn begin(&mut self, caller: &mut dyn Caller, passed: Passed) -> Begun {
+        self.try_begin(caller, passed)
+            .unwrap_or_else(|failure| Begun::Ended(Err(failure)))
+    }
+
+    fn try_begin(&mut self, caller: &mut dyn Caller, passed: Passed) -> Result<Begun, Failure> {
         let entry: &Arc<Entry> = &self.slot;
         let deadline = self.deadline();
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -201,9 +203,15 @@ impl Job {
         let envelope = self.delivery.envelope();
         if let (Some(layered), Some(ready)) = (&entry.layered, passed) {
             let call = layered.call(payload, envelope.version(), context);
-            let calling = span.in_scope(|| ready.and_then(|ready| ready.call(call)))?;
-            let handler = Handler::Layered(calling);
-            return Ok(Started { handler, span });
+            let entered = span.enter();
+            let mut handler = Handler::Layered(ready?.call(call)?);
+            let mut cx = TaskContext::from_waker(Waker::noop());
+            let first = handler.poll(&self.inner, entry, &mut self.origin, &mut cx);
+            drop(entered);
+            return Ok(match first {
+                Poll::Ready(outcome) => Begun::Ended(outcome),
+                Poll::Pending => Begun::Runs(handler, span),
+            });
         }
         let arrived = Arrived {
             payload,
@@ -211,24 +219,17 @@ impl Job {
             content_type: envelope.content_type(),
             codecs: &self.inner.codecs,
         };
-        let def = entry.def;
-        let running = {
-            let _entered = span.enter();
-            guard::contain(self.inner.address(), || {
-                (def.message.run)(def.call, arrived, context)
-            })?
-        };
-        Ok(Started {
-            handler: Handler::Direct(running.map_err(Failure::Decode)?),
-            span,
+        let first = span.in_scope(|| caller.begin(self.inner.address(), arrived, context));
+        Ok(match first {
+            First::Ended(outcome) => Begun::Ended(outcome),
+            First::Runs(handler) => Begun::Runs(Handler::Direct(handler), span),
         })
     }
 
     /// Runs the handler to its end, or to the end of its time, with the lease renewed meanwhile.
-    async fn finish(mut self, started: Started) {
-        let Started { handler, span } = started;
+    async fn finish(mut self, handler: Handler, span: Span) {
         let outcome = self.run(handler).instrument(span).await;
-        self.end(outcome);
+        drop(self.end(outcome));
     }
 
     async fn run(&mut self, mut handler: Handler) -> Result<Option<Bytes>, Failure> {
@@ -263,8 +264,9 @@ impl Job {
         })
     }
 
-    /// Judges the outcome and settles: the only place that acks, naks, terms or dead-letters.
-    fn end(self, outcome: Result<Option<Bytes>, Failure>) {
+    /// Judges the outcome and settles: the only place that acks, naks, terms or dead-letters. Gives the place back
+    /// where that is done.
+    fn end(mut self, outcome: Result<Option<Bytes>, Failure>) -> Option<Place> {
         let (outcome, effects) = match outcome.and_then(|response| Ok((response, self.effects()?)))
         {
             Ok((response, effects)) => (Ok(response), effects),
@@ -280,23 +282,26 @@ impl Job {
                 let fate = "is lost, as at_most_once allows";
                 report(&self.slot, &self.delivery, number, failure, fate);
             }
-            return;
+            return Some(self.into_place());
         }
         let verdict = if self.slot.is_request() {
             answer(&self.inner, &self.slot, outcome)
         } else {
             judge(&self.slot, &self.delivery, self.attempt().number(), outcome)
         };
-        // An ack is queued and ready at once; what takes a round trip goes on in a task, and keeps
-        // its place until it is done.
-        let mut settling = Box::pin(self.settle(verdict, effects));
-        if settling
-            .as_mut()
-            .poll(&mut TaskContext::from_waker(Waker::noop()))
-            .is_pending()
-        {
-            tokio::spawn(settling);
+        // What takes a round trip goes on in a task, and keeps its place until it is done.
+        if self.claim.is_some() {
+            drop(tokio::spawn(self.settle(verdict, effects)));
+            return None;
         }
+        let settlement = verdict.committing(self.delivery.is_claimed(), effects);
+        if let Err(settlement) = try_settle(&self.slot, &mut self.delivery, settlement) {
+            drop(tokio::spawn(async move {
+                settle(&self.slot, self.delivery, settlement).await;
+            }));
+            return None;
+        }
+        Some(self.into_place())
     }
 
     async fn settle(self, verdict: Verdict, effects: Option<Effects>) {
@@ -312,6 +317,13 @@ impl Job {
             Some(claim) => claim::conclude(&inner, &slot, &claim, verdict, effects).await,
         };
         settle(&slot, delivery, settlement).await;
+    }
+
+    fn into_place(self) -> Place {
+        Place {
+            inner: self.inner,
+            slot: self.slot,
+        }
     }
 }
 
@@ -335,12 +347,7 @@ impl Handler {
     ) -> Poll<Result<Option<Bytes>, Failure>> {
         let app = inner.address();
         match self {
-            Self::Direct(Running::Event(handler)) => {
-                guard::poll(app, handler, cx).map(|outcome| outcome.map(|()| None))
-            }
-            Self::Direct(Running::Request(handler)) => {
-                guard::poll(app, handler, cx).map(|outcome| outcome.map(Some))
-            }
+            Self::Direct(handler) => guard::poll(app, handler, cx),
             Self::Layered(calling) => Pin::new(&mut *calling).poll(cx).map(|outcome| {
                 let (reply, won) = (outcome?, calling.won());
                 *origin = reply.origin.clone().or(won).or_else(|| origin.take());

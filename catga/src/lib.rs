@@ -35,6 +35,7 @@ mod origin;
 pub mod prelude;
 mod publish;
 mod request;
+mod seat;
 mod send;
 mod serve;
 mod service;

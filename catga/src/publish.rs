@@ -6,6 +6,7 @@ use std::sync::Arc;
 use catga_core::{
     Capability, Envelope, Error, ErrorKind, Event, Headers, MessageId, Published, QoS, Retry,
 };
+use tokio::task::consume_budget;
 use tokio::time::Instant;
 
 use crate::Context;
@@ -58,10 +59,10 @@ impl<'a> Outgoing<'a> {
     ///
     /// # Cancel safety
     /// As [`Catga::publish`](crate::Catga::publish).
-    pub async fn publish(self) -> Result<Published, Error> {
+    pub async fn publish(mut self) -> Result<Published, Error> {
         match self.problem {
             Some(error) => Err(error.with_envelope(self.envelope)),
-            None => self.inner.publish(self.envelope, self.origin).await,
+            None => self.inner.publish(&mut self.envelope, self.origin).await,
         }
     }
 }
@@ -88,23 +89,42 @@ impl fmt::Debug for Outgoing<'_> {
 }
 
 impl Inner {
-    /// Publishes one envelope: everything that can be wrong on our side is found here.
+    /// Publishes one envelope: everything that can be wrong on our side is found here. It is taken, or in the error.
     pub(crate) async fn publish(
         &self,
-        mut envelope: Envelope,
+        envelope: &mut Envelope,
         origin: Option<&Context>,
     ) -> Result<Published, Error> {
-        if let Err(error) = self.prepare(&mut envelope, origin) {
-            return Err(error.with_envelope(envelope));
+        if let Err(error) = self.prepare(envelope, origin) {
+            return Err(error.with_envelope(envelope.take()));
         }
+        match self.backend.transport.try_publish(envelope) {
+            Some(Ok(published)) => {
+                // Without it a loop of publishes would never let a consumer on the same thread run.
+                consume_budget().await;
+                Ok(published)
+            }
+            // A box, since few have to wait: the futures of the others stay small.
+            tried => Box::pin(self.publish_waiting(envelope.take(), tried)).await,
+        }
+    }
+
+    /// Publishes one envelope that the backend did not take at once.
+    async fn publish_waiting(
+        &self,
+        mut envelope: Envelope,
+        tried: Option<Result<Published, Error>>,
+    ) -> Result<Published, Error> {
         let limit = self.settings.publish_deadline;
+        let failed = tried.and_then(Result::err);
         if envelope.qos() != QoS::AtMostOnce {
-            return self.publish_stored(envelope, from_now(limit), None).await;
+            return self.publish_stored(envelope, from_now(limit), failed).await;
         }
-        match self.backend.transport.publish(&mut envelope, limit).await {
-            Ok(published) => Ok(published),
-            Err(error) => Err(error.with_envelope(envelope)),
-        }
+        let published = match failed {
+            Some(error) => Err(error),
+            None => self.backend.transport.publish(&mut envelope, limit).await,
+        };
+        published.map_err(|error| error.with_envelope(envelope))
     }
 
     /// Publishes many, in one call of the backend; what failed and can be tried again is, one by one,

@@ -1,6 +1,8 @@
 //! The last word on a delivery, and what is counted and said of it.
 
-use catga_core::{Delivery, ErrorKind, Settlement};
+use std::sync::atomic::AtomicU64;
+
+use catga_core::{Delivery, Error, ErrorKind, MessageId, Settlement};
 
 use crate::guard::Failure;
 use crate::table::{Counters, Entry};
@@ -12,30 +14,66 @@ pub(crate) async fn give_back(entry: &Entry, delivery: Delivery) {
 
 /// Settles, and counts what comes of it.
 pub(crate) async fn settle(entry: &Entry, delivery: Delivery, settlement: Settlement) {
-    let (id, count) = (delivery.envelope().id(), delivery.count());
-    let claimed = delivery.is_claimed();
-    let counter = match &settlement {
-        Settlement::Nak { .. } => Some(&entry.counters.retried),
-        Settlement::DeadLetter { .. } => Some(&entry.counters.dead_lettered),
-        // Nobody takes it back.
-        Settlement::Release { .. } if !delivery.is_acknowledged() => Some(&entry.counters.dropped),
-        _ => None,
-    };
-    match delivery.settle(settlement).await {
-        Ok(()) => counter.into_iter().for_each(Counters::add),
+    let settling = Settling::new(entry, &delivery, &settlement);
+    settling.ended(delivery.settle(settlement).await);
+}
+
+/// As [`settle`], where nothing has to be waited for; else gives the settlement back.
+pub(crate) fn try_settle(
+    entry: &Entry,
+    delivery: &mut Delivery,
+    settlement: Settlement,
+) -> Result<(), Settlement> {
+    let settling = Settling::new(entry, delivery, &settlement);
+    settling.ended(delivery.try_settle(settlement)?);
+    Ok(())
+}
+
+/// What is known of a delivery that is being settled.
+struct Settling<'a> {
+    entry: &'a Entry,
+    id: Option<MessageId>,
+    count: u32,
+    claimed: bool,
+    counter: Option<&'a AtomicU64>,
+}
+
+impl<'a> Settling<'a> {
+    fn new(entry: &'a Entry, delivery: &Delivery, settlement: &Settlement) -> Self {
+        let counters = &entry.counters;
+        Self {
+            entry,
+            id: delivery.envelope().id(),
+            count: delivery.count(),
+            claimed: delivery.is_claimed(),
+            counter: match settlement {
+                Settlement::Nak { .. } => Some(&counters.retried),
+                Settlement::DeadLetter { .. } => Some(&counters.dead_lettered),
+                // Nobody takes it back.
+                Settlement::Release { .. } if !delivery.is_acknowledged() => {
+                    Some(&counters.dropped)
+                }
+                _ => None,
+            },
+        }
+    }
+
+    fn ended(self, settled: Result<(), Error>) {
         // The broker still has the message, and delivers it again when the lease runs out.
-        Err(error) => {
-            if claimed && error.kind() == ErrorKind::LostOwnership {
-                Counters::add(&entry.counters.lost);
+        if let Err(error) = settled {
+            if self.claimed && error.kind() == ErrorKind::LostOwnership {
+                Counters::add(&self.entry.counters.lost);
             }
             tracing::warn!(
-                messaging.destination.name = %entry.message,
-                messaging.consumer.group.name = %entry.group,
-                messaging.message.id = id.map(display),
-                count,
+                messaging.destination.name = %self.entry.message,
+                messaging.consumer.group.name = %self.entry.group,
+                messaging.message.id = self.id.map(display),
+                count = self.count,
                 %error,
                 "a delivery could not be settled"
             );
+        } else if let Some(counter) = self.counter {
+            Counters::add(counter);
         }
     }
 }

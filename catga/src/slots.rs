@@ -85,6 +85,15 @@ impl Slots {
             .is_ok()
     }
 
+    /// Whether who has a place may have another right after it: then it can keep the one that it has.
+    #[inline]
+    pub(crate) fn may_keep(&self) -> bool {
+        let state = self.state();
+        state & PAUSED == 0
+            && state & TAKEN <= state >> LIMIT_SHIFT
+            && self.waiting.load(Ordering::SeqCst) == 0
+    }
+
     #[inline]
     fn give_back(&self) {
         let state = self.state.fetch_sub(1, Ordering::SeqCst) - 1;

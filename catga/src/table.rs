@@ -16,6 +16,7 @@ use crate::handlers::{HandlerDef, MessageDef};
 use crate::invoke::Invoke;
 use crate::layer::Layers;
 use crate::layered::Layered;
+use crate::seat::Caller;
 use crate::settings::Settings;
 use crate::slots::Slots;
 use crate::time::FAR;
@@ -97,6 +98,11 @@ impl Entry {
             counters: Counters::default(),
             subscription: OnceLock::new(),
         })
+    }
+
+    /// Who calls the handler.
+    pub(crate) fn caller(&self) -> Box<dyn Caller> {
+        (self.def.message.caller)(self.def.call)
     }
 
     pub(crate) fn is_request(&self) -> bool {

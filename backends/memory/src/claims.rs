@@ -1,8 +1,7 @@
 //! QoS 2 in a group: each id is handled by one at a time, and once.
 
-use std::collections::HashMap;
-
 use catga_core::{ClaimEnd, MessageId};
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use crate::group::Job;
@@ -16,7 +15,7 @@ pub(crate) struct Claims {
     inbox: Inbox<MessageId, Token>,
     /// Copies of ids that run. The one that runs is never done with before these are, and when it fails it is
     /// the one to go on, after its delay.
-    parked: HashMap<MessageId, Vec<Job>>,
+    parked: FxHashMap<MessageId, Vec<Job>>,
     parked_count: u64,
 }
 
@@ -35,7 +34,7 @@ impl Claims {
     pub(crate) fn new(inbox: Inbox<MessageId, Token>) -> Self {
         Self {
             inbox,
-            parked: HashMap::new(),
+            parked: FxHashMap::default(),
             parked_count: 0,
         }
     }

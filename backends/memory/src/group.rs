@@ -150,6 +150,14 @@ impl Group {
         }
     }
 
+    /// A job of an entry that was there before the group.
+    pub(crate) fn retained(&mut self, job: Job) {
+        match &mut self.order {
+            Some(order) => order.push(job),
+            None => self.again.push_back(job),
+        }
+    }
+
     /// A job of a redriven entry: it queues behind the others.
     pub(crate) fn redriven(&mut self, job: Job) {
         match &mut self.order {

@@ -1,8 +1,11 @@
 //! Entries on their way from a log to a member.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
 
 use catga_core::Envelope;
+use tokio::time::Instant;
 
 /// One delivery: never used twice.
 pub(crate) type Token = u64;
@@ -14,9 +17,29 @@ pub(crate) struct Handed {
     pub(crate) count: u32,
     pub(crate) generation: u32,
     pub(crate) may_have_run: bool,
-    /// Whether the group's inbox has it claimed for this delivery.
-    pub(crate) claimed: bool,
+    /// Where the group's inbox has it claimed for this delivery.
+    pub(crate) claim: Option<Claim>,
     pub(crate) token: Token,
+}
+
+/// A delivery's claim on its id, as its member has it.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) end: Arc<ClaimEnd>,
+    pub(crate) lease_end: Instant,
+    pub(crate) ack_wait: Duration,
+}
+
+/// The end of a claim: that the message was handled, or that its lease is over. Decided once, for both sides, by who
+/// comes first: so a member completes what it handled without waiting to hear of it from the log.
+#[derive(Debug, Default)]
+pub(crate) struct ClaimEnd(AtomicBool);
+
+impl ClaimEnd {
+    /// Whether it is ours to say how the claim ended.
+    pub(crate) fn decide(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
 }
 
 /// Who has a batch: the channel to its member, the member, or the log again.

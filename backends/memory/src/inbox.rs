@@ -3,10 +3,11 @@
 //! No task, no channel, no clock of its own: a group's [`claims`](crate::claims) and the task of the
 //! [`inbox_store`](crate::inbox_store) drive it, tests call it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::Hash;
 
 use catga_core::{ClaimEnd, InboxLimits, Name, Reply};
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use crate::timer::FAR;
@@ -51,7 +52,7 @@ pub(crate) struct Inbox<K, O> {
     response_limit: usize,
     /// The most ids that are kept while nobody handles them.
     most: usize,
-    records: HashMap<K, Record<O>>,
+    records: FxHashMap<K, Record<O>>,
     /// The ends of leases.
     leases: BTreeMap<At, K>,
     /// The ids of all records that are not running.
@@ -101,7 +102,7 @@ impl<K: Clone + Eq + Hash, O: Copy + Eq> Inbox<K, O> {
             message,
             response_limit: limits.response_limit,
             most,
-            records: HashMap::new(),
+            records: FxHashMap::default(),
             leases: BTreeMap::new(),
             ended: Ended::new(
                 limits

@@ -1,11 +1,11 @@
 //! The one task that owns the tables of a bus; everybody else reads them without a lock.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwap;
 use catga_core::Name;
+use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 
@@ -15,7 +15,10 @@ use crate::ring::{Ring, Topic};
 use crate::store::Memory;
 use crate::stream::{self, Stream};
 
-type Topics = HashMap<Name, Topic>;
+/// By names of this program, which need no protection by a slow hash.
+type ByName<T> = FxHashMap<Name, T>;
+
+type Topics = ByName<Topic>;
 
 /// What publishers and callers look up by message name.
 #[derive(Debug, Default)]
@@ -23,9 +26,9 @@ pub(crate) struct Tables {
     /// QoS 0 subscribers.
     pub(crate) topics: ArcSwap<Topics>,
     /// QoS 1 and 2 logs, kept for the life of the bus.
-    pub(crate) streams: ArcSwap<HashMap<Name, Arc<Stream>>>,
+    pub(crate) streams: ArcSwap<ByName<Arc<Stream>>>,
     /// Requests that somebody serves or served.
-    pub(crate) desks: ArcSwap<HashMap<Name, Arc<Desk>>>,
+    pub(crate) desks: ArcSwap<ByName<Arc<Desk>>>,
 }
 
 /// What the owner of the tables is asked for.
@@ -167,7 +170,7 @@ impl Keeper {
 }
 
 fn find_or_add<T>(
-    table: &ArcSwap<HashMap<Name, Arc<T>>>,
+    table: &ArcSwap<ByName<Arc<T>>>,
     name: &Name,
     make: impl FnOnce() -> Arc<T>,
 ) -> Arc<T> {
@@ -176,7 +179,7 @@ fn find_or_add<T>(
         return Arc::clone(found);
     }
     let added = make();
-    let mut changed = HashMap::clone(&present);
+    let mut changed = ByName::clone(&present);
     changed.insert(name.clone(), Arc::clone(&added));
     table.store(Arc::new(changed));
     added

@@ -1,13 +1,14 @@
 //! The deliveries of a log that are out, and until when.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use crate::group::Job;
-use crate::handover::{Handover, Token};
+use crate::handover::{ClaimEnd, Handover, Token};
 use crate::log::{GroupId, MemberId};
 
 /// A delivery that is not settled.
@@ -19,17 +20,33 @@ pub(crate) struct Out {
     pub(crate) ack_wait: Duration,
     pub(crate) lease_end: Instant,
     pub(crate) handover: Arc<Handover>,
+    /// Where it is claimed.
+    pub(crate) claim_end: Option<Arc<ClaimEnd>>,
+}
+
+impl Out {
+    /// Whether the end of its lease ends it: not when its member has completed it, whose word is on its way.
+    pub(crate) fn lapses(&self) -> bool {
+        self.claim_end.as_ref().is_none_or(|end| end.decide())
+    }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
-    out: HashMap<Token, Out>,
-    ends: BTreeSet<(Instant, Token)>,
+    out: FxHashMap<Token, Out>,
+    /// The ends of leases, by their length: those of one length end in the order in which they began. The first of
+    /// each queue is that of a delivery which is out; others may be of one that ended, or was extended, since.
+    ends: BTreeMap<Duration, VecDeque<End>>,
 }
+
+type End = (Instant, Token);
+
+/// How many ends may be of deliveries that ended, beside as many as are out.
+const STALE: usize = 64;
 
 impl Leases {
     pub(crate) fn begin(&mut self, token: Token, out: Out) {
-        self.ends.insert((out.lease_end, token));
+        add(&mut self.ends, &out, token);
         self.out.insert(token, out);
     }
 
@@ -38,9 +55,10 @@ impl Leases {
         let Some(out) = self.out.get_mut(&token) else {
             return false;
         };
-        self.ends.remove(&(out.lease_end, token));
         out.lease_end = now + out.ack_wait;
-        self.ends.insert((out.lease_end, token));
+        add(&mut self.ends, out, token);
+        let ack_wait = out.ack_wait;
+        self.tidy(ack_wait);
         true
     }
 
@@ -51,24 +69,61 @@ impl Leases {
     /// Ends a delivery: its token means nothing from here on.
     pub(crate) fn end(&mut self, token: Token) -> Option<Out> {
         let out = self.out.remove(&token)?;
-        self.ends.remove(&(out.lease_end, token));
+        self.tidy(out.ack_wait);
         Some(out)
     }
 
     /// A delivery whose lease is over. It is still there, to be ended.
     pub(crate) fn pop_over(&mut self, now: Instant) -> Option<Token> {
-        let &(at, token) = self.ends.first().filter(|(at, _)| *at <= now)?;
-        self.ends.remove(&(at, token));
+        let firsts = self.ends.iter().filter_map(|(wait, ends)| {
+            let first = ends.front()?;
+            Some((*first, *wait))
+        });
+        let ((at, token), ack_wait) = firsts.min()?;
+        if at > now {
+            return None;
+        }
+        if let Some(ends) = self.ends.get_mut(&ack_wait) {
+            ends.pop_front();
+        }
+        self.tidy(ack_wait);
         Some(token)
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.ends.first().map(|(at, _)| *at)
+        let firsts = self.ends.values().filter_map(VecDeque::front);
+        firsts.map(|(at, _)| *at).min()
+    }
+
+    /// Removes what is stale: in front, and everywhere once it outnumbers what is out.
+    fn tidy(&mut self, ack_wait: Duration) {
+        let Self { out, ends } = self;
+        let is_live = |(at, token): &End| out.get(token).is_some_and(|out| out.lease_end == *at);
+        let Some(ends) = ends.get_mut(&ack_wait) else {
+            return;
+        };
+        while ends.front().is_some_and(|first| !is_live(first)) {
+            ends.pop_front();
+        }
+        if ends.len() > 2 * out.len() + STALE {
+            ends.retain(is_live);
+        }
     }
 
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        assert_eq!(self.out.len(), self.ends.len());
+        let ends: usize = self.ends.values().map(VecDeque::len).sum();
+        assert!(self.out.len() <= ends && ends <= 2 * self.out.len() + STALE);
         self.out.len()
     }
+}
+
+fn add(ends: &mut BTreeMap<Duration, VecDeque<End>>, out: &Out, token: Token) {
+    let ends = ends.entry(out.ack_wait).or_default();
+    let end = (out.lease_end, token);
+    debug_assert!(
+        ends.back().is_none_or(|(last, _)| *last <= end.0),
+        "the clock does not go back"
+    );
+    ends.push_back(end);
 }

@@ -20,6 +20,7 @@ mod options;
 mod partition;
 mod registry;
 mod ring;
+mod room;
 mod serve;
 mod store;
 mod stream;

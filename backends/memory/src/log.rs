@@ -2,18 +2,19 @@
 //!
 //! No task, no channel, no clock of its own: [`stream`](crate::stream) drives it, tests call it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use catga_core::{Consumers, Envelope, Error, Name, Start, Subscribe};
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use crate::claims::{Claims, Turn};
 use crate::error;
 use crate::group::{Counts, Entry, Group, Job, Mode};
-use crate::handover::{Handed, Handover, Token};
+use crate::handover::{Claim, ClaimEnd, Handed, Handover, Token};
 use crate::inbox::Inbox;
 use crate::leases::{Leases, Out};
 use crate::letters::Letters;
@@ -52,10 +53,12 @@ struct Member {
 pub(crate) struct Log {
     name: Name,
     settings: Settings,
-    slots: BTreeMap<u64, Slot>,
+    slots: FxHashMap<u64, Slot>,
     next_seq: u64,
+    /// Entries that went since somebody asked.
+    freed: usize,
     groups: Vec<Group>,
-    members: HashMap<MemberId, Member>,
+    members: FxHashMap<MemberId, Member>,
     leases: Leases,
     delayed: BTreeMap<(Instant, u64), (GroupId, Job)>,
     pub(crate) letters: Letters,
@@ -75,10 +78,11 @@ impl Log {
             window: Window::new(name.clone(), settings.duplicate_window),
             name,
             settings,
-            slots: BTreeMap::new(),
+            slots: FxHashMap::default(),
             next_seq: 0,
+            freed: 0,
             groups: Vec::new(),
-            members: HashMap::new(),
+            members: FxHashMap::default(),
             leases: Leases::default(),
             delayed: BTreeMap::new(),
             letters: Letters::new(settings.dead_letters, letter_numbers),
@@ -88,20 +92,30 @@ impl Log {
         }
     }
 
-    /// Whether [`push`](Self::push) may be called. Without any group the oldest makes room.
-    pub(crate) fn has_room(&self) -> bool {
-        self.groups.is_empty() || self.slots.len() < self.settings.capacity
+    /// Whether the oldest makes room, as there is no group.
+    pub(crate) fn drops_oldest(&self) -> bool {
+        self.groups.is_empty()
     }
 
-    /// Takes a message in.
-    pub(crate) fn push(&mut self, envelope: Envelope) {
-        debug_assert!(self.has_room(), "the caller asks `has_room` first");
+    /// Whether [`push`](Self::push) may be called.
+    pub(crate) fn has_room(&self) -> bool {
+        self.drops_oldest() || self.slots.len() < self.settings.capacity
+    }
+
+    /// How many entries went since this was asked.
+    pub(crate) fn take_freed(&mut self) -> usize {
+        std::mem::take(&mut self.freed)
+    }
+
+    /// Takes a message in, published at this time. The caller sees to it that there is room.
+    pub(crate) fn push(&mut self, envelope: Envelope, published_at: SystemTime) {
+        debug_assert!(self.has_room(), "the caller sees to it");
         if self.slots.len() >= self.settings.capacity {
             self.drop_oldest();
         }
         let entry = Arc::new(Entry {
             envelope,
-            published_at: SystemTime::now(),
+            published_at,
         });
         for group in &mut self.groups {
             group.arrive(self.next_seq, &entry);
@@ -122,7 +136,10 @@ impl Log {
     }
 
     fn drop_oldest(&mut self) {
-        self.slots.pop_first();
+        // Without a group nothing else goes.
+        let oldest = self.next_seq - self.slots.len() as u64;
+        self.slots.remove(&oldest);
+        self.freed += 1;
         if self.dropped == 0 {
             tracing::warn!(
                 message = %self.name, capacity = self.settings.capacity,
@@ -173,23 +190,25 @@ impl Log {
     }
 
     fn add_group(&mut self, consumers: Consumers, mode: Mode, start: Start) -> GroupId {
-        let cursor = if start == Start::New {
-            if self.groups.is_empty() {
-                // Retained for the first group, which does not want it.
-                self.slots.clear();
-            }
-            self.next_seq
-        } else {
-            0
-        };
+        let mut retained = Vec::new();
+        if start == Start::Oldest {
+            retained.extend(self.slots.keys().copied());
+            retained.sort_unstable();
+        } else if self.groups.is_empty() {
+            // Retained for the first group, which does not want it.
+            self.freed += self.slots.len();
+            self.slots.clear();
+        }
         let Settings { inbox, limits, .. } = self.settings;
         let claims = mode
             .claims
             .then(|| Claims::new(Inbox::new(self.name.clone(), limits, inbox)));
-        let mut group = Group::new(consumers, mode, cursor, claims);
-        for (seq, slot) in self.slots.range_mut(cursor..) {
-            slot.open += 1;
-            group.arrive(*seq, &slot.entry);
+        let mut group = Group::new(consumers, mode, self.next_seq, claims);
+        for seq in retained {
+            if let Some(slot) = self.slots.get_mut(&seq) {
+                slot.open += 1;
+                group.retained(Job::new(seq, Arc::clone(&slot.entry)));
+            }
         }
         self.groups.push(group);
         self.groups.len() - 1
@@ -228,12 +247,17 @@ impl Log {
             let Some(job) = self.turn(member, group, job, token, now) else {
                 continue;
             };
+            let claim_end: Option<Arc<ClaimEnd>> = claim_id.map(|_| Arc::default());
             handed.push(Handed {
                 envelope: job.entry.envelope.clone(),
                 count: job.count,
                 generation: job.generation,
                 may_have_run: job.ran,
-                claimed: claim_id.is_some(),
+                claim: claim_end.clone().map(|end| Claim {
+                    end,
+                    lease_end,
+                    ack_wait,
+                }),
                 token,
             });
             let out = Out {
@@ -243,6 +267,7 @@ impl Log {
                 ack_wait,
                 lease_end,
                 handover: Arc::clone(handover),
+                claim_end,
             };
             self.leases.begin(token, out);
         }
@@ -260,9 +285,12 @@ impl Log {
         if group.fresh == 0 {
             return None;
         }
-        let (&seq, slot) = self.slots.range(group.cursor..).next()?;
-        group.cursor = seq + 1;
+        let seq = group.cursor;
+        group.cursor += 1;
         group.fresh -= 1;
+        let slot = self.slots.get(&seq);
+        let slot =
+            slot.expect("what came since a group was made stays until that has done with it");
         Some(Job::new(seq, Arc::clone(&slot.entry)))
     }
 
@@ -308,6 +336,7 @@ impl Log {
             slot.open -= 1;
             if slot.open == 0 {
                 self.slots.remove(&seq);
+                self.freed += 1;
             }
         }
     }

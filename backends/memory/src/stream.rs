@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use catga_core::{DeadLetter, DeadLetterFilter, Envelope, Error, Name, Published, Subscribe};
 use tokio::select;
@@ -14,6 +15,7 @@ use crate::group::Counts;
 use crate::handover::{Handed, Handover, Token};
 use crate::log::{Log, MemberId, Verdict};
 use crate::options::Settings;
+use crate::room::{Queued, Room};
 use crate::store::Memory;
 use crate::timer::Timer;
 use crate::window::Print;
@@ -23,11 +25,12 @@ const QUEUE: usize = 1024;
 /// How many commands are obeyed before entries are handed out.
 const BATCH: usize = 64;
 
-/// A message to be stored. Who sent it has it stored, or knows it as stored before, exactly when `accepted`
-/// reached him.
+/// A message that waits to be stored: for room, or to hear whether it is a duplicate. Who sent it has it stored, or
+/// knows it as stored before, exactly when `accepted` reached him.
 #[derive(Debug)]
 pub(crate) struct Publish {
     pub(crate) envelope: Envelope,
+    pub(crate) queued: Queued,
     /// What a duplicate is recognised by; `None` at QoS 1.
     pub(crate) print: Option<Print>,
     pub(crate) accepted: oneshot::Sender<Published>,
@@ -107,6 +110,11 @@ pub(crate) enum Control {
 /// The way to a log. Its task ends when the last holder of this is gone.
 #[derive(Debug)]
 pub(crate) struct Stream {
+    /// What handlers commit.
+    pub(crate) memory: Memory,
+    pub(crate) room: Arc<Room>,
+    /// What is stored from here on: who sends it has taken a place in the [`Room`], which is the bound.
+    pub(crate) stored: mpsc::UnboundedSender<Envelope>,
     /// Apart from the commands: while the log is full nobody reads it, so that publishers queue up
     /// in the order in which they came while acks make room.
     pub(crate) publishes: mpsc::Sender<Publish>,
@@ -128,12 +136,16 @@ pub(crate) fn spawn(
     letters: Arc<AtomicU64>,
     memory: Memory,
 ) -> Arc<Stream> {
+    let room = Arc::new(Room::new(settings.capacity));
+    let (stored, store) = mpsc::unbounded_channel();
     let (publishes, publish_queue) = mpsc::channel(QUEUE.min(settings.capacity));
     let (commands, command_queue) = mpsc::channel(QUEUE);
     let (control, control_queue) = mpsc::unbounded_channel();
     let actor = Actor {
         log: Log::new(name, settings, letters),
-        memory,
+        room: Arc::clone(&room),
+        spare: false,
+        stored: store,
         publishes: publish_queue,
         commands: command_queue,
         control: control_queue,
@@ -141,6 +153,9 @@ pub(crate) fn spawn(
     };
     tokio::spawn(actor.run());
     Arc::new(Stream {
+        memory,
+        room,
+        stored,
         publishes,
         commands,
         control,
@@ -148,9 +163,38 @@ pub(crate) fn spawn(
     })
 }
 
+/// What the task of a log was woken by.
+enum First {
+    Tick,
+    Control(Control),
+    Command(Command),
+    Stored(Envelope),
+    Publish(Publish),
+    End,
+}
+
+/// When a turn of the task began: one look at the clock for all that is done in it.
+#[derive(Clone, Copy)]
+struct Now {
+    instant: Instant,
+    published_at: SystemTime,
+}
+
+impl Default for Now {
+    fn default() -> Self {
+        Self {
+            instant: Instant::now(),
+            published_at: SystemTime::now(),
+        }
+    }
+}
+
 struct Actor {
     log: Log,
-    memory: Memory,
+    room: Arc<Room>,
+    /// Whether a place is taken for the first in the queue of publishes.
+    spare: bool,
+    stored: mpsc::UnboundedReceiver<Envelope>,
     publishes: mpsc::Receiver<Publish>,
     commands: mpsc::Receiver<Command>,
     control: mpsc::UnboundedReceiver<Control>,
@@ -162,75 +206,102 @@ impl Actor {
     async fn run(mut self) {
         let mut timer = Timer::new();
         loop {
-            let room = self.log.has_room();
+            let room = self.has_room();
             // All senders go together, so that one closed channel ends the task.
-            select! {
+            let first = select! {
                 biased;
-                () = timer.fired() => {}
-                control = self.control.recv() => match control {
-                    Some(control) => self.control(control),
-                    None => return,
-                },
-                command = self.commands.recv() => match command {
-                    Some(command) => self.obey(command),
-                    None => return,
-                },
-                publish = self.publishes.recv(), if room => match publish {
-                    Some(publish) => self.accept(publish),
-                    None => return,
-                },
+                () = timer.fired() => First::Tick,
+                control = self.control.recv() => control.map_or(First::End, First::Control),
+                command = self.commands.recv() => command.map_or(First::End, First::Command),
+                stored = self.stored.recv() => stored.map_or(First::End, First::Stored),
+                publish = self.publishes.recv(), if room => publish.map_or(First::End, First::Publish),
+            };
+            let now = Now::default();
+            match first {
+                First::Tick => {}
+                First::Control(control) => self.control(control, now),
+                First::Command(command) => self.obey(command, now),
+                First::Stored(envelope) => self.log.push(envelope, now.published_at),
+                First::Publish(publish) => self.accept(publish, now),
+                First::End => return,
             }
-            self.drain();
-            let now = Instant::now();
-            self.log.expire(now);
-            self.dispatch(now);
+            self.drain(now);
+            self.log.expire(now.instant);
+            self.dispatch(now.instant);
+            self.room.free(self.log.take_freed());
             self.log.publish_waiting();
             timer.arm(self.log.next_deadline());
         }
     }
 
     /// Takes what else is there, so that entries go out in batches and nobody starves.
-    fn drain(&mut self) {
+    fn drain(&mut self, now: Now) {
         while let Ok(control) = self.control.try_recv() {
-            self.control(control);
+            self.control(control, now);
         }
         for _ in 0..BATCH {
             let Ok(command) = self.commands.try_recv() else {
                 break;
             };
-            self.obey(command);
+            self.obey(command, now);
         }
         for _ in 0..BATCH {
-            if !self.log.has_room() {
+            let Ok(envelope) = self.stored.try_recv() else {
+                break;
+            };
+            self.log.push(envelope, now.published_at);
+        }
+        for _ in 0..BATCH {
+            if !self.has_room() {
                 break;
             }
             let Ok(publish) = self.publishes.try_recv() else {
                 break;
             };
-            self.accept(publish);
+            self.accept(publish, now);
         }
+    }
+
+    /// Takes in what was stored up to now.
+    fn take_stored(&mut self, now: Now) {
+        while let Ok(envelope) = self.stored.try_recv() {
+            self.log.push(envelope, now.published_at);
+        }
+    }
+
+    /// Whether the first in the queue may be stored.
+    fn has_room(&mut self) -> bool {
+        self.spare = self.spare || self.room.try_take();
+        self.spare || self.log.drops_oldest()
     }
 
     /// Stores a message, unless its publisher has given up: the reply decides it for both. Nobody
     /// can see the log between the reply and the push.
-    fn accept(&mut self, publish: Publish) {
-        let Some(print) = publish.print else {
-            if publish.accepted.send(Published::new()).is_ok() {
-                self.log.push(publish.envelope);
-            }
-            return;
-        };
-        let now = Instant::now();
-        if self.log.knows(print, now) {
+    fn accept(&mut self, publish: Publish, now: Now) {
+        let Publish {
+            envelope,
+            print,
+            accepted,
+            queued,
+        } = publish;
+        if print.is_some_and(|print| self.log.knows(print, now.instant)) {
             // Who gave up does not hear that it was stored before, by another publish.
-            let _ = publish.accepted.send(Published::duplicate());
-        } else if publish.accepted.send(Published::new()).is_ok() {
-            self.log.push(publish.envelope);
-            self.log.remember(print, now);
+            let _ = accepted.send(Published::duplicate());
+        } else if accepted.send(Published::new()).is_ok() {
+            // What was stored before this is in front of it, also where one publisher did both.
+            self.take_stored(now);
+            if !std::mem::take(&mut self.spare) {
+                self.room.take();
+            }
+            self.log.push(envelope, now.published_at);
+            if let Some(print) = print {
+                self.log.remember(print, now.instant);
+            }
         }
+        drop(queued);
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: Command, now: Now) {
         match command {
             Command::Fetch(fetch) => {
                 // A member that left needs no answer: it took its receiver along.
@@ -243,7 +314,7 @@ impl Actor {
                 verdict,
                 reply,
             } => {
-                let settled = self.settle(token, verdict);
+                let settled = self.log.settle(token, verdict, now.instant);
                 if let Some(reply) = reply {
                     let _ = reply.send(settled);
                 }
@@ -251,22 +322,10 @@ impl Actor {
         }
     }
 
-    /// Settles a delivery. The effects of one that completed are on their way to the store before anybody can
-    /// know of the completion.
-    fn settle(&mut self, token: Token, verdict: Verdict) -> Result<(), Error> {
-        let effects = match &verdict {
-            Verdict::Commit(effects) => Some(effects.clone()),
-            _ => None,
-        };
-        self.log.settle(token, verdict, Instant::now())?;
-        if let Some(effects) = effects {
-            self.memory.apply(effects);
-        }
-        Ok(())
-    }
-
     // Who asked may be gone; then nobody misses the reply.
-    fn control(&mut self, control: Control) {
+    fn control(&mut self, control: Control, now: Now) {
+        // Whoever asks has seen these stored.
+        self.take_stored(now);
         match control {
             Control::Join {
                 member,
@@ -286,12 +345,12 @@ impl Actor {
                 max_in_flight,
             } => self.log.limit(member, max_in_flight),
             Control::Leave { member, unseen } => {
-                self.log.give_back(&unseen, Instant::now());
+                self.log.give_back(&unseen, now.instant);
                 if let Some(group) = self.log.leave(member) {
                     self.parked[group].retain(|fetch| fetch.member != member);
                 }
             }
-            Control::GiveBack(tokens) => self.log.give_back(&tokens, Instant::now()),
+            Control::GiveBack(tokens) => self.log.give_back(&tokens, now.instant),
             Control::ListLetters {
                 filter,
                 after,

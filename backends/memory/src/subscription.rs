@@ -9,12 +9,13 @@ use catga_core::{
 };
 use tokio::select;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::bus::Connection;
 use crate::error;
 use crate::group::Counts;
-use crate::handover::Token;
+use crate::handover::{Claim, Token};
 use crate::log::{MemberId, Verdict};
 use crate::store;
 use crate::stream::{Batch, Command, Control, Fetch, Stream};
@@ -86,16 +87,17 @@ impl LogSubscription {
     fn hand_out(&self, batch: Batch, max: usize, into: &mut Vec<Delivery>) {
         let mut entries = batch.entries.into_iter();
         into.extend(entries.by_ref().take(max).map(|entry| {
+            let claimed = entry.claim.is_some();
             let receipt = LogReceipt {
                 stream: Arc::clone(&self.stream),
                 token: entry.token,
-                claimed: entry.claimed,
+                claim: entry.claim,
             };
             let delivery = Delivery::new(entry.envelope, Box::new(receipt))
                 .with_count(entry.count)
                 .with_generation(entry.generation)
                 .with_may_have_run(entry.may_have_run);
-            if entry.claimed {
+            if claimed {
                 delivery.with_claim_held()
             } else {
                 delivery
@@ -187,26 +189,44 @@ impl Drop for LogSubscription {
 struct LogReceipt {
     stream: Arc<Stream>,
     token: Token,
-    /// Whether settling ends a claim, so that it has to be confirmed.
-    claimed: bool,
+    /// The claim that settling ends, where there is one.
+    claim: Option<Claim>,
 }
 
 impl LogReceipt {
-    /// Tells the log, and does not wait to hear what it says.
-    async fn tell(&self, verdict: Verdict) -> Result<(), Error> {
-        let command = Command::Settle {
-            token: self.token,
-            verdict,
-            reply: None,
-        };
-        match self.stream.commands.try_send(command) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(command)) => {
-                let sent = self.stream.commands.send(command).await;
-                sent.map_err(|_| error::gone("settle"))
-            }
-            Err(TrySendError::Closed(_)) => Err(error::gone("settle")),
+    /// Whether a settlement says that the message was handled, and needs no answer of the log.
+    fn is_handled(&self, settlement: &Settlement) -> bool {
+        match settlement {
+            Settlement::Ack => self.claim.is_none(),
+            Settlement::Complete(completion) => self.claim.is_some() && completion.claim.is_none(),
+            _ => false,
         }
+    }
+
+    /// Completes the claim, if there is one, and tells the log.
+    fn handled(
+        &self,
+        settlement: Settlement,
+        permit: mpsc::Permit<'_, Command>,
+    ) -> Result<(), Error> {
+        if let (Some(claim), Settlement::Complete(completion)) = (&self.claim, settlement) {
+            let effects = completion.effects;
+            store::check("settle", effects.as_ref())?;
+            // A claim is lost with its lease, whoever looks first.
+            if claim.lease_end <= Instant::now() || !claim.end.decide() {
+                return Err(error::lost_ownership("settle"));
+            }
+            // On their way to the store before anybody can know of the completion.
+            if let Some(effects) = effects {
+                self.stream.memory.apply(effects);
+            }
+        }
+        permit.send(Command::Settle {
+            token: self.token,
+            verdict: Verdict::Done,
+            reply: None,
+        });
+        Ok(())
     }
 
     async fn ask(&self, operation: &'static str, verdict: Verdict) -> Result<(), Error> {
@@ -229,21 +249,19 @@ impl Receipt for LogReceipt {
         _envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), Error> {
+        if self.is_handled(&settlement) {
+            let permit = self.stream.commands.reserve().await;
+            return self.handled(settlement, permit.map_err(|_| error::gone("settle"))?);
+        }
         let verdict = match settlement {
-            Settlement::Ack if !self.claimed => return self.tell(Verdict::Done).await,
             // A claim that is passed in is one of an inbox elsewhere.
             Settlement::Complete(completion) if completion.claim.is_some() => {
                 return Err(error::unsupported("settle", Capability::FusedCompletion));
             }
-            Settlement::Complete(completion) => match completion.effects {
-                Some(_) if !self.claimed => return Err(error::effects_without_claim()),
-                Some(effects) => {
-                    store::check("settle", Some(&effects))?;
-                    Verdict::Commit(effects)
-                }
-                None => Verdict::Done,
-            },
-            Settlement::Ack | Settlement::Term => Verdict::Done,
+            Settlement::Complete(completion) if completion.effects.is_some() => {
+                return Err(error::effects_without_claim());
+            }
+            Settlement::Ack | Settlement::Complete(_) | Settlement::Term => Verdict::Done,
             Settlement::Nak { after } => Verdict::Retry(after),
             Settlement::Defer { after } => Verdict::Defer(after),
             Settlement::Release { began } => Verdict::Release { began },
@@ -256,7 +274,24 @@ impl Receipt for LogReceipt {
         self.ask("settle", verdict).await
     }
 
+    fn try_settle(&mut self, settlement: Settlement) -> Result<Result<(), Error>, Settlement> {
+        if !self.is_handled(&settlement) {
+            return Err(settlement);
+        }
+        match self.stream.commands.try_reserve() {
+            Ok(permit) => Ok(self.handled(settlement, permit)),
+            Err(TrySendError::Full(())) => Err(settlement),
+            Err(TrySendError::Closed(())) => Ok(Err(error::gone("settle"))),
+        }
+    }
+
     async fn extend(&mut self) -> Result<(), Error> {
-        self.ask("extend", Verdict::Extend).await
+        // That of the log may be another by a moment: who comes first decides in any case.
+        let asked = Instant::now();
+        self.ask("extend", Verdict::Extend).await?;
+        if let Some(claim) = &mut self.claim {
+            claim.lease_end = asked + claim.ack_wait;
+        }
+        Ok(())
     }
 }

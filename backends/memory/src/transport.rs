@@ -7,7 +7,7 @@ use catga_core::{
     Capabilities, Capability, ConnectionState, Consumers, Envelope, Error, Published, QoS, Reply,
     Serve, Subscribe, Subscription, Target, Transport, async_trait,
 };
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::error::{SendError, TrySendError};
 use tokio::sync::oneshot;
 use tokio::task::consume_budget;
 use tokio::time::{Instant, timeout_at};
@@ -16,6 +16,7 @@ use crate::bus::Connection;
 use crate::desk::{Command, Job};
 use crate::error;
 use crate::ring::RingSubscription;
+use crate::room::Queued;
 use crate::serve::ServeSubscription;
 use crate::stream::Publish;
 use crate::subscription::LogSubscription;
@@ -84,6 +85,7 @@ impl MemoryTransport {
         let publish = Publish {
             print: Print::of(envelope),
             envelope: envelope.clone(),
+            queued: Queued::new(&stream.room),
             accepted,
         };
         match stream.publishes.try_send(publish) {
@@ -119,6 +121,23 @@ impl MemoryTransport {
         error::log_full(envelope.name(), self.connection.bus.settings.capacity)
     }
 
+    /// QoS 1: stored with a place in its log, in front of which nobody waits.
+    fn store_at_once(&self, envelope: &mut Envelope) -> Option<Result<Published, Error>> {
+        let streams = self.connection.bus.tables.streams.load();
+        let stream = streams.get(envelope.name())?;
+        if !stream.room.try_pass() {
+            return None;
+        }
+        let stored = stream.stored.send(envelope.take());
+        Some(match stored {
+            Ok(()) => Ok(Published::new()),
+            Err(SendError(back)) => {
+                *envelope = back;
+                Err(error::gone("publish"))
+            }
+        })
+    }
+
     async fn store(&self, envelope: &mut Envelope, by: Instant) -> Result<Published, Error> {
         let accepting = self.send(envelope, by).await?;
         self.accepted(envelope, accepting, by).await
@@ -148,15 +167,29 @@ impl Transport for MemoryTransport {
         envelope: &mut Envelope,
         deadline: Duration,
     ) -> Result<Published, Error> {
-        self.check("publish", envelope)?;
-        if envelope.qos() == QoS::AtMostOnce {
-            self.spread(envelope);
-            // Without it a loop of publishes would never let a consumer on the same thread run.
-            consume_budget().await;
-            return Ok(Published::new());
+        match self.try_publish(envelope) {
+            Some(published) => {
+                // Without it a loop of publishes would never let a consumer on the same thread run.
+                consume_budget().await;
+                published
+            }
+            None => self.store(envelope, from_now(deadline)).await,
         }
-        // Boxed, so that the future of a QoS 0 publish stays small.
-        Box::pin(self.store(envelope, from_now(deadline))).await
+    }
+
+    fn try_publish(&self, envelope: &mut Envelope) -> Option<Result<Published, Error>> {
+        if let Err(error) = self.check("publish", envelope) {
+            return Some(Err(error));
+        }
+        match envelope.qos() {
+            QoS::AtMostOnce => {
+                self.spread(envelope);
+                Some(Ok(Published::new()))
+            }
+            QoS::AtLeastOnce => self.store_at_once(envelope),
+            // Whether the log knows it is to be heard from the log.
+            QoS::ExactlyOnce => None,
+        }
     }
 
     async fn publish_many(

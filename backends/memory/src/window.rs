@@ -1,9 +1,10 @@
 //! The ids that were published not long ago.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use catga_core::{Bytes, Envelope, MessageId, Name, QoS};
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use crate::timer::FAR;
@@ -47,7 +48,7 @@ pub(crate) struct Window {
     message: Name,
     span: Duration,
     most: usize,
-    seen: HashMap<MessageId, u64>,
+    seen: FxHashMap<MessageId, u64>,
     /// By age.
     order: VecDeque<(Instant, MessageId)>,
     warned: bool,
@@ -61,7 +62,7 @@ impl Window {
             message,
             span: span.min(FAR),
             most: MOST,
-            seen: HashMap::new(),
+            seen: FxHashMap::default(),
             order: VecDeque::new(),
             warned: false,
             evicted: 0,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catga_core::{ClaimEnd, Effects, Error, Reason};
+use catga_core::{ClaimEnd, Error, Reason};
 use tokio::time::Instant;
 
 use super::{GroupId, Log, MemberId};
@@ -17,8 +17,6 @@ use crate::timer::FAR;
 pub(crate) enum Verdict {
     /// It is handled, or dropped for good.
     Done,
-    /// It is handled, and these are to be applied by who owns the log.
-    Commit(Effects),
     /// Its lease starts anew.
     Extend,
     /// It is ready again after a delay.
@@ -56,12 +54,12 @@ impl Log {
             ..
         }) = self.end(token)
         else {
-            self.late_acks += u64::from(matches!(verdict, Verdict::Done | Verdict::Commit(_)));
+            self.late_acks += u64::from(matches!(verdict, Verdict::Done));
             tracing::debug!(message = %self.name, late_acks = self.late_acks, "settled after the lease ended");
             return Err(error::lost_ownership("settle"));
         };
         match verdict {
-            Verdict::Done | Verdict::Commit(_) => {
+            Verdict::Done => {
                 self.complete_claim(member, group, &job, token, now);
                 self.finish(group, &job);
             }
@@ -208,11 +206,10 @@ impl Log {
     pub(crate) fn expire(&mut self, now: Instant) {
         let mut unseen = Vec::new();
         while let Some(token) = self.leases.pop_over(now) {
-            let seen = self
-                .leases
-                .get(token)
-                .is_some_and(|out| !out.handover.revoke());
-            if !seen {
+            let Some(out) = self.leases.get(token).filter(|out| out.lapses()) else {
+                continue;
+            };
+            if out.handover.revoke() {
                 unseen.push(token);
             } else if let Some(Out { mut job, group, .. }) = self.end(token) {
                 job.ran = true;

@@ -31,7 +31,7 @@ impl Fixture {
     }
 
     fn push(&mut self, text: &'static str) {
-        self.log.push(envelope(text));
+        self.log.push(envelope(text), SystemTime::now());
     }
 
     fn join(&mut self, id: MemberId, group: &'static str) -> GroupId {
@@ -322,7 +322,7 @@ fn what_ran_is_told_although_it_is_not_counted() {
     f.join(1, "g");
     f.push("a");
     let first = f.take(1, 1).remove(0);
-    assert!(!first.may_have_run && !first.claimed);
+    assert!(!first.may_have_run && first.claim.is_none());
     f.settle(first.token, RELEASE).unwrap();
     let second = f.take(1, 1).remove(0);
     assert!(!second.may_have_run);

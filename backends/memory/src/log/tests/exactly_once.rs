@@ -25,7 +25,7 @@ fn with_id(text: &'static str) -> Envelope {
 
 impl Fixture {
     fn push_id(&mut self, text: &'static str) {
-        self.log.push(with_id(text));
+        self.log.push(with_id(text), SystemTime::now());
     }
 
     fn duplicates(&self) -> u64 {
@@ -37,7 +37,7 @@ impl Fixture {
     /// What a member gets: text, count, whether it may have run, token.
     fn get(&mut self, member: MemberId) -> Option<(String, u32, bool, Token)> {
         let handed = self.take(member, 1).pop()?;
-        assert!(handed.claimed);
+        assert!(handed.claim.is_some());
         let text = text(&handed.envelope);
         Some((text, handed.count, handed.may_have_run, handed.token))
     }
@@ -203,7 +203,6 @@ fn what_is_lost_settles_nothing() {
     let (_, _, _, token) = f.get(2).unwrap();
     for verdict in [
         Verdict::Done,
-        Verdict::Commit(catga_core::Effects::new(())),
         Verdict::Extend,
         RELEASE,
         Verdict::Retry(SECOND),
@@ -310,7 +309,7 @@ fn without_the_own_inbox_copies_are_deliveries() {
     f.push_id("a");
     f.push_id("a");
     let handed = f.take(1, 5);
-    assert!(handed.len() == 2 && handed.iter().all(|h| !h.claimed));
+    assert!(handed.len() == 2 && handed.iter().all(|h| h.claim.is_none()));
     f.settle(handed[0].token, Verdict::Retry(Duration::ZERO))
         .unwrap();
     assert_eq!(f.take(1, 5)[0].count, 2);

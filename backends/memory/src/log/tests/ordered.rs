@@ -13,8 +13,10 @@ fn fixture() -> Fixture {
 
 impl Fixture {
     fn push_to(&mut self, partition: u16, text: &'static str) {
-        self.log
-            .push(envelope(text).with_partition(Some(partition)));
+        self.log.push(
+            envelope(text).with_partition(Some(partition)),
+            SystemTime::now(),
+        );
     }
 
     fn texts(&mut self, member: MemberId) -> Vec<(String, Token)> {

@@ -84,7 +84,7 @@ impl Schedule {
         let envelope = Envelope::received(NAME, QoS::ExactlyOnce, Bytes::from(id.to_string()))
             .with_id(MessageId::from_key(&id.to_string()))
             .with_partition(Some(partition));
-        self.f.log.push(envelope);
+        self.f.log.push(envelope, SystemTime::now());
     }
 
     fn take(&mut self) {
