@@ -1,8 +1,8 @@
 //! Entries on their way from a log to a member.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-
 use catga_core::Envelope;
+
+use crate::sync::atomic::{AtomicU8, Ordering};
 
 /// One delivery: never used twice.
 pub(crate) type Token = u64;
