@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use crate::{Error, Name, NodeId, async_trait};
@@ -41,7 +42,7 @@ impl fmt::Debug for Incarnation {
 /// How busy a node is, in per cent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Load(u8);
+pub struct Load(#[serde(deserialize_with = "up_to_full")] u8);
 
 impl Load {
     /// The load at which watchers are told of a change, in points.
@@ -60,16 +61,29 @@ impl Load {
     }
 }
 
+/// What others write counts as what is written here.
+fn up_to_full<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    u8::deserialize(deserializer).map(|percent| Load::percent(percent).0)
+}
+
+/// A name without dots: with one it would be read as two parts where requests to the node go.
+fn one_token<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
+    let name = Name::deserialize(deserializer)?;
+    Name::token(name.as_str()).map_err(|error| D::Error::custom(error.message()))
+}
+
 /// A node as others see it. What a newer version adds is ignored, so that nodes of both see each
 /// other during an upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct NodeInfo {
     /// The node's id.
+    #[serde(deserialize_with = "one_token")]
     pub id: NodeId,
     /// This start of it.
     pub incarnation: Incarnation,
     /// The service that it is a node of.
+    #[serde(deserialize_with = "one_token")]
     pub service: Name,
     /// Where people reach it; never dialled by Catga.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -55,11 +55,12 @@ impl Backoff {
 
     /// The delay after the `failures`-th failure in a row, counted from 1.
     pub(crate) fn delay(&self, failures: u32) -> Duration {
-        let ceiling = 1u32
-            .checked_shl(failures)
-            .map_or(self.most, |factor| self.least.saturating_mul(factor));
-        let spread = ceiling.min(self.most).saturating_sub(self.least);
-        self.least + spread.mul_f64(fastrand::f64())
+        let (least, most) = (self.least.as_nanos(), self.most.as_nanos());
+        let factor = 1u128.checked_shl(failures).unwrap_or(u128::MAX);
+        let spread = least.saturating_mul(factor).min(most) - least;
+        // 584 years at the most.
+        let spread = u64::try_from(spread).unwrap_or(u64::MAX);
+        self.least + Duration::from_nanos(fastrand::u64(..=spread))
     }
 }
 
@@ -72,22 +73,73 @@ impl Default for Backoff {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{
+        Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest,
+    };
+    use proptest::test_runner::{Config, FileFailurePersistence};
+
     use super::*;
 
-    #[test]
-    fn delays_grow_within_their_bounds_at_any_attempt() {
-        let backoff = Backoff::default();
-        for failures in [0, 1, 2, 5, 31, 32, 33, u32::MAX] {
-            for _ in 0..100 {
-                let delay = backoff.delay(failures);
-                assert!(
-                    (backoff.least..=backoff.most).contains(&delay),
-                    "{failures}: {delay:?}"
-                );
-                let ceiling = backoff.least * 2u32.saturating_pow(failures.min(8));
-                assert!(failures > 7 || delay <= ceiling, "{failures}: {delay:?}");
+    /// From nanoseconds to more than any clock tells, each size as likely as another.
+    fn durations() -> impl Strategy<Value = Duration> {
+        (0_u32..64, any::<u64>(), 0_u32..1_000_000_000)
+            .prop_map(|(shift, seconds, nanos)| Duration::new(seconds >> shift, nanos))
+    }
+
+    fn backoffs() -> impl Strategy<Value = Backoff> {
+        (durations(), durations()).prop_filter_map("a least delay", |(a, b)| {
+            Backoff::new(a.min(b), a.max(b)).ok()
+        })
+    }
+
+    fn failures() -> impl Strategy<Value = u32> {
+        prop_oneof![0_u32..140, any::<u32>(), Just(u32::MAX)]
+    }
+
+    proptest! {
+        #![proptest_config(Config {
+            failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+            ..Config::default()
+        })]
+
+        #[test]
+        fn delays_keep_to_their_bounds_at_any_attempt(backoff in backoffs(), failures in failures()) {
+            let delay = backoff.delay(failures);
+            prop_assert!((backoff.least..=backoff.most).contains(&delay), "{:?}", delay);
+            // The least delay doubled so often, as far as there is such a number.
+            let doubled = (0..failures.min(200)).try_fold(backoff.least, |delay, _| delay.checked_mul(2));
+            prop_assert!(doubled.is_none_or(|ceiling| delay <= ceiling), "{:?}", delay);
+            let capped = backoff.capped(Duration::from_secs(9));
+            prop_assert!(capped.delay(failures) <= Duration::from_secs(9));
+        }
+
+        #[test]
+        fn what_is_written_is_read(backoff in backoffs()) {
+            let text = format!("{}..{}", format_duration(backoff.least), format_duration(backoff.most));
+            prop_assert_eq!(Backoff::parse(&text), Ok(backoff), "{}", text);
+        }
+
+        #[test]
+        fn any_text_is_a_back_off_or_a_clear_error(text in prop_oneof![".*", "[0-9a-z. ]{0,30}"]) {
+            match Backoff::parse(&text) {
+                Ok(backoff) => prop_assert!(backoff.least <= backoff.most && !backoff.least.is_zero()),
+                Err(problem) => prop_assert!(problem.contains("is no back-off"), "{}", problem),
             }
         }
+    }
+
+    /// Delays that were drawn are spread over all that is allowed.
+    #[test]
+    fn the_jitter_is_full() {
+        let second = Duration::from_secs(1);
+        let backoff = Backoff::new(second, second * 100).unwrap();
+        let mut random: Vec<_> = (0..2000).map(|_| backoff.delay(3)).collect();
+        random.sort_unstable();
+        // From 1 s to 8 s: of 2,000 none in the first or the last 140 ms is less likely than once in 10^17 runs.
+        let edge = second * 7 / 50;
+        assert!(random[0] < second + edge && random[1999] + edge > second * 8);
+        let middle = random[1000];
+        assert!((second * 4..second * 5).contains(&middle), "{middle:?}");
     }
 
     #[test]
@@ -123,12 +175,5 @@ mod tests {
             assert_eq!(Backoff::parse(text), Err(problem));
         }
         assert!(Backoff::new(second, second).is_ok());
-    }
-
-    #[test]
-    fn no_delay_overflows() {
-        let endless = Backoff::new(Duration::from_secs(1), Duration::MAX).unwrap();
-        let backoff = endless.capped(Duration::from_secs(9));
-        assert!((0..99).all(|failures| backoff.delay(failures) <= Duration::from_secs(9)));
     }
 }

@@ -3,12 +3,10 @@
 use std::future::ready;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use catga_core::{BoxError, Retry};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -17,6 +15,8 @@ use crate::handlers::Breaker;
 use crate::invoke::BoxFuture;
 use crate::layer::{Call, CallError, Reply};
 use crate::service::{Erased, Serving};
+use crate::sync::Notify;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::time::FAR;
 
 /// A breaker around a handler and its rate.
@@ -97,9 +97,10 @@ impl Service<Call> for Guarded {
 
 /// Where a breaker stands, in one word: two bits say what the others mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// So many calls in a row failed.
-    Closed(u64),
+pub(crate) enum Phase {
+    /// So many calls in a row failed since it closed for the `epoch`-th time. Both in one word: else a verdict that is
+    /// counted while the breaker opens and closes again would find the same number of failures, and open it.
+    Closed { epoch: u64, failures: u64 },
     /// Nothing passes before this many microseconds after the start; then one trial does.
     Open(u64),
     /// The trial runs.
@@ -107,12 +108,23 @@ enum Phase {
 }
 
 const TAG: u32 = 62;
+/// The epoch stands above the failures, has 30 bits, and begins anew.
+const EPOCH: u32 = 32;
+const EPOCHS: u64 = 1 << (TAG - EPOCH);
 
 impl Phase {
+    const FIRST: Self = Self::Closed {
+        epoch: 0,
+        failures: 0,
+    };
+
     fn read(word: u64) -> Self {
         let value = word & ((1 << TAG) - 1);
         match word >> TAG {
-            0 => Self::Closed(value),
+            0 => Self::Closed {
+                epoch: value >> EPOCH,
+                failures: value & u64::from(u32::MAX),
+            },
             1 => Self::Open(value),
             _ => Self::Trial,
         }
@@ -120,7 +132,7 @@ impl Phase {
 
     fn word(self) -> u64 {
         match self {
-            Self::Closed(failures) => failures,
+            Self::Closed { epoch, failures } => (epoch << EPOCH) | failures,
             Self::Open(until) => (1 << TAG) | until,
             Self::Trial => 2 << TAG,
         }
@@ -128,9 +140,9 @@ impl Phase {
 }
 
 #[derive(Debug)]
-struct State {
+pub(crate) struct State {
     phase: AtomicU64,
-    /// How often it closed: tells one closed phase from the next.
+    /// How often it closed: written by the trial, of which there is one at a time.
     epoch: AtomicU64,
     /// Wakes those who wait for the end of a trial.
     changed: Notify,
@@ -140,9 +152,9 @@ struct State {
 }
 
 impl State {
-    fn new(breaker: Breaker) -> Self {
+    pub(crate) fn new(breaker: Breaker) -> Self {
         Self {
-            phase: AtomicU64::new(Phase::Closed(0).word()),
+            phase: AtomicU64::new(Phase::FIRST.word()),
             epoch: AtomicU64::new(0),
             changed: Notify::new(),
             start: Instant::now(),
@@ -155,7 +167,7 @@ impl State {
         micros(self.start.elapsed())
     }
 
-    fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         Phase::read(self.phase.load(Ordering::SeqCst))
     }
 
@@ -171,7 +183,7 @@ impl State {
     /// Whether a call would pass now.
     fn may_pass(&self) -> bool {
         match self.phase() {
-            Phase::Closed(_) => true,
+            Phase::Closed { .. } => true,
             Phase::Open(until) => until <= self.now(),
             Phase::Trial => false,
         }
@@ -191,13 +203,13 @@ fn micros(time: Duration) -> u64 {
 }
 
 /// Waits until a call may pass.
-async fn wait(state: Arc<State>) {
+pub(crate) async fn wait(state: Arc<State>) {
     loop {
         let mut changed = pin!(state.changed.notified());
         // Listen before looking, so that what changes in between wakes us.
         changed.as_mut().enable();
         match state.phase() {
-            Phase::Closed(_) => return,
+            Phase::Closed { .. } => return,
             Phase::Trial => changed.await,
             Phase::Open(until) => match state.left(until) {
                 Duration::ZERO => return,
@@ -209,7 +221,7 @@ async fn wait(state: Arc<State>) {
 
 /// What a call did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub(crate) enum Verdict {
     Alive,
     Failed,
     Unknown,
@@ -217,32 +229,28 @@ enum Verdict {
 
 /// A call that was let through.
 #[derive(Debug)]
-struct Pass {
+pub(crate) struct Pass {
     state: Arc<State>,
-    trial: bool,
-    /// That of the closed phase in which it was let through.
-    epoch: u64,
-    verdict: Verdict,
+    /// That of the closed phase in which it was let through; none for the trial.
+    pub(crate) epoch: Option<u64>,
+    pub(crate) verdict: Verdict,
 }
 
 impl Pass {
     /// Lets a call through; else says how long the breaker stays open, when that is known.
-    fn try_take(state: &Arc<State>) -> Result<Self, Option<Duration>> {
-        // Before the phase: if a phase ends in between, the verdict is lost, and not counted in another.
-        let epoch = state.epoch.load(Ordering::SeqCst);
+    pub(crate) fn try_take(state: &Arc<State>) -> Result<Self, Option<Duration>> {
         let before = state.update(|phase| match phase {
             Phase::Open(until) if until <= state.now() => Some(Phase::Trial),
             _ => None,
         });
-        let trial = match before {
-            Ok(_) => true,
-            Err(Phase::Closed(_)) => false,
+        let epoch = match before {
+            Ok(_) => None,
+            Err(Phase::Closed { epoch, .. }) => Some(epoch),
             Err(Phase::Open(until)) => return Err(Some(state.left(until))),
             Err(Phase::Trial) => return Err(None),
         };
         Ok(Self {
             state: Arc::clone(state),
-            trial,
             epoch,
             verdict: Verdict::Unknown,
         })
@@ -267,12 +275,14 @@ impl Drop for Pass {
     /// Counts the verdict; a call that was dropped has none.
     fn drop(&mut self) {
         let state = &self.state;
-        if self.trial {
+        let Some(began) = self.epoch else {
             let next = match self.verdict {
                 Verdict::Alive => {
-                    // Before anybody sees that it is closed. There is one trial at a time, so nobody else closes.
-                    state.epoch.fetch_add(1, Ordering::SeqCst);
-                    Phase::Closed(0)
+                    let before = state.epoch.fetch_add(1, Ordering::SeqCst);
+                    Phase::Closed {
+                        epoch: before.wrapping_add(1) % EPOCHS,
+                        failures: 0,
+                    }
                 }
                 Verdict::Failed => state.opened(),
                 // The next call is the trial.
@@ -281,21 +291,24 @@ impl Drop for Pass {
             state.phase.store(next.word(), Ordering::SeqCst);
             state.changed.notify_waiters();
             return;
-        }
+        };
         // What began before the breaker opened does not close it, does not keep it open, and does not count
         // once it is closed again.
-        let _ = state.update(|phase| match (phase, self.verdict) {
-            _ if state.epoch.load(Ordering::SeqCst) != self.epoch => None,
-            (Phase::Closed(1..), Verdict::Alive) => Some(Phase::Closed(0)),
-            (Phase::Closed(failures), Verdict::Failed) => {
-                let failures = failures + 1;
-                Some(if failures >= state.failures {
-                    state.opened()
-                } else {
-                    Phase::Closed(failures)
-                })
-            }
-            _ => None,
+        let _ = state.update(|phase| {
+            let Phase::Closed { epoch, failures } = phase else {
+                return None;
+            };
+            let failures = match self.verdict {
+                _ if epoch != began => return None,
+                Verdict::Alive if failures > 0 => 0,
+                Verdict::Failed => failures + 1,
+                _ => return None,
+            };
+            Some(if failures >= state.failures {
+                state.opened()
+            } else {
+                Phase::Closed { epoch, failures }
+            })
         });
     }
 }

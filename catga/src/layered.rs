@@ -3,14 +3,12 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use catga_core::{BoxError, Kind, Name, Payload, Retry};
-use crossbeam_utils::atomic::AtomicCell;
-use tokio::sync::Notify;
 use tower::limit::RateLimit;
 use tower::limit::rate::Rate;
 use tower::load_shed::error::Overloaded;
@@ -26,6 +24,7 @@ use crate::layer::{Call, CallError, Layers, Reply, Shared};
 use crate::origin::Origin;
 use crate::service::{Erased, Serving, Wrapped};
 use crate::time::FAR;
+use crate::turn::Turn;
 
 /// A handler behind layers, a breaker or a rate.
 #[derive(Debug)]
@@ -35,18 +34,14 @@ pub(crate) struct Layered {
     own: Erased,
 }
 
-/// A handler, and the outermost of the services around it: one caller uses that at a time, from its being
-/// ready to the call.
+/// A handler, and what stands around it.
 pub(crate) struct Served {
     pub(crate) def: &'static HandlerDef,
     pub(crate) group: Name,
     /// The longest that the handler may take, each time that a layer calls it.
     pub(crate) timeout: Duration,
-    /// Holds a permit while nobody has the turn, and hands it to the first who waits: one who goes away
-    /// meanwhile hands it on.
-    turn: Notify,
-    /// Empty while somebody has the turn. A box of a box, since one word can be swapped at once.
-    service: AtomicCell<Option<Box<Box<dyn Wrapped>>>>,
+    /// The outermost of the services: one caller uses it at a time, from its being ready to the call.
+    outer: Turn<Box<dyn Wrapped>>,
 }
 
 impl Layered {
@@ -81,14 +76,11 @@ impl Layered {
             None if own.is_bare() => return None,
             None => Box::new(own.clone()),
         };
-        let turn = Notify::new();
-        turn.notify_one();
         let served = Served {
             def,
             group: group.clone(),
             timeout,
-            turn,
-            service: AtomicCell::new(Some(Box::new(outer))),
+            outer: Turn::new(outer),
         };
         let served = Arc::new(served);
         Some(Self { served, own })
@@ -152,33 +144,25 @@ pub(crate) struct Ready<T: Borrow<Served> = Arc<Served>> {
 impl<T: Borrow<Served>> Ready<T> {
     /// As [`Layered::ready`].
     pub(crate) async fn of(served: T) -> Result<Self, Failure> {
-        served.borrow().turn.notified().await;
-        let mut ready = Self::lent(served);
+        let service = Some(served.borrow().outer.take().await);
+        let mut ready = Self { served, service };
         poll_fn(|cx| ready.poll(cx)).await?;
         Ok(ready)
     }
 
     /// As [`Layered::try_ready`].
     pub(crate) fn at_once(served: T) -> Option<Result<Self, Failure>> {
-        if !pin!(served.borrow().turn.notified()).enable() {
-            return None;
-        }
-        let mut ready = Self::lent(served);
+        let service = Some(served.borrow().outer.try_take()?);
+        let mut ready = Self { served, service };
         match ready.poll(&mut TaskContext::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => Some(outcome.map(|()| ready)),
             Poll::Pending => None,
         }
     }
 
-    /// For the one whose turn it is.
-    fn lent(served: T) -> Self {
-        let service = served.borrow().service.take();
-        Self { served, service }
-    }
-
     fn service(&mut self) -> &mut dyn Wrapped {
         let service = self.service.as_mut();
-        &mut ***service.expect("who has the turn finds it, and puts it back")
+        &mut ***service.expect("it is there until the drop")
     }
 
     /// Polls whether the layers are ready; a panic is a failure, as an error is.
@@ -243,9 +227,9 @@ impl<T: Borrow<Served>> fmt::Debug for Ready<T> {
 
 impl<T: Borrow<Served>> Drop for Ready<T> {
     fn drop(&mut self) {
-        let served = self.served.borrow();
-        served.service.store(self.service.take());
-        served.turn.notify_one();
+        if let Some(service) = self.service.take() {
+            self.served.borrow().outer.put_back(service);
+        }
     }
 }
 

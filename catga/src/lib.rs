@@ -30,7 +30,10 @@ mod layer;
 #[cfg(test)]
 mod layer_tests;
 mod layered;
+mod lent;
 mod members;
+#[cfg(all(test, shuttle))]
+mod models;
 mod origin;
 pub mod prelude;
 mod publish;
@@ -44,8 +47,10 @@ mod settle;
 mod shutdown;
 mod slots;
 mod start;
+mod sync;
 mod table;
 mod time;
+mod turn;
 mod verdict;
 
 #[doc(hidden)]

@@ -1,11 +1,11 @@
 //! What follows from a message that is handled: its id, the same at every attempt.
 
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use catga_core::{Effects, Envelope, Headers, MessageId, NodeId};
 
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::table::Entry;
 
 /// The headers of a trace ([W3C Trace Context](https://www.w3.org/TR/trace-context/)).
@@ -93,14 +93,14 @@ impl Origin {
 
 /// Counts contents: a tree that only grows, so that clones of a context can count at once.
 #[derive(Debug)]
-struct Tally {
+pub(crate) struct Tally {
     content: MessageId,
     count: AtomicU32,
     children: [OnceLock<Box<Tally>>; 4],
 }
 
 impl Tally {
-    fn new(content: MessageId) -> Self {
+    pub(crate) fn new(content: MessageId) -> Self {
         Self {
             content,
             count: AtomicU32::new(0),
@@ -109,7 +109,7 @@ impl Tally {
     }
 
     /// How often this content was counted before.
-    fn count(&self, content: MessageId) -> u32 {
+    pub(crate) fn count(&self, content: MessageId) -> u32 {
         let mut node = self;
         // The content is a hash: its digits spread evenly.
         let mut digits = content.as_uuid().as_u128();

@@ -4,16 +4,13 @@ use std::fmt;
 use std::future::{Future, poll_fn, ready as ready_future};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::task::{Context as TaskContext, Poll, Wake, Waker, ready};
+use std::task::{Context as TaskContext, Poll};
 
 use catga_core::BoxError;
-use crossbeam_utils::atomic::AtomicCell;
-use tokio::sync::Notify;
-use tokio::sync::futures::OwnedNotified;
 use tower_service::Service;
 
 use crate::layer::{Call, Reply};
+use crate::lent::{Lent, Waiting};
 use crate::serve::Serve;
 
 /// A call at work: the future of what a layer wraps.
@@ -89,8 +86,7 @@ enum Which {
 
 struct Handle {
     one: Arc<One>,
-    /// Ready when the service may be.
-    waiting: Option<Pin<Box<OwnedNotified>>>,
+    waiting: Waiting,
 }
 
 impl Erased {
@@ -110,7 +106,7 @@ impl Erased {
 
     pub(crate) fn shared(service: Box<dyn Wrapped>) -> Self {
         Self(Which::Shared(Handle {
-            one: One::new(service),
+            one: Arc::new(One::new(service)),
             waiting: None,
         }))
     }
@@ -152,28 +148,8 @@ impl Service<Call> for Erased {
 
 impl Handle {
     fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), BoxError>> {
-        loop {
-            if let Some(waiting) = &mut self.waiting {
-                ready!(waiting.as_mut().poll(cx));
-                self.waiting = None;
-            }
-            if let Some(Poll::Ready(outcome)) = self.one.poll_ready() {
-                return Poll::Ready(outcome);
-            }
-            // Listen before looking once more, so that what changes in between wakes us.
-            let mut waiting = Box::pin(Arc::clone(&self.one.changed).notified_owned());
-            if waiting.as_mut().poll(cx).is_pending() {
-                let polled = self.one.poll_ready().or_else(|| {
-                    self.one.missed.store(true, Ordering::SeqCst);
-                    fence(Ordering::SeqCst);
-                    self.one.poll_ready()
-                });
-                if let Some(Poll::Ready(outcome)) = polled {
-                    return Poll::Ready(outcome);
-                }
-                self.waiting = Some(waiting);
-            }
-        }
+        self.one
+            .poll(&mut self.waiting, cx, |service, cx| service.poll_ready(cx))
     }
 
     fn call(&mut self, call: Call) -> Serving {
@@ -211,63 +187,10 @@ impl fmt::Debug for Erased {
     }
 }
 
-/// One service for many handles, none of which keeps it for longer than a poll or the start of a call: one
-/// that is left lying, in a layer whose caller went away, is in nobody's way.
-struct One {
-    /// Empty only while somebody is within a poll or a call of the service.
-    /// A box of a box, since one word can be swapped at once.
-    service: AtomicCell<Option<Box<Box<dyn Wrapped>>>>,
-    /// Whether somebody came while it was empty, and wants to be woken.
-    missed: AtomicBool,
-    changed: Arc<Notify>,
-    /// Wakes all who wait: the service knows one waker alone, so that no handle puts out that of another.
-    waker: Waker,
-}
+/// One service for many handles.
+type One = Lent<Box<dyn Wrapped>>;
 
 impl One {
-    fn new(service: Box<dyn Wrapped>) -> Arc<Self> {
-        let changed = Arc::new(Notify::new());
-        let one = Self {
-            service: AtomicCell::new(None),
-            missed: AtomicBool::new(false),
-            waker: Waker::from(Arc::new(WakeAll(Arc::clone(&changed)))),
-            changed,
-        };
-        one.put(Box::new(service));
-        Arc::new(one)
-    }
-
-    fn put(&self, service: Box<Box<dyn Wrapped>>) {
-        self.service.store(Some(service));
-        // Either we see who missed it, or who missed it sees the service.
-        fence(Ordering::SeqCst);
-        if self.missed.load(Ordering::SeqCst) && self.missed.swap(false, Ordering::SeqCst) {
-            self.changed.notify_waiters();
-        }
-    }
-
-    /// Uses the service, unless somebody else does. One that panics goes back as it is: what it counts is
-    /// not lost.
-    fn with<T>(
-        &self,
-        use_it: impl FnOnce(&mut dyn Wrapped, &mut TaskContext<'_>) -> T,
-    ) -> Option<T> {
-        struct Lent<'a>(&'a One, Option<Box<Box<dyn Wrapped>>>);
-        impl Drop for Lent<'_> {
-            fn drop(&mut self) {
-                if let Some(service) = self.1.take() {
-                    self.0.put(service);
-                }
-            }
-        }
-        let mut lent = Lent(self, self.service.take());
-        let service = lent.1.as_mut()?;
-        Some(use_it(
-            &mut ***service,
-            &mut TaskContext::from_waker(&self.waker),
-        ))
-    }
-
     /// Whether the service is ready; `None` while somebody else uses it.
     fn poll_ready(&self) -> Option<Poll<Result<(), BoxError>>> {
         self.with(|service, cx| service.poll_ready(cx))
@@ -284,18 +207,6 @@ impl One {
         serving
             .flatten()
             .ok_or_else(|| call.expect("it was not called"))
-    }
-}
-
-struct WakeAll(Arc<Notify>);
-
-impl Wake for WakeAll {
-    fn wake(self: Arc<Self>) {
-        self.0.notify_waiters();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.notify_waiters();
     }
 }
 

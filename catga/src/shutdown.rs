@@ -32,7 +32,7 @@ const STOPPED: u8 = 2;
 /// Where an application is between its start and its end.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
-    /// What calls look at; `phase` is what tasks wait on.
+    /// What calls look at; `phase` is what tasks wait on. Written under the lock of that, so that the two agree.
     now: AtomicU8,
     phase: watch::Sender<Phase>,
     end: watch::Receiver<Option<End>>,
@@ -92,8 +92,10 @@ impl Lifecycle {
     }
 
     fn stop(&self) {
-        self.now.store(STOPPED, Ordering::Relaxed);
-        self.phase.send_replace(Phase::Stopped);
+        self.phase.send_modify(|phase| {
+            self.now.store(STOPPED, Ordering::Relaxed);
+            *phase = Phase::Stopped;
+        });
     }
 
     /// Waits until no new message may be taken.

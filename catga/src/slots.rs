@@ -1,8 +1,7 @@
 //! How many handlers run at once.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use tokio::sync::Notify;
+use crate::sync::Notify;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// A number of places, counted with an atomic; whoever finds none waits for one to be given back.
 ///

@@ -20,9 +20,10 @@
 
 mod connection;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -131,6 +132,8 @@ struct Shared {
     settings: watch::Sender<Settings>,
     passed: [AtomicU64; 2],
     connections: AtomicU64,
+    /// Where the connections to the server come from.
+    upstream: watch::Sender<BTreeSet<SocketAddr>>,
     seed: u64,
 }
 
@@ -159,6 +162,7 @@ impl Proxy {
             settings: watch::Sender::new(Settings::healthy(server, 0)),
             passed: Default::default(),
             connections: AtomicU64::new(0),
+            upstream: watch::Sender::default(),
             seed,
         });
         let mut connections = JoinSet::new();
@@ -168,6 +172,16 @@ impl Proxy {
             shared,
             _connections: connections,
         })
+    }
+
+    /// As [`start`](Self::start), in front of a server that is not there yet: one that tells its clients of the proxy,
+    /// and so has to be started after it. Then [`forward_to`](Self::forward_to) it.
+    ///
+    /// # Errors
+    /// When it cannot listen.
+    pub async fn ahead(seed: u64) -> io::Result<Self> {
+        // Nobody listens there.
+        Self::start((Ipv4Addr::LOCALHOST, 1).into(), seed).await
     }
 
     /// Where clients connect to.
@@ -225,6 +239,12 @@ impl Proxy {
     #[must_use]
     pub fn passed(&self, direction: Direction) -> u64 {
         self.shared.passed(direction).load(Ordering::Relaxed)
+    }
+
+    /// Where the server sees connections of this proxy come from: whatever else it sees walked around it.
+    #[must_use]
+    pub fn upstream(&self) -> BTreeSet<SocketAddr> {
+        self.shared.upstream.borrow().clone()
     }
 
     /// How many connections have been accepted.
@@ -295,7 +315,31 @@ async fn serve(
         // As if the server were there no more.
         return;
     };
+    let Ok(from) = server.local_addr() else {
+        return;
+    };
+    let _upstream = Upstream::new(&shared, from);
     connection::run(client, server, number, &shared).await;
+}
+
+/// A connection to the server, for as long as it is there.
+struct Upstream<'a>(&'a Shared, SocketAddr);
+
+impl<'a> Upstream<'a> {
+    fn new(shared: &'a Shared, from: SocketAddr) -> Self {
+        shared.upstream.send_modify(|all| {
+            all.insert(from);
+        });
+        Self(shared, from)
+    }
+}
+
+impl Drop for Upstream<'_> {
+    fn drop(&mut self) {
+        self.0.upstream.send_modify(|all| {
+            all.remove(&self.1);
+        });
+    }
 }
 
 #[cfg(test)]

@@ -7,17 +7,20 @@
     reason = "versions and roles are for whoever reads the log"
 )]
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use async_nats::jetstream;
-use catga_testkit::proxy::{Direction, Fault, Proxy};
+use catga_testkit::proxy::{Direction, Fault, Gate, Proxy};
 use catga_testkit::server::{
     NatsCluster, NatsOptions, NatsServer, RedisCluster, RedisOptions, RedisSentinel, RedisServer,
     Role, Server, nats_server, redis_server,
 };
 use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClientBuilder;
 
 type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
@@ -334,6 +337,228 @@ async fn a_replica_takes_over_its_part_of_a_redis_cluster() -> Outcome {
     assert_eq!(cluster.servers()[replica].role()?, Role::Primary);
     let mut connection = redis(&cluster.servers()[replica].url()).await?;
     assert_eq!(get(&mut connection, "foo").await?.as_deref(), Some("one"));
+    Ok(())
+}
+
+/// Proxies for servers that are started after them.
+async fn proxies<const N: usize>() -> std::io::Result<[Proxy; N]> {
+    let mut proxies = Vec::new();
+    for seed in 0..N {
+        proxies.push(Proxy::ahead(seed as u64).await?);
+    }
+    Ok(proxies.try_into().expect("as many as were made"))
+}
+
+/// What has to become true, as soon as the last change has got round.
+async fn becomes(what: &str, holds: impl Fn() -> Result<(), String>) {
+    let waiting = async {
+        while holds().is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let became = tokio::time::timeout(LIMIT, waiting).await;
+    assert!(became.is_ok(), "{what}: {:?}", holds());
+}
+
+/// Whether all whom a server sees come from its proxy, or are one: a replica sees its primary, too.
+fn none_walks_around(
+    proxies: &[Proxy],
+    own: &Proxy,
+    seen: impl IntoIterator<Item = SocketAddr>,
+) -> Result<(), String> {
+    let (from_own, others) = (own.upstream(), proxies.iter().map(Proxy::address));
+    let allowed: BTreeSet<_> = from_own.into_iter().chain(others).collect();
+    match seen.into_iter().find(|seen| !allowed.contains(seen)) {
+        Some(around) => Err(format!("{around} walked around {own:?}")),
+        None => Ok(()),
+    }
+}
+
+/// The other ends of a Redis server's connections, but for the one that asks.
+fn seen_by_redis(server: &RedisServer) -> Vec<SocketAddr> {
+    let list = server.ask("CLIENT LIST").unwrap_or_default();
+    let others = list
+        .lines()
+        .filter(|line| !line.contains("cmd=client|list"));
+    let addresses = others.filter_map(|line| line.split(' ').find_map(|f| f.strip_prefix("addr=")));
+    addresses
+        .map(|address| address.parse().expect("an address"))
+        .collect()
+}
+
+/// A client of the cluster that gives up soon, and does not try again.
+async fn cluster_client(
+    urls: Vec<String>,
+) -> redis::RedisResult<redis::cluster_async::ClusterConnection> {
+    let client = ClusterClientBuilder::new(urls)
+        .retries(0)
+        .connection_timeout(Duration::from_secs(5))
+        .response_timeout(Duration::from_millis(500))
+        .build()?;
+    in_time(client.get_async_connection()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_a_redis_cluster_do_not_walk_around_its_proxies() -> Outcome {
+    // One key of each primary's share, by the CRC16 of the key.
+    const KEYS: [&str; 3] = ["b", "c", "foo"];
+    let proxies = proxies().await?;
+    let cluster = RedisCluster::behind(&RedisOptions::default().password("secret"), &proxies)?;
+    println!("{}", cluster.roles());
+    let mut client = cluster_client(cluster.urls()).await?;
+    let set = |key: &str| redis::cmd("SET").arg(key).arg("one").to_owned();
+    for (primary, key) in KEYS.iter().enumerate() {
+        in_time(set(key).query_async::<()>(&mut client)).await?;
+        let kept = cluster.servers()[primary].ask(&format!("GET {key}"))?;
+        assert_eq!(kept, "one", "{key} is of the primary {primary}");
+    }
+    for (server, own) in cluster.servers().iter().zip(&proxies) {
+        let slots = server.ask("CLUSTER SLOTS")?;
+        for other in cluster.servers() {
+            let port = other.address().port().to_string();
+            assert!(!slots.lines().any(|line| line == port), "{slots}");
+        }
+        becomes("nobody walks around a proxy", || {
+            none_walks_around(&proxies, own, seen_by_redis(server))
+        })
+        .await;
+    }
+    let upstream = proxies[..RedisCluster::PRIMARIES]
+        .iter()
+        .map(Proxy::upstream);
+    assert!(
+        upstream.into_iter().all(|from| !from.is_empty()),
+        "{proxies:?}"
+    );
+
+    proxies[1].set_both(Fault::BlackHole);
+    let lost = in_time(set(KEYS[1]).query_async::<()>(&mut client)).await;
+    assert!(lost.is_err(), "it came through a black hole");
+    for key in [KEYS[0], KEYS[2]] {
+        in_time(set(key).query_async::<()>(&mut client)).await?;
+    }
+    proxies[1].heal();
+
+    proxies[1].gate(Gate::Refuse);
+    proxies[1].reset();
+    let lost = in_time(set(KEYS[1]).query_async::<()>(&mut client)).await;
+    assert!(lost.is_err(), "it came through a closed gate");
+    assert_eq!(
+        cluster.servers()[1].role()?,
+        Role::Primary,
+        "the servers see it"
+    );
+    proxies[1].heal();
+    let mut client = cluster_client(cluster.urls()).await?;
+    in_time(set(KEYS[1]).query_async::<()>(&mut client)).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_a_nats_cluster_do_not_walk_around_its_proxies() -> Outcome {
+    let proxies = proxies().await?;
+    let cluster = NatsCluster::behind(&NatsOptions::default(), &proxies)?;
+    println!("{}", cluster.roles());
+    let client = nats(&cluster.urls()[0]).await?;
+    let own: BTreeSet<_> = proxies
+        .iter()
+        .map(|proxy| proxy.address().to_string())
+        .collect();
+    let told: BTreeSet<_> = client.server_info().connect_urls.into_iter().collect();
+    assert!(
+        told.is_subset(&own) && told.len() > 1,
+        "{told:?} of {own:?}"
+    );
+    stream(&client, 3).await?;
+
+    // It goes to another server, by its proxy.
+    let before: Vec<_> = proxies.iter().map(Proxy::connections).collect();
+    proxies[0].gate(Gate::Refuse);
+    proxies[0].reset();
+    let stored = async {
+        let jetstream = jetstream::new(client.clone());
+        while store(&jetstream, "one").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    in_time(stored).await;
+    let after: Vec<_> = proxies.iter().map(Proxy::connections).collect();
+    assert!(
+        after[1] + after[2] > before[1] + before[2],
+        "{before:?} {after:?}"
+    );
+    for (server, own) in cluster.servers().iter().zip(&proxies) {
+        becomes("nobody walks around a proxy", || {
+            none_walks_around(&proxies, own, seen_by_nats(server))
+        })
+        .await;
+    }
+    for proxy in &proxies {
+        proxy.set_both(Fault::BlackHole);
+    }
+    let jetstream = jetstream::new(client);
+    let lost = tokio::time::timeout(Duration::from_millis(500), store(&jetstream, "two")).await;
+    assert!(!matches!(lost, Ok(Ok(_))), "it came through a black hole");
+    Ok(())
+}
+
+/// The other ends of a NATS server's connections.
+fn seen_by_nats(server: &NatsServer) -> Vec<SocketAddr> {
+    let connections = server.get("/connz").unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let (_, rest) = text.split_once(&format!("\"{name}\": "))?;
+        let value = rest.split([',', '\n']).next()?;
+        Some(value.trim_matches('"').to_owned())
+    };
+    let connections = connections.split("\"cid\"").skip(1);
+    let addresses = connections.map(|connection| {
+        let (ip, port) = (field(connection, "ip"), field(connection, "port"));
+        let address = format!("{}:{}", ip.unwrap_or_default(), port.unwrap_or_default());
+        address
+            .parse()
+            .unwrap_or_else(|_| panic!("no address: {connection}"))
+    });
+    addresses.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_tell_of_proxies_and_go_by_them() -> Outcome {
+    let proxies = proxies().await?;
+    let servers = RedisSentinel::behind(&RedisOptions::default().password("secret"), &proxies)?;
+    println!("before: {}", servers.roles());
+    assert_eq!(servers.primary(), Some(0));
+    let ask_for_primary = || async {
+        let sentinel = redis(&format!("redis://{}", servers.sentinels()[0])).await?;
+        let (ip, port): (String, u16) = in_time(
+            redis::cmd("SENTINEL")
+                .arg("get-master-addr-by-name")
+                .arg(servers.name())
+                .query_async(&mut { sentinel }),
+        )
+        .await?;
+        Ok::<_, redis::RedisError>(format!("{ip}:{port}"))
+    };
+    assert_eq!(ask_for_primary().await?, proxies[0].address().to_string());
+    let mut connection = redis(&servers.servers()[0].url()).await?;
+    set(&mut connection, "key", "one").await?;
+    replicated(&mut connection).await?;
+    for (server, own) in servers.servers().iter().zip(&proxies) {
+        becomes("nobody walks around a proxy", || {
+            none_walks_around(&proxies, own, seen_by_redis(server))
+        })
+        .await;
+    }
+
+    // Cut off, it is down for the sentinels, though it lives.
+    proxies[0].set_both(Fault::BlackHole);
+    let waits = tokio::time::timeout(Duration::from_millis(200), get(&mut connection, "key"));
+    assert!(waits.await.is_err(), "no answer through a black hole");
+    assert_eq!(servers.wait_for_fail_over(0)?, 1);
+    println!("after:  {}", servers.roles());
+    assert!(servers.servers()[0].is_alive());
+    assert_eq!(ask_for_primary().await?, proxies[1].address().to_string());
+    let mut connection = redis(&servers.servers()[1].url()).await?;
+    assert_eq!(get(&mut connection, "key").await?.as_deref(), Some("one"));
     Ok(())
 }
 

@@ -1,9 +1,9 @@
 //! The end of a connection, seen by everything that came from it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::Notify;
+use crate::sync::Notify;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// A flag that can be raised once, asked cheaply and waited for.
 #[derive(Clone, Debug, Default)]

@@ -1,11 +1,12 @@
 //! Entries on their way from a log to a member.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use catga_core::Envelope;
 use tokio::time::Instant;
+
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// One delivery: never used twice.
 pub(crate) type Token = u64;

@@ -7,13 +7,13 @@ use arc_swap::ArcSwap;
 use catga_core::Name;
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::yield_now;
 
 use crate::desk::{self, Desk};
 use crate::options::Settings;
 use crate::ring::{Ring, Topic};
 use crate::store::Memory;
 use crate::stream::{self, Stream};
+use crate::sync::yield_now;
 
 /// By names of this program, which need no protection by a slow hash.
 type ByName<T> = FxHashMap<Name, T>;
@@ -29,6 +29,46 @@ pub(crate) struct Tables {
     pub(crate) streams: ArcSwap<ByName<Arc<Stream>>>,
     /// Requests that somebody serves or served.
     pub(crate) desks: ArcSwap<ByName<Arc<Desk>>>,
+}
+
+/// By the one task that changes them.
+impl Tables {
+    /// Puts a ring in: when this returns, it gets what is published.
+    pub(crate) async fn join(&self, message: Name, group: Option<&Name>, ring: Arc<Ring>) {
+        let mut topics = Topics::clone(&self.topics.load());
+        topics.entry(message).or_default().join(group, ring);
+        self.replace(topics).await;
+    }
+
+    /// Takes a ring out; what it holds goes to the other members of its group.
+    pub(crate) async fn leave(&self, message: &Name, group: Option<&Name>, ring: &Arc<Ring>) {
+        let mut topics = Topics::clone(&self.topics.load());
+        if let Some(topic) = topics.get_mut(message) {
+            topic.leave(ring);
+            if topic.is_empty() {
+                topics.remove(message);
+            }
+        }
+        let heirs = group.and_then(|group| Some((topics.get(message)?.clone(), group)));
+        self.replace(topics).await;
+        let Some((topic, group)) = heirs else { return };
+        while let (Some(heir), Some(envelope)) = (topic.member(group), ring.pop()) {
+            heir.push(envelope);
+        }
+    }
+
+    /// Puts a new table in place and waits until nobody publishes by the old one.
+    ///
+    /// A publisher holds the table no longer than its pushes take, and `swap` has turned every such
+    /// hold into a count: once the old table is ours alone, rings that are not in the new one are
+    /// quiet. Every change waits, so that there is never a table older than the old one.
+    async fn replace(&self, topics: Topics) {
+        let mut old = self.topics.swap(Arc::new(topics));
+        while let Err(shared) = Arc::try_unwrap(old) {
+            old = shared;
+            yield_now().await;
+        }
+    }
 }
 
 /// What the owner of the tables is asked for.
@@ -102,12 +142,7 @@ impl Keeper {
                 ring,
                 reply,
             } => {
-                let mut topics = Topics::clone(&self.tables.topics.load());
-                topics
-                    .entry(message)
-                    .or_default()
-                    .join(group.as_ref(), ring);
-                self.replace(topics).await;
+                self.tables.join(message, group.as_ref(), ring).await;
                 let _ = reply.send(());
             }
             Command::Leave {
@@ -116,7 +151,7 @@ impl Keeper {
                 ring,
                 reply,
             } => {
-                self.leave(&message, group.as_ref(), &ring).await;
+                self.tables.leave(&message, group.as_ref(), &ring).await;
                 let _ = reply.send(());
             }
             Command::Stream { name, reply } => {
@@ -136,35 +171,6 @@ impl Keeper {
                 });
                 let _ = reply.send(desk);
             }
-        }
-    }
-
-    /// Puts a new table in place and waits until nobody publishes by the old one.
-    ///
-    /// A publisher holds the table no longer than its pushes take, and `swap` has turned every such
-    /// hold into a count: once the old table is ours alone, rings that are not in the new one are
-    /// quiet. Every change waits, so that there is never a table older than the old one.
-    async fn replace(&self, topics: Topics) {
-        let mut old = self.tables.topics.swap(Arc::new(topics));
-        while let Err(shared) = Arc::try_unwrap(old) {
-            old = shared;
-            yield_now().await;
-        }
-    }
-
-    async fn leave(&self, message: &Name, group: Option<&Name>, ring: &Arc<Ring>) {
-        let mut topics = Topics::clone(&self.tables.topics.load());
-        if let Some(topic) = topics.get_mut(message) {
-            topic.leave(ring);
-            if topic.is_empty() {
-                topics.remove(message);
-            }
-        }
-        let heirs = group.and_then(|group| Some((topics.get(message)?.clone(), group)));
-        self.replace(topics).await;
-        let Some((topic, group)) = heirs else { return };
-        while let (Some(heir), Some(envelope)) = (topic.member(group), ring.pop()) {
-            heir.push(envelope);
         }
     }
 }

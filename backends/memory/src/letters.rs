@@ -145,8 +145,43 @@ fn letter_id(number: u64, message: &Name) -> DeadLetterId {
     DeadLetterId::new(format!("{number:016x}~{message}"))
 }
 
-/// The number and the message name in an id.
+/// The number and the message name in an id, when it is written as [`letter_id`] does: a letter has one id.
 pub(crate) fn parse_id(id: &DeadLetterId) -> Option<(u64, &str)> {
-    let (number, message) = id.as_str().split_once('~')?;
-    Some((u64::from_str_radix(number, 16).ok()?, message))
+    let (digits, message) = id.as_str().split_once('~')?;
+    let number = u64::from_str_radix(digits, 16).ok()?;
+    (digits == format!("{number:016x}")).then_some((number, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+    use proptest::test_runner::{Config, FileFailurePersistence};
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(Config {
+            failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+            ..Config::default()
+        })]
+
+        #[test]
+        fn a_letter_has_one_id_which_tells_its_age(
+            one in any::<u64>(), other in any::<u64>(), name in "[A-Za-z0-9_-]{1,12}(\\.[a-z]{1,4})?",
+        ) {
+            let name = Name::new(name).unwrap();
+            let ids = [one, other].map(|number| letter_id(number, &name));
+            prop_assert_eq!(parse_id(&ids[0]), Some((one, name.as_str())));
+            prop_assert_eq!(ids[0].cmp(&ids[1]), one.cmp(&other));
+        }
+
+        #[test]
+        fn no_other_text_is_its_id(text in prop_oneof!["[+]?[0-9a-fA-F]{0,17}~.{0,9}", ".*"]) {
+            let id = DeadLetterId::new(text);
+            if let Some((number, message)) = parse_id(&id) {
+                let written = format!("{number:016x}~{message}");
+                prop_assert!(id.as_str() == written, "{} for {}", id, written);
+            }
+        }
+    }
 }

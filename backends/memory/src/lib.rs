@@ -16,6 +16,8 @@ mod leases;
 mod letters;
 mod log;
 mod members;
+#[cfg(all(test, shuttle))]
+mod models;
 mod options;
 mod partition;
 mod registry;
@@ -25,6 +27,7 @@ mod serve;
 mod store;
 mod stream;
 mod subscription;
+mod sync;
 mod timer;
 mod transport;
 mod window;

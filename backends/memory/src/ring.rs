@@ -1,19 +1,19 @@
 //! QoS 0: a bounded ring per subscription.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use catga_core::{
     Delivery, Envelope, Error, Name, StatsReader, Subscription, SubscriptionStats, async_trait,
 };
-use crossbeam_queue::ArrayQueue;
 use tokio::select;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::consume_budget;
 
 use crate::bus::Connection;
 use crate::error;
 use crate::keeper::Command;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{ArrayQueue, Notify};
 
 /// What waits for one subscription; when it is full the oldest goes.
 #[derive(Debug)]
@@ -41,6 +41,15 @@ impl Ring {
 
     pub(crate) fn pop(&self) -> Option<Envelope> {
         self.queue.pop()
+    }
+
+    /// Waits for a push, or goes on at once when there was one since the last wait.
+    pub(crate) async fn filled(&self) {
+        self.ready.notified().await;
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -204,7 +213,7 @@ impl Subscription for RingSubscription {
                 biased;
                 () = self.connection.closed.raised() => {}
                 () = self.connection.bus.keeper.closed() => {}
-                () = self.ring.ready.notified() => {}
+                () = self.ring.filled() => {}
             }
         }
     }
@@ -223,7 +232,7 @@ impl Subscription for RingSubscription {
     fn stats_reader(&self) -> StatsReader {
         let ring = Arc::clone(&self.ring);
         StatsReader::new(move || {
-            let dropped = ring.dropped.load(Ordering::Relaxed);
+            let dropped = ring.dropped();
             SubscriptionStats::new(dropped, Some(ring.queue.len() as u64))
         })
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::daemon::start;
 use super::wait::{free_port, loopback, wait_for};
 use super::{Binary, Daemon, Server, ServerError, nats_server};
+use crate::proxy::Proxy;
 
 const LIMIT: Duration = Duration::from_secs(1);
 
@@ -156,10 +157,12 @@ impl NatsServer {
         &self.name
     }
 
-    /// Where it listens, as a URL.
+    /// Where clients reach it, as a URL: where it listens, or the proxy that it tells them of.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://{}", self.daemon.address())
+        let advertised = self.options.advertise;
+        let address = advertised.unwrap_or_else(|| self.daemon.address());
+        format!("nats://{address}")
     }
 }
 
@@ -204,14 +207,36 @@ impl NatsCluster {
         Self::with(&NatsOptions::default())
     }
 
+    /// How many servers there are.
+    pub const SERVERS: usize = 3;
+
     /// Starts three servers with these options, and waits until they have a leader.
     ///
     /// # Errors
     /// As [`start`](Self::start).
     pub fn with(options: &NatsOptions) -> Result<Self, ServerError> {
+        Self::started(options, [None; Self::SERVERS])
+    }
+
+    /// As [`with`](Self::with), each server behind a proxy: it is the proxies' addresses that the servers tell clients
+    /// of, who so do not walk around them. The servers talk to each other on ways of their own.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn behind(
+        options: &NatsOptions,
+        proxies: &[Proxy; Self::SERVERS],
+    ) -> Result<Self, ServerError> {
+        Self::started(options, proxies.each_ref().map(Some))
+    }
+
+    fn started(
+        options: &NatsOptions,
+        proxies: [Option<&Proxy>; Self::SERVERS],
+    ) -> Result<Self, ServerError> {
         let binary = nats_server()?;
         start(
-            || Self::run(&binary, options),
+            || Self::run(&binary, options, proxies),
             Self::wait,
             |cluster: &Self| {
                 cluster
@@ -222,13 +247,25 @@ impl NatsCluster {
         )
     }
 
-    fn run(binary: &Binary, options: &NatsOptions) -> Result<Self, ServerError> {
+    fn run(
+        binary: &Binary,
+        options: &NatsOptions,
+        proxies: [Option<&Proxy>; Self::SERVERS],
+    ) -> Result<Self, ServerError> {
         let ports = [free_port()?, free_port()?, free_port()?];
         let mut servers = Vec::new();
-        for port in ports {
+        for (port, proxy) in ports.into_iter().zip(proxies) {
             let routes = ports.into_iter().filter(|other| *other != port).collect();
             let place = Some(Cluster { port, routes });
-            servers.push(NatsServer::started(binary, options, place)?);
+            let mut options = options.clone();
+            if let Some(proxy) = proxy {
+                options = options.advertise(proxy.address());
+            }
+            let server = NatsServer::started(binary, &options, place)?;
+            if let Some(proxy) = proxy {
+                proxy.forward_to(server.daemon.address());
+            }
+            servers.push(server);
         }
         Ok(Self { servers })
     }
@@ -252,7 +289,7 @@ impl NatsCluster {
         &mut self.servers[index]
     }
 
-    /// Where they are, as URLs.
+    /// Where clients reach them, as URLs.
     #[must_use]
     pub fn urls(&self) -> Vec<String> {
         self.servers.iter().map(NatsServer::url).collect()

@@ -1,6 +1,7 @@
 //! `redis-server`, or Valkey's.
 
 use std::fs;
+use std::net::SocketAddr;
 
 use super::daemon::start;
 use super::resp::{ask, field};
@@ -13,6 +14,7 @@ pub struct RedisOptions {
     append_only: bool,
     password: Option<String>,
     arguments: Vec<String>,
+    announced: Option<SocketAddr>,
 }
 
 impl RedisOptions {
@@ -32,6 +34,12 @@ impl RedisOptions {
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.arguments.push(format!("--{name}"));
         self.arguments.push(value.to_owned());
+        self
+    }
+
+    /// With what the server tells others to be reached at.
+    pub(crate) fn announced_at(mut self, address: SocketAddr) -> Self {
+        self.announced = Some(address);
         self
     }
 
@@ -99,13 +107,20 @@ impl RedisServer {
         self.daemon.port()
     }
 
-    /// Where it listens, as a URL, with its password if it has one.
+    /// Where clients reach it, as a URL, with its password if it has one: where it listens, or the proxy that it
+    /// tells them of.
     #[must_use]
     pub fn url(&self) -> String {
         match &self.options.password {
-            Some(password) => format!("redis://:{password}@{}", self.daemon.address()),
-            None => format!("redis://{}", self.daemon.address()),
+            Some(password) => format!("redis://:{password}@{}", self.announced()),
+            None => format!("redis://{}", self.announced()),
         }
+    }
+
+    /// Where others reach it.
+    pub(crate) fn announced(&self) -> SocketAddr {
+        let announced = self.options.announced;
+        announced.unwrap_or_else(|| self.daemon.address())
     }
 
     /// Asks it one thing, as in `redis-cli`: `ask("CONFIG SET maxmemory 1mb")`.

@@ -3,6 +3,7 @@
 use super::resp::field;
 use super::wait::{free_port, wait_for};
 use super::{RedisOptions, RedisServer, Role, Server, ServerError};
+use crate::proxy::Proxy;
 
 /// The hash slots of a cluster.
 const SLOTS: u32 = 16_384;
@@ -19,22 +20,53 @@ pub struct RedisCluster {
 impl RedisCluster {
     /// How many primaries there are.
     pub const PRIMARIES: usize = 3;
+    /// How many servers there are: each primary has a replica.
+    pub const SERVERS: usize = 2 * Self::PRIMARIES;
 
     /// Starts six servers, and waits until all slots are served and each primary has its replica.
     ///
     /// # Errors
     /// When there is no server, or they do not become a cluster.
     pub fn start(options: &RedisOptions) -> Result<Self, ServerError> {
+        Self::run(options, [None; Self::SERVERS])
+    }
+
+    /// As [`start`](Self::start), each server behind a proxy: it is the proxies' addresses that the servers tell clients
+    /// of, who so do not walk around them. The replicas come through them, too; the servers see whether others are
+    /// alive on a way of their own, and fail over when one is dead, not when its proxy is.
+    ///
+    /// The proxies have to run meanwhile, on another thread than this blocks.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn behind(
+        options: &RedisOptions,
+        proxies: &[Proxy; Self::SERVERS],
+    ) -> Result<Self, ServerError> {
+        Self::run(options, proxies.each_ref().map(Some))
+    }
+
+    fn run(
+        options: &RedisOptions,
+        proxies: [Option<&Proxy>; Self::SERVERS],
+    ) -> Result<Self, ServerError> {
         let options = options
             .clone()
             .setting("cluster-enabled", "yes")
             .setting("cluster-node-timeout", "1000");
         let (mut servers, mut buses) = (Vec::new(), Vec::new());
-        for _ in 0..2 * Self::PRIMARIES {
+        for proxy in proxies {
             // Else it is that of clients and 10,000, which there may not be.
             let bus = free_port()?;
-            let options = options.clone().setting("cluster-port", &bus.to_string());
-            servers.push(RedisServer::with(&options)?);
+            let mut options = options.clone().setting("cluster-port", &bus.to_string());
+            if let Some(proxy) = proxy {
+                options = announcing(options, proxy, bus);
+            }
+            let server = RedisServer::with(&options)?;
+            if let Some(proxy) = proxy {
+                proxy.forward_to(server.address());
+            }
+            servers.push(server);
             buses.push(bus);
         }
         let cluster = Self { servers, buses };
@@ -103,7 +135,7 @@ impl RedisCluster {
         &mut self.servers[index]
     }
 
-    /// Where the servers are, as URLs.
+    /// Where clients reach the servers, as URLs.
     #[must_use]
     pub fn urls(&self) -> Vec<String> {
         self.servers.iter().map(RedisServer::url).collect()
@@ -131,4 +163,14 @@ impl RedisCluster {
         let roles: Vec<_> = self.servers.iter().map(RedisServer::shown_role).collect();
         roles.join(" ")
     }
+}
+
+/// With the address of a proxy for clients and replicas, and the server's own for the talk of the servers.
+fn announcing(options: RedisOptions, proxy: &Proxy, bus: u16) -> RedisOptions {
+    let address = proxy.address();
+    options
+        .setting("cluster-announce-ip", &address.ip().to_string())
+        .setting("cluster-announce-port", &address.port().to_string())
+        .setting("cluster-announce-bus-port", &bus.to_string())
+        .announced_at(address)
 }

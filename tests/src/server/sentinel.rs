@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use super::daemon::start;
 use super::resp::{ask, field};
 use super::wait::{free_port, loopback, wait_for};
-use super::{Process, RedisOptions, RedisServer, Role, ServerError, redis_server};
+use super::{Process, RedisOptions, RedisServer, Role, Server, ServerError, redis_server};
+use crate::proxy::Proxy;
 
 /// What the sentinels call the primary.
 const NAME: &str = "catga";
@@ -20,45 +21,94 @@ const TAKEN: &str = "Address already in use";
 #[derive(Debug)]
 pub struct RedisSentinel {
     servers: [RedisServer; 2],
-    sentinels: Vec<(u16, Process)>,
+    sentinels: Vec<Sentinel>,
     folder: TempDir,
 }
 
+#[derive(Debug)]
+struct Sentinel {
+    port: u16,
+    /// Where clients reach it.
+    announced: SocketAddr,
+    process: Process,
+}
+
 impl RedisSentinel {
+    /// How many sentinels there are.
+    pub const SENTINELS: usize = 3;
+    /// How many servers and sentinels there are.
+    pub const PROXIES: usize = 2 + Self::SENTINELS;
+
     /// Starts all five, and waits until the replica follows and the sentinels know of each other.
     ///
     /// # Errors
     /// When there is no server, or they do not find each other.
     pub fn start(options: &RedisOptions) -> Result<Self, ServerError> {
+        Self::started(options, [None; Self::PROXIES])
+    }
+
+    /// As [`start`](Self::start), each behind a proxy: first the primary's, then the replica's, then those of the
+    /// sentinels. It is the proxies' addresses that clients are told of, who so do not walk around them; nor do the
+    /// replica and the sentinels, for whom a server is down when its proxy is.
+    ///
+    /// The proxies have to run meanwhile, on another thread than this blocks.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn behind(
+        options: &RedisOptions,
+        proxies: &[Proxy; Self::PROXIES],
+    ) -> Result<Self, ServerError> {
+        Self::started(options, proxies.each_ref().map(Some))
+    }
+
+    fn started(
+        options: &RedisOptions,
+        proxies: [Option<&Proxy>; Self::PROXIES],
+    ) -> Result<Self, ServerError> {
         start(
-            || Self::run(options),
+            || Self::run(options, proxies),
             Self::wait,
             |servers: &Self| servers.log().contains(TAKEN),
         )
     }
 
-    fn run(options: &RedisOptions) -> Result<Self, ServerError> {
-        let primary = RedisServer::with(options)?;
-        let of = format!("127.0.0.1 {}", primary.port());
-        let replica = RedisServer::with(&options.clone().setting("replicaof", &of))?;
+    fn run(
+        options: &RedisOptions,
+        proxies: [Option<&Proxy>; Self::PROXIES],
+    ) -> Result<Self, ServerError> {
+        let primary = server(options.clone(), proxies[0])?;
+        let of = primary.announced();
+        let of = format!("{} {}", of.ip(), of.port());
+        let replica = server(options.clone().setting("replicaof", &of), proxies[1])?;
         let folder = TempDir::with_prefix("catga-sentinel-")?;
         let password = options.given_password();
         let password = password.map_or(String::new(), |password| {
             format!("sentinel auth-pass {NAME} {password}\n")
         });
         let mut sentinels = Vec::new();
-        for index in 0..3 {
+        for (index, proxy) in proxies[2..].iter().enumerate() {
             let port = free_port()?;
+            let own = loopback(port);
+            if let Some(proxy) = proxy {
+                proxy.forward_to(own);
+            }
+            let announced = proxy.map_or(own, Proxy::address);
+            let (ip, announced_port) = (announced.ip(), announced.port());
             let config = folder.path().join(format!("sentinel-{index}.conf"));
             let lines = format!(
-                "port {port}\nbind 127.0.0.1\ndir \"{}\"\nsentinel monitor {NAME} {of} 2\nsentinel down-after-milliseconds {NAME} 500\nsentinel failover-timeout {NAME} 5000\nsentinel parallel-syncs {NAME} 1\n{password}",
+                "port {port}\nbind 127.0.0.1\ndir \"{}\"\nsentinel announce-ip {ip}\nsentinel announce-port {announced_port}\nsentinel monitor {NAME} {of} 2\nsentinel down-after-milliseconds {NAME} 500\nsentinel failover-timeout {NAME} 5000\nsentinel parallel-syncs {NAME} 1\n{password}",
                 folder.path().display()
             );
             fs::write(&config, lines)?;
             let log = folder.path().join(format!("log-{index}"));
             let arguments = [config.as_os_str(), "--sentinel".as_ref()];
             let process = Process::start(redis_server()?.path(), arguments, &log)?;
-            sentinels.push((port, process));
+            sentinels.push(Sentinel {
+                port,
+                announced,
+                process,
+            });
         }
         Ok(Self {
             servers: [primary, replica],
@@ -79,15 +129,16 @@ impl RedisSentinel {
 
     fn wait(&self) -> Result<(), ServerError> {
         wait_for("the replica follows, and the sentinels see all", || {
-            if !self.sentinels.iter().all(|(_, process)| process.is_alive()) {
+            let mut sentinels = self.sentinels.iter();
+            if !sentinels.all(|sentinel| sentinel.process.is_alive()) {
                 let log = self.log();
                 return Err(ServerError::new(format!("a sentinel has ended: {log}")));
             }
             let followed = self.servers[1]
                 .ask("INFO replication")
                 .is_ok_and(|info| field(&info, "master_link_status") == Some("up"));
-            let seen = self.sentinels.iter().all(|(port, _)| {
-                ask(*port, None, "INFO sentinel")
+            let seen = self.sentinels.iter().all(|sentinel| {
+                ask(sentinel.port, None, "INFO sentinel")
                     .is_ok_and(|info| info.contains("slaves=1,sentinels=3"))
             });
             Ok((followed && seen).then_some(()))
@@ -108,11 +159,11 @@ impl RedisSentinel {
         &mut self.servers[index]
     }
 
-    /// Where the sentinels are.
+    /// Where clients reach the sentinels.
     #[must_use]
     pub fn sentinels(&self) -> Vec<SocketAddr> {
-        let ports = self.sentinels.iter().map(|(port, _)| *port);
-        ports.map(loopback).collect()
+        let sentinels = self.sentinels.iter();
+        sentinels.map(|sentinel| sentinel.announced).collect()
     }
 
     /// What the sentinels call the primary.
@@ -128,7 +179,7 @@ impl RedisSentinel {
         let mut said = self
             .sentinels
             .iter()
-            .map(|(port, _)| ask(*port, None, &command).ok());
+            .map(|sentinel| ask(sentinel.port, None, &command).ok());
         let first = said.next()??;
         if !said.all(|other| other.as_ref() == Some(&first)) {
             return None;
@@ -137,7 +188,7 @@ impl RedisSentinel {
         let index = self
             .servers
             .iter()
-            .position(|server| server.port().to_string() == port)?;
+            .position(|server| server.announced().port().to_string() == port)?;
         let role = self.servers[index].role().ok()?;
         (role == Role::Primary).then_some(index)
     }
@@ -160,4 +211,19 @@ impl RedisSentinel {
             .map(RedisServer::shown_role)
             .join(" ")
     }
+}
+
+/// Starts a server, which tells others of its proxy.
+fn server(options: RedisOptions, proxy: Option<&Proxy>) -> Result<RedisServer, ServerError> {
+    let Some(proxy) = proxy else {
+        return RedisServer::with(&options);
+    };
+    let address = proxy.address();
+    let options = options
+        .setting("replica-announce-ip", &address.ip().to_string())
+        .setting("replica-announce-port", &address.port().to_string())
+        .announced_at(address);
+    let server = RedisServer::with(&options)?;
+    proxy.forward_to(server.address());
+    Ok(server)
 }

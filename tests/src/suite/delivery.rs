@@ -6,7 +6,6 @@ use catga::prelude::{Catga, Result, handlers};
 use catga::{ErrorKind, Name, QoS};
 use catga_core::{Consumers, Settlement, Start, Subscribe};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::harness::{Bus, SOON, scenarios, wait_until};
 use crate::journal::{Journal, Step};
@@ -182,13 +181,11 @@ async fn types_are_apart(bus: Bus) -> Result<()> {
         .handlers(handlers![on_work, on_other])
         .start()
         .await?;
-    let began = Instant::now();
     for id in 0..100 {
         node.publish(Other { id: 1000 + id }).await?;
         node.publish(Work { id }).await?;
     }
     journal.wait(Step::Done, 100, SOON).await;
-    assert!(began.elapsed() < Duration::from_secs(1), "held up");
     assert_eq!(journal.handled_by("on_work"), (0..100).collect::<Vec<_>>());
     assert_eq!(journal.handled_by("on_other"), [0; 0]);
     open.send(true)?;

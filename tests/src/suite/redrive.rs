@@ -301,7 +301,7 @@ async fn killed(bus: &Bus, a: &Catga, broken: &Broken, journal: &Journal) -> Res
         }
     }
     let whole = whole.expect("20 polls are not enough");
-    assert!(whole > 1, "nothing was cut off");
+    assert!(whole > 0, "nothing was cut off");
     journal.wait(Step::Done, 20, SOON).await;
     bus.quiet(10 * MINUTE).await;
     assert_eq!(journal.handled(), (0..20).collect::<Vec<_>>());

@@ -11,6 +11,7 @@ mod dead_letters;
 mod exactly_once;
 mod inbox;
 mod logs;
+mod model;
 mod nodes;
 mod ordered;
 mod requests;
