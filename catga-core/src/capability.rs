@@ -119,7 +119,7 @@ impl Capabilities {
         self
     }
 
-    /// Sets the most bytes that payload and headers of a message may have together.
+    /// Sets the most bytes that payload and headers of a message may have together, without what the backend adds.
     #[must_use]
     pub const fn with_max_payload_bytes(mut self, bytes: usize) -> Self {
         self.max_payload_bytes = Some(bytes);

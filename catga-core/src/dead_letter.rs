@@ -226,7 +226,7 @@ impl Page {
 )]
 #[async_trait]
 pub trait DeadLetters: Send + Sync + fmt::Debug + 'static {
-    /// Lists up to `limit` dead letters, oldest first, after the one given.
+    /// Lists up to `limit` dead letters, oldest first, after the one given, or after where it stood when it is gone.
     async fn list(
         &self,
         filter: &DeadLetterFilter,
@@ -237,7 +237,8 @@ pub trait DeadLetters: Send + Sync + fmt::Debug + 'static {
     /// One dead letter, when it is still there.
     async fn inspect(&self, id: &DeadLetterId) -> Result<Option<DeadLetter>, Error>;
 
-    /// Hands the message to the one group (and node, if the letter names one) that failed, as a first delivery of the next generation.
+    /// Hands the message to the one group (and node, if the letter names one) that failed, as a first delivery of the next generation,
+    /// which is told that it may have run.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) when there is no such dead letter.

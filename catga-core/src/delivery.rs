@@ -185,7 +185,7 @@ pub trait Receipt: Send + Sync + fmt::Debug {
     ///   [`ErrorKind::LostOwnership`](crate::ErrorKind::LostOwnership).
     /// - A dead letter is stored before the message is acked; when it cannot be stored the message stays.
     /// - A lease that ran out gives [`ErrorKind::LostOwnership`](crate::ErrorKind::LostOwnership) where the
-    ///   broker or the backend's own clock can tell; nak, release, dead letter and term then change nothing.
+    ///   broker or the backend's own clock can tell, also before another member has the message; nak, release, dead letter and term then change nothing.
     ///   A late ack may still count, also while another member has the message: it was handled.
     async fn settle(
         self: Box<Self>,

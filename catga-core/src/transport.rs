@@ -17,7 +17,8 @@ use crate::{
 ///   ([`Error::may_be_stored`]); one that says no is never delivered.
 /// - `names_reach_the_wire_encoded`: no name can address what it does not mean.
 /// - `unsupported_is_refused`: what the capabilities do not list gives
-///   [`Unsupported`](crate::ErrorKind::Unsupported), never a lower guarantee.
+///   [`Unsupported`](crate::ErrorKind::Unsupported), never a lower guarantee; its text names the
+///   [`Capability`](crate::Capability) that is missing.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a transport",
     label = "not a transport",
@@ -153,7 +154,7 @@ pub struct Subscribe {
     pub start: Start,
     /// How long a delivery may stay unsettled before it is redelivered.
     pub ack_wait: Duration,
-    /// The most unsettled deliveries that this member holds.
+    /// The most unsettled deliveries that this member holds; one that was dropped unsettled counts until its lease ends.
     pub max_in_flight: usize,
     /// With a number of partitions, each is handled in order.
     pub ordered: Option<NonZeroU16>,
@@ -253,7 +254,8 @@ impl Consumers {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
-    /// At the oldest message that is retained.
+    /// At the oldest message that is retained. What is retained while there is no group is for the backend to say, within
+    /// a bound that it documents.
     #[default]
     Oldest,
     /// At the next message.
@@ -302,7 +304,7 @@ impl Serve {
 )]
 #[async_trait]
 pub trait Subscription: Send + fmt::Debug {
-    /// Waits for messages and puts between 1 and `max` of them into `into`.
+    /// Waits for messages and puts between 1 and `max` of them into `into`; with an error, none.
     ///
     /// # Errors
     /// [`Closed`](crate::ErrorKind::Closed) when there will be no more; any other error is passing, and the

@@ -4,6 +4,8 @@
 //! | where | what the model checks, or why there is none |
 //! |---|---|
 //! | `handover.rs` | `models/handover.rs`: a batch is taken or revoked, and both sides know which, however often they ask |
+//! | `handover.rs`, the end of a claim | `models/handover.rs`: its member or its log says how it ended, and the other one hears of it |
+//! | `room.rs` | `models/room.rs`: never more places than the log has, none is lost, and nobody overtakes who waits |
 //! | `closed.rs` | `models/closed.rs`: everybody who waits for the end sees it, whenever they came |
 //! | `ring.rs`, the queue and `ready` | `models/ring.rs`: each message is received or counted as dropped, and a consumer that waits is woken |
 //! | `keeper.rs`, `topics` | `models/keeper.rs`: what is published while a member leaves reaches its heirs, and nothing is put into a ring that was emptied |
@@ -19,6 +21,7 @@ mod closed;
 mod handover;
 mod keeper;
 mod ring;
+mod room;
 
 /// Schedules of either kind for a model.
 const SCHEDULES: usize = 1000;

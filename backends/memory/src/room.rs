@@ -1,7 +1,8 @@
 //! How much of a log is taken: asked by publishers, without the log's task.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// The places of a log. Each message has one from its publish until the log has done with it, so that what was
 /// accepted and is on its way to the log counts, too.
