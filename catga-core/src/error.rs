@@ -278,6 +278,15 @@ impl Error {
         &self.0.message
     }
 
+    /// What was added under this key, the first where there are several: `capability` names the one that an
+    /// [`Unsupported`](ErrorKind::Unsupported) error is about.
+    #[must_use]
+    pub fn context(&self, key: &str) -> Option<&str> {
+        let mut context = self.0.context.iter();
+        let found = context.find(|(known, _)| *known == key);
+        found.map(|(_, value)| value.as_str())
+    }
+
     /// The message that could not be published.
     #[must_use]
     pub fn envelope(&self) -> Option<&Envelope> {

@@ -17,8 +17,8 @@ use crate::{
 ///   ([`Error::may_be_stored`]); one that says no is never delivered.
 /// - `names_reach_the_wire_encoded`: no name can address what it does not mean.
 /// - `unsupported_is_refused`: what the capabilities do not list gives
-///   [`Unsupported`](crate::ErrorKind::Unsupported), never a lower guarantee; its text names the
-///   [`Capability`](crate::Capability) that is missing.
+///   [`Unsupported`](crate::ErrorKind::Unsupported), never a lower guarantee; its context `capability`
+///   names the [`Capability`](crate::Capability) that is missing.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a transport",
     label = "not a transport",

@@ -122,6 +122,7 @@ impl Inner {
             operation,
             format!("cannot {what}: the backend `{backend}` has no {capability}"),
         )
+        .with_context("capability", capability)
     }
 }
 

@@ -336,11 +336,18 @@ impl CatgaBuilder {
         } else {
             ErrorKind::Config
         };
-        problems.extend(lacks);
+        let missing = lacks.iter().find_map(|lack| lack.capability);
+        problems.extend(lacks.into_iter().map(|lack| lack.problem));
         let (Some(url), Some(driver), []) = (url, driver, problems.as_slice()) else {
             return Err(match wrong {
                 Some(error) if problems.len() == 1 => error,
-                _ => all_problems(kind, &problems),
+                _ => {
+                    let error = all_problems(kind, &problems);
+                    match missing {
+                        Some(missing) => error.with_context("capability", missing),
+                        None => error,
+                    }
+                }
             });
         };
         let codecs = match self.codecs {

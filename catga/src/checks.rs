@@ -27,6 +27,14 @@ pub(crate) fn check_states(
     }
 }
 
+/// Something that a handler asks for, and the backend has not.
+#[derive(Debug)]
+pub(crate) struct Lack {
+    /// What it is, where it has a name.
+    pub(crate) capability: Option<Capability>,
+    pub(crate) problem: String,
+}
+
 /// What a backend can do, and which others could.
 #[derive(Debug)]
 pub(crate) struct BackendAbilities<'a> {
@@ -76,12 +84,15 @@ impl BackendAbilities<'_> {
         def: &HandlerDef,
         requirements: &Requirements,
         problems: &mut Vec<String>,
-        lacks: &mut Vec<String>,
+        lacks: &mut Vec<Lack>,
     ) {
         let (site, message, options) = (def.site, &def.message, &def.options);
         let mut need = |capability, what: String| {
             let lack = self.lacks(capability);
-            lacks.extend(lack.map(|lack| format!("{site}: {what}, but {lack}")));
+            lacks.extend(lack.map(|lack| Lack {
+                capability: Some(capability),
+                problem: format!("{site}: {what}, but {lack}"),
+            }));
         };
         let name = message.name;
         let is_request = matches!(message.kind, Kind::Request { .. });
@@ -140,7 +151,7 @@ impl BackendAbilities<'_> {
         def: &HandlerDef,
         requirements: &Requirements,
         problems: &mut Vec<String>,
-        lacks: &mut Vec<String>,
+        lacks: &mut Vec<Lack>,
     ) {
         let (site, name) = (def.site, def.message.name);
         let [(store, called), more @ ..] = requirements.commits.as_slice() else {
@@ -163,10 +174,13 @@ impl BackendAbilities<'_> {
             ));
         }
         if self.commit_store != Some(*store) {
-            lacks.push(format!(
-                "{site}: commits to `{called}`, and the inbox of `{}` cannot commit to it: key the effect by `ctx.idempotency_key()` instead, or give an inbox that can with `.inbox(..)`",
-                self.name
-            ));
+            lacks.push(Lack {
+                capability: None,
+                problem: format!(
+                    "{site}: commits to `{called}`, and the inbox of `{}` cannot commit to it: key the effect by `ctx.idempotency_key()` instead, or give an inbox that can with `.inbox(..)`",
+                    self.name
+                ),
+            });
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use catga_core::{Consumers, Kind, Name, NodeId, QoS, Request, Start, StatsReader, Subscribe};
 
 use crate::backoff::Backoff;
-use crate::checks::{BackendAbilities, check_options, check_states};
+use crate::checks::{BackendAbilities, Lack, check_options, check_states};
 use crate::extract::{Requirements, States, TypeIdHasher};
 use crate::handlers::{HandlerDef, MessageDef};
 use crate::invoke::Invoke;
@@ -205,7 +205,7 @@ impl Table {
         layers: &Layers,
         backend: Option<&BackendAbilities<'_>>,
         problems: &mut Vec<String>,
-        lacks: &mut Vec<String>,
+        lacks: &mut Vec<Lack>,
     ) -> Self {
         let mut table = Self::default();
         for def in defs {

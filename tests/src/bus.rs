@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catga::prelude::{Catga, Result};
-use catga::{CatgaBuilder, HandlerError};
+use catga::{Capability, CatgaBuilder, HandlerError, QoS};
 
 use crate::mutants::{Mutant, Mutated};
 use crate::outcome::Lacking;
@@ -126,6 +126,28 @@ impl Bus {
         match self.subject.time() {
             Time::Timers => long,
             Time::Wall => long / 40,
+        }
+    }
+
+    /// The levels that the backend claims.
+    pub(crate) fn levels(&self) -> Vec<QoS> {
+        let claimed = self.subject.capabilities();
+        let levels = [
+            (QoS::AtMostOnce, Capability::AtMostOnce),
+            (QoS::AtLeastOnce, Capability::AtLeastOnce),
+            (QoS::ExactlyOnce, Capability::ExactlyOnce),
+        ];
+        let claimed = levels
+            .into_iter()
+            .filter(|(_, needed)| claimed.has(*needed));
+        claimed.map(|(level, _)| level).collect()
+    }
+
+    /// A bound that holds exactly where only tokio's timers matter; by the clock on the wall, machines get some slack.
+    pub(crate) fn bound(&self, bound: Duration) -> Duration {
+        match self.subject.time() {
+            Time::Timers => bound,
+            Time::Wall => bound + Duration::from_secs(2),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The run: every scenario and every mutant on every backend, as named tests, and what came of it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::bus::Bus;
 use crate::harness::{Clock, Scenario, seed};
 use crate::mutants::{Mutant, Planted};
 use crate::outcome::{Outcome, note_panics};
-use crate::report::{Finding, Report};
+use crate::report::{Finding, Report, overwrites};
 use crate::subject::{Subject, Time};
 use crate::suite::suite;
 use crate::worker;
@@ -34,8 +35,16 @@ const WAITING: usize = 8;
 /// }
 /// ```
 pub fn conformance(subjects: impl IntoIterator<Item = Subject>) -> Conformance {
+    let subjects: Vec<Subject> = subjects.into_iter().collect();
+    let names: BTreeSet<_> = subjects.iter().map(Subject::name).collect();
+    assert_eq!(
+        names.len(),
+        subjects.len(),
+        "two backends have one name: tell them apart with `.named(..)`"
+    );
     Conformance {
-        subjects: subjects.into_iter().collect(),
+        subjects,
+        missing: Vec::new(),
         table: None,
     }
 }
@@ -45,6 +54,7 @@ pub fn conformance(subjects: impl IntoIterator<Item = Subject>) -> Conformance {
 #[must_use = "nothing runs before `.main()`"]
 pub struct Conformance {
     subjects: Vec<Subject>,
+    missing: Vec<(&'static str, String)>,
     table: Option<PathBuf>,
 }
 
@@ -53,6 +63,13 @@ impl Conformance {
     /// writes it with `GUARANTEES=overwrite`.
     pub fn with_table(mut self, path: impl Into<PathBuf>) -> Self {
         self.table = Some(path.into());
+        self
+    }
+
+    /// Says that a backend cannot be tried here, and why: no server, say. It counts as not run, and a run that asks for it by
+    /// name fails.
+    pub fn without_backend(mut self, name: &'static str, reason: impl Into<String>) -> Self {
+        self.missing.push((name, reason.into()));
         self
     }
 
@@ -65,7 +82,10 @@ impl Conformance {
         let mut arguments = Arguments::from_args();
         let seed = seed();
         let (find, found) = channel();
-        let trials = self.trials(seed, &find);
+        let mut trials = self.trials(seed, &find);
+        for (name, reason) in &self.missing {
+            trials.push(missing_trial(name, reason, arguments.filter.as_deref()));
+        }
         drop(find);
         if arguments.list {
             return libtest_mimic::run(&arguments, trials).exit_code();
@@ -81,9 +101,21 @@ impl Conformance {
         say(&format!("\nseed={seed} (again with CATGA_SEED={seed})"));
         note_panics();
         let conclusion = libtest_mimic::run(&arguments, trials);
+        if let (0, Some(filter)) = (
+            conclusion.num_passed + conclusion.num_failed + conclusion.num_ignored,
+            &arguments.filter,
+        ) {
+            say(&format!(
+                "no scenario of these backends has `{filter}` in its name"
+            ));
+            return ExitCode::FAILURE;
+        }
         let report = Report::new(&self.subjects, found.try_iter().collect());
         say(&report.summary());
-        let everything = conclusion.num_filtered_out == 0;
+        let everything = conclusion.num_filtered_out == 0 && !looks_for_more();
+        if overwrites() && !(everything && !conclusion.has_failed()) {
+            say("the table is written by a run of everything that passes");
+        }
         let stale = match &self.table {
             Some(path) if everything && !conclusion.has_failed() => report.keep(path),
             None if everything => {
@@ -119,6 +151,18 @@ impl Conformance {
     }
 }
 
+/// Fails when somebody asked for this backend.
+fn missing_trial(name: &str, reason: &str, filter: Option<&str>) -> Trial {
+    let asked = filter.is_some_and(|filter| filter.contains(name));
+    let reason = reason.to_owned();
+    Trial::ignorable_test(format!("{name}::*"), move || {
+        if asked {
+            return Err(reason.into());
+        }
+        Ok(Completion::ignored_with(reason))
+    })
+}
+
 fn scenario_trial(
     subject: &Subject,
     scenario: Scenario,
@@ -138,6 +182,11 @@ fn scenario_trial(
     })
 }
 
+/// Whether somebody looks for all that catches a mutant.
+fn looks_for_more() -> bool {
+    std::env::var_os("CATGA_MUTANTS").is_some_and(|which| which == "all")
+}
+
 /// What is tried on every mutant when somebody looks for what else catches it.
 fn is_quick(scenario: &Scenario) -> bool {
     !scenario.rows().is_empty() && scenario.clock() == Clock::Paused
@@ -154,8 +203,13 @@ fn planted_trial(
     let name = format!("{}::mutant::{planted}", subject.name());
     let subject = subject.clone();
     Trial::ignorable_test(name, move || {
-        let everything = std::env::var_os("CATGA_MUTANTS").is_some_and(|which| which == "all");
+        let everything = looks_for_more();
         let (mut applies, mut missed) = (false, Vec::new());
+        for name in planted.caught_by() {
+            if !suite.iter().any(|scenario| scenario.name() == *name) {
+                missed.push(format!("there is no scenario `{name}`"));
+            }
+        }
         let asked = suite.iter().filter(|scenario| {
             let listed = planted.caught_by().contains(&scenario.name());
             scenario.runs_on(&subject) && (listed || everything && is_quick(scenario))
@@ -163,20 +217,27 @@ fn planted_trial(
         for scenario in asked {
             let bus = planted.plant(Bus::on(&subject, scenario.name(), seed));
             match scenario.run(bus) {
-                Outcome::Failed(failure) => {
+                Outcome::Failed(failure) if failure.is_evidence => {
                     applies = true;
                     let text = failure.to_string().replace('\n', " ");
                     let text: String = text.chars().take(200).collect();
                     say(&format!("{planted}: caught by {}: {text}", scenario.name()));
                     let _ = find.send(Finding::of_planted(&subject, *scenario, planted));
                 }
-                Outcome::Passed if !everything => missed.push(scenario.name()),
+                Outcome::Failed(failure) if !everything => {
+                    missed.push(format!(
+                        "`{}` says nothing of it: {failure}",
+                        scenario.name()
+                    ));
+                }
+                Outcome::Passed if !everything => {
+                    missed.push(format!("`{}` did not notice it", scenario.name()));
+                }
                 _ => {}
             }
         }
         if !missed.is_empty() {
-            let missed = missed.join("`, `");
-            Err(format!("`{missed}` did not notice: {}", planted.bug()).into())
+            Err(format!("{} ({})", missed.join("; "), planted.bug()).into())
         } else if applies {
             Ok(Completion::Completed)
         } else {

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use catga::prelude::{Catga, Result};
-use catga::{Capability, Error, ErrorKind, HandlerError, MessageId};
+use catga::{Capability, HandlerError, MessageId};
 use tempfile::TempDir;
 
 use crate::bus::Bus;
 use crate::checker::{GroupRules, Promise, Rules, Verdict, check, recovery_bound};
 use crate::evidence::{EffectKind, Event, Evidence, Follower, Outcome, What, read};
 use crate::harness::dead_letters;
+use crate::outcome::Lacking;
 use crate::server::Process;
 use crate::worker::{self, ATTEMPTS, CREW, ONCE, Part, READY, STORED, Stop};
 
@@ -29,6 +30,8 @@ pub(crate) struct Crew {
     evidence: Evidence,
     follower: Follower,
     workers: BTreeMap<String, Process>,
+    /// Those that were ever started.
+    started: BTreeSet<String>,
     /// Those in this process.
     here: BTreeMap<String, Catga>,
     killed: BTreeSet<String>,
@@ -40,16 +43,17 @@ impl Crew {
     /// A crew of processes, none yet, whose messages are of QoS 1, or of QoS 2 where they are to be handled `once`.
     ///
     /// # Errors
-    /// `Unsupported` where messages do not outlive the process that publishes them.
+    /// `Unsupported` as a start is refused; not run where messages do not outlive the process that publishes them.
     pub(crate) async fn of_processes(bus: &Bus, once: bool) -> Result<Self> {
-        let claimed = bus.subject().capabilities();
-        let needed = [Capability::Persistent, Capability::ExactlyOnce];
-        let needed = &needed[..if once { 2 } else { 1 }];
-        if let Some(missing) = needed.iter().find(|needed| !claimed.has(**needed)) {
-            let text = format!("the backend has no {missing}");
-            return Err(Error::new(ErrorKind::Unsupported, "start", text).into());
+        if !bus.subject().capabilities().has(Capability::Persistent) {
+            let lacking = Lacking("messages end with their process".to_owned());
+            return Err(HandlerError::terminal(lacking));
         }
-        Self::new(bus, once).await
+        let crew = Self::new(bus, once).await?;
+        // What the backend cannot do is told here, and not by a process that fails to start.
+        let tried = worker::node(bus.subject(), crew.part("tried"), crew.evidence.clone()).await?;
+        tried.shutdown().await?;
+        Ok(crew)
     }
 
     /// A crew of nodes in this process, none yet.
@@ -66,6 +70,7 @@ impl Crew {
             evidence,
             folder,
             workers: BTreeMap::new(),
+            started: BTreeSet::new(),
             here: BTreeMap::new(),
             killed: BTreeSet::new(),
             has_group: false,
@@ -120,6 +125,7 @@ impl Crew {
         let publishes = part.publishes.is_some();
         let started = worker::start(&part, &log)?;
         self.workers.insert(process.to_owned(), started);
+        self.started.insert(process.to_owned());
         if !publishes {
             self.wait_for(&format!("{process} is there"), |event| {
                 event.process == process && is_ready(event)
@@ -167,10 +173,31 @@ impl Crew {
         Ok(())
     }
 
+    /// Whether a publish was begun of which nobody knows how it ended.
+    pub(crate) fn has_open_publish(&self) -> Result<bool> {
+        let mut open = BTreeSet::new();
+        for event in read(self.path())? {
+            match event.what {
+                What::Publishing { call, .. } => {
+                    open.insert(call);
+                }
+                What::Published { call, .. } => {
+                    open.remove(&call);
+                }
+                _ => {}
+            }
+        }
+        Ok(!open.is_empty())
+    }
+
     /// Asks a worker to end (SIGTERM), and waits until it has.
     pub(crate) fn terminate(&mut self, process: &str) -> Result<()> {
         let mut worker = self.workers.remove(process).expect("it was started");
         worker.terminate()?;
+        let ended = read(self.path())?.iter().any(|event| {
+            event.process == process && matches!(event.what, What::ShutdownReturned { .. })
+        });
+        assert!(ended, "{process} did not shut down: {}", self.logs());
         Ok(())
     }
 
@@ -188,7 +215,10 @@ impl Crew {
         what: &str,
         condition: impl FnMut(&Event) -> bool,
     ) -> Result<Event> {
-        let found = self.follower.wait_for(what, PATIENCE, condition).await;
+        let found = self
+            .follower
+            .wait_for(what, self.patience(), condition)
+            .await;
         match found {
             Ok(event) => Ok(event),
             Err(error) => {
@@ -205,7 +235,7 @@ impl Crew {
             let log = std::fs::read_to_string(path).unwrap_or_default();
             format!("{process}: {log}")
         };
-        self.workers.keys().map(read).collect()
+        self.started.iter().map(read).collect()
     }
 
     /// Waits until all of these messages were handled, or given up, or it takes too long.
@@ -245,7 +275,7 @@ impl Crew {
     /// Ends all workers, and judges the run of so many messages by every invariant.
     pub(crate) async fn judge(mut self, ids: Range<u64>) -> Result<(Verdict, Vec<Event>)> {
         // What comes twice, or too late, comes within a lease.
-        self.bus.quiet(3 * LEASE).await;
+        tokio::time::sleep(2 * LEASE).await;
         for process in self.workers.keys().cloned().collect::<Vec<_>>() {
             self.terminate(&process)?;
         }

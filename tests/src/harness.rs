@@ -1,5 +1,6 @@
 //! Runs scenarios: a runtime and a deadline for each.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
@@ -99,6 +100,9 @@ impl Scenario {
         let (is_buggy, time) = (bus.is_buggy(), bus.subject().time());
         thread::spawn(move || {
             print_panics(!is_buggy);
+            if is_buggy && time == Time::Wall {
+                PATIENCE.set(WITH_A_BUG);
+            }
             let ran = catch_unwind(AssertUnwindSafe(|| {
                 clock.block_on(time, bus.seed(), is_buggy, run(bus))
             }));
@@ -110,15 +114,12 @@ impl Scenario {
             // Nobody listens any more when the time was up.
             let _ = end.send(outcome);
         });
-        let budget = match (is_buggy, time) {
-            // On the wall a check that waits for what a bug prevents takes as long as it is allowed to.
-            (true, Time::Wall) => budget() * 3 / 4,
-            _ => budget(),
-        };
+        let budget = budget();
         ended.recv_timeout(budget).unwrap_or_else(|_| {
             Outcome::Failed(Failure {
                 at: None,
                 text: format!("it still ran after {budget:?}"),
+                is_evidence: false,
             })
         })
     }
@@ -155,6 +156,13 @@ pub fn seed() -> u64 {
         .unwrap_or_else(|| RandomState::new().hash_one("seed"))
 }
 
+/// How long a check waits at most for what a planted bug may prevent, by the clock on the wall.
+const WITH_A_BUG: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static PATIENCE: Cell<Duration> = const { Cell::new(Duration::MAX) };
+}
+
 /// Waits until `condition` holds; fails, naming `what` and who waits, when it does not within `limit`.
 #[track_caller]
 pub(crate) fn wait_until(
@@ -163,6 +171,7 @@ pub(crate) fn wait_until(
     mut condition: impl FnMut() -> bool,
 ) -> impl Future<Output = ()> {
     let waits = Location::caller();
+    let limit = limit.min(PATIENCE.get());
     async move {
         let deadline = Instant::now() + limit;
         while !condition() {
@@ -211,8 +220,9 @@ pub(crate) fn wait_for_dead_letters(
     count: usize,
 ) -> impl Future<Output = Result<Vec<DeadLetter>>> {
     let waits = Location::caller();
+    let limit = Duration::from_secs(60).min(PATIENCE.get());
     async move {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + limit;
         loop {
             let letters = dead_letters(backend).await?;
             if letters.len() >= count {

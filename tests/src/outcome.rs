@@ -4,7 +4,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
-use catga::{Capability, ErrorKind, HandlerError};
+use catga::{Capability, Error, ErrorKind, HandlerError};
 use catga_core::Capabilities;
 
 use crate::harness::PLANNED;
@@ -30,6 +30,13 @@ pub struct Failure {
     pub at: Option<String>,
     /// What went wrong, in words.
     pub text: String,
+    /// Whether a check saw it: not where the time was up, or the backend could not be reached as it was asked for.
+    pub is_evidence: bool,
+}
+
+/// Errors of those who ask for something that is not there, whatever the rule.
+fn says_nothing(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Config | ErrorKind::Connect)
 }
 
 impl fmt::Display for Failure {
@@ -64,17 +71,18 @@ impl Outcome {
             .as_catga()
             .filter(|error| error.kind() == ErrorKind::Unsupported);
         let missing = refused.and_then(|error| {
-            let text = error.to_string();
-            let named = |capability: &Capability| {
-                !claimed.has(*capability) && text.contains(&capability.to_string())
+            let named = error.context("capability")?;
+            let is_it = |capability: &Capability| {
+                !claimed.has(*capability) && capability.to_string() == named
             };
-            Capability::ALL.iter().copied().find(named)
+            Capability::ALL.iter().copied().find(is_it)
         });
         match missing {
             Some(capability) => Self::Refused(capability),
             None => Self::Failed(Failure {
                 at: None,
                 text: format!("{error:?}"),
+                is_evidence: !error.as_catga().is_some_and(says_nothing),
             }),
         }
     }
@@ -118,6 +126,7 @@ impl Failure {
         Self {
             at: PANICKED_AT.with_borrow_mut(Option::take),
             text: text_of(payload).unwrap_or("it panicked").to_owned(),
+            is_evidence: true,
         }
     }
 }

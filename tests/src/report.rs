@@ -25,7 +25,7 @@ pub(crate) struct Finding {
 enum Found {
     Passed,
     Refused(Capability),
-    NotRun,
+    NotRun(String),
     Failed,
     Caught(String),
 }
@@ -35,7 +35,7 @@ impl Finding {
         let found = match outcome {
             Outcome::Passed => Found::Passed,
             Outcome::Refused(capability) => Found::Refused(*capability),
-            Outcome::NotRun(_) => Found::NotRun,
+            Outcome::NotRun(why) => Found::NotRun(why.clone()),
             Outcome::Failed(_) => Found::Failed,
         };
         Self {
@@ -61,9 +61,11 @@ enum Cell {
     Passed {
         caught: BTreeSet<String>,
         refused: BTreeSet<String>,
+        not_run: BTreeSet<String>,
     },
     Refused(BTreeSet<String>),
-    NotRun,
+    /// For these reasons; with none, there is no scenario that could show it on this backend.
+    NotRun(BTreeSet<String>),
     Failed,
 }
 
@@ -73,12 +75,21 @@ impl fmt::Display for Cell {
             let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
             names.join(", ")
         };
+        let words = |reasons: &BTreeSet<String>| {
+            let reasons: Vec<_> = reasons.iter().map(String::as_str).collect();
+            reasons.join(", ")
+        };
         match self {
             Self::Without => f.write_str("-"),
-            Self::NotRun => f.write_str("**not run**"),
+            Self::NotRun(reasons) if reasons.is_empty() => f.write_str("**not run**"),
+            Self::NotRun(reasons) => write!(f, "**not run**: {}", words(reasons)),
             Self::Failed => f.write_str("**FAILED**"),
             Self::Refused(refused) => write!(f, "refused: {}", list(refused)),
-            Self::Passed { caught, refused } => {
+            Self::Passed {
+                caught,
+                refused,
+                not_run,
+            } => {
                 if caught.is_empty() {
                     f.write_str("pass, no mutant")?;
                 } else {
@@ -87,10 +98,18 @@ impl fmt::Display for Cell {
                 if !refused.is_empty() {
                     write!(f, "; refused: {}", list(refused))?;
                 }
+                if !not_run.is_empty() {
+                    write!(f, "; not run: {}", words(not_run))?;
+                }
                 Ok(())
             }
         }
     }
+}
+
+/// Whether the table is to be written.
+pub(crate) fn overwrites() -> bool {
+    std::env::var_os("GUARANTEES").is_some_and(|how| how == "overwrite")
 }
 
 /// What a run found.
@@ -111,7 +130,8 @@ impl<'a> Report<'a> {
         }
         let mut passed = false;
         let mut failed = false;
-        let (mut caught, mut refused) = (BTreeSet::new(), BTreeSet::new());
+        let mut caught = BTreeSet::new();
+        let (mut refused, mut not_run) = (BTreeSet::new(), BTreeSet::new());
         let of_row = |finding: &&Finding| {
             finding.subject == subject.name() && finding.scenario.rows().contains(&row)
         };
@@ -119,7 +139,9 @@ impl<'a> Report<'a> {
             match &finding.found {
                 Found::Passed => passed = true,
                 Found::Failed => failed = true,
-                Found::NotRun => {}
+                Found::NotRun(why) => {
+                    not_run.insert(why.clone());
+                }
                 Found::Refused(capability) => {
                     refused.insert(capability.to_string());
                 }
@@ -130,9 +152,13 @@ impl<'a> Report<'a> {
         }
         match (failed, passed, refused.is_empty()) {
             (true, ..) => Cell::Failed,
-            (_, true, _) => Cell::Passed { caught, refused },
+            (_, true, _) => Cell::Passed {
+                caught,
+                refused,
+                not_run,
+            },
             (_, _, false) => Cell::Refused(refused),
-            _ => Cell::NotRun,
+            _ => Cell::NotRun(not_run),
         }
     }
 
@@ -147,13 +173,21 @@ impl<'a> Report<'a> {
                     Cell::Passed { caught, .. } if caught.is_empty() => unproved += 1,
                     Cell::Passed { .. } => passed += 1,
                     Cell::Refused(_) => refused += 1,
-                    Cell::NotRun => not_run += 1,
+                    Cell::NotRun(_) => not_run += 1,
                     Cell::Failed => failed += 1,
                     Cell::Without => without += 1,
                 }
             }
+            let of_it = |finding: &&Finding| finding.subject == subject.name();
+            let is_refusal = |finding: &&Finding| matches!(finding.found, Found::Refused(_));
+            let scenarios = self
+                .findings
+                .iter()
+                .filter(of_it)
+                .filter(is_refusal)
+                .count();
             lines.push(format!(
-                "{}: of {} rows {passed} passed, {unproved} passed without a mutant, {refused} refused, {not_run} not run, {failed} failed; {without} mean nothing there",
+                "{}: of {} rows {passed} passed, {unproved} passed without a mutant, {refused} refused, {not_run} not run, {failed} failed; {without} mean nothing there; {scenarios} scenarios were refused",
                 subject.title(),
                 ROWS.len(),
             ));
@@ -164,7 +198,7 @@ impl<'a> Report<'a> {
     /// Compares the table with the one that is kept, or keeps it.
     pub(crate) fn keep(&self, path: &Path) -> Result<(), String> {
         let table = self.to_string();
-        if std::env::var_os("GUARANTEES").is_some_and(|how| how == "overwrite") {
+        if overwrites() {
             let written = fs::write(path, &table);
             return written.map_err(|error| format!("cannot write {}: {error}", path.display()));
         }
@@ -227,6 +261,6 @@ const HEAD: &str = "<!-- Written by the conformance run: GUARANTEES=overwrite ca
 
 Each row is a promise, and the scenarios of the [test kit](../tests/README.md) that carry its number show it on a real backend.
 *pass* names the mutants, backends with a planted bug, on which one of these scenarios fails: a row that no bug breaks shows
-nothing. *refused* names the ability that the backend does not claim: what needs it ends in a typed error. What was *not run*
+nothing; one that is broken shows that its check can fail, not that no other bug gets past it. *refused* names the ability that the backend does not claim: what needs it ends in a typed error. What was *not run*
 is not known. `-` means nothing on that backend.
 ";

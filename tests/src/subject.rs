@@ -24,6 +24,7 @@ pub struct Subject(Arc<Parts>);
 
 #[derive(Clone)]
 struct Parts {
+    name: &'static str,
     driver: Arc<dyn Driver>,
     url: Arc<dyn Fn(&str) -> String + Send + Sync>,
     time: Time,
@@ -36,7 +37,7 @@ struct Parts {
 /// What means nothing without a server.
 const ABOUT_A_SERVER: &[u8] = &[
     8, 9, 10, 11, 14, 15, 16, 19, 29, 31, 32, 47, 54, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 68,
-    69, 70, 71, 73, 75, 76, 77, 78, 79, 80, 83, 91, 92, 93, 94, 95, 96,
+    69, 70, 71, 73, 75, 76, 77, 78, 79, 83, 91, 92, 93, 94, 95, 96,
 ];
 
 /// A bug that a backend plants itself.
@@ -62,6 +63,7 @@ impl Subject {
     /// hyphens) nobody may see anything. It goes by the clock on the wall.
     pub fn new(driver: impl Driver, url: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
         Self(Arc::new(Parts {
+            name: driver.name(),
             driver: Arc::new(driver),
             url: Arc::new(url),
             time: Time::Wall,
@@ -121,10 +123,16 @@ impl Subject {
         &self.0.bugs
     }
 
-    /// Its name: that of its driver.
+    /// Sets what it is called, where its driver's name stands for several: `nats-core`, `nats-2.11`.
+    #[must_use]
+    pub fn named(self, name: &'static str) -> Self {
+        self.with(|parts| parts.name = name)
+    }
+
+    /// Its name: that of its driver, unless it was given another.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        self.0.driver.name()
+        self.0.name
     }
 
     /// Name and version.

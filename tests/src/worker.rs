@@ -139,7 +139,12 @@ async fn on_once(once: OnceJob, context: Context, State(bench): State<Bench>) ->
 }
 
 fn handler_timeout(part: &Part) -> Duration {
-    part.lease / 2
+    if part.stops.is_empty() {
+        part.lease / 2
+    } else {
+        // What stops is to stand until its process is killed.
+        Duration::from_secs(60)
+    }
 }
 
 /// How the run of a handler ends.
@@ -248,6 +253,10 @@ impl Bench {
         let Some(seed) = self.part.trouble else {
             return Trouble::None;
         };
+        if id == 0 {
+            // Whatever the seed, something is given up.
+            return Trouble::GivesUp;
+        }
         let mut chance = fastrand::Rng::with_seed(seed ^ (id << 8) ^ u64::from(attempt));
         match chance.u32(..100) {
             0..8 => Trouble::Error,

@@ -129,6 +129,8 @@ mutants! {
     CountsNothing: [
         "back_pressure::slow_subscriber_at_most_once",
     ],
+    /// An ack gets lost, and the backend says that it was taken.
+    LosesAcks: ["redelivery::slow_handler"],
     /// A nak with a delay is one without.
     NaksWithoutDelay: [
         "redelivery::handler_error",
@@ -221,7 +223,7 @@ impl Mutant {
 }
 
 impl fmt::Display for Mutant {
-    /// In words with hyphens: `acks-before-the-handler`.
+    /// In words: `acks_before_the_handler`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, letter) in self.identifier().char_indices() {
             if letter.is_ascii_uppercase() && i > 0 {

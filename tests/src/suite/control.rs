@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use catga::prelude::{Catga, Result, handlers};
-use catga::{ErrorKind, HandlerControl};
+use catga::{ErrorKind, HandlerControl, Handlers};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -30,9 +30,14 @@ const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
 const TENTH: Duration = Duration::from_millis(100);
 
-async fn running(bus: &Bus, id: &str, play: Play, concurrency: u32) -> Result<Catga> {
+async fn running(
+    bus: &Bus,
+    id: &str,
+    play: Play,
+    concurrency: u32,
+    handlers: Handlers,
+) -> Result<Catga> {
     let node = bus.node(id).state(play).concurrency(concurrency);
-    let handlers = handlers![on_work, on_invoice, on_tick, on_ask, on_move];
     Ok(node.handlers(handlers).start().await?)
 }
 
@@ -58,25 +63,25 @@ async fn observed(journal: &Journal) -> (usize, usize) {
 /// Row 7: from 1 to 16 to 2, what runs follows; nothing is lost, stuck or run twice.
 async fn concurrency_under_load(bus: Bus) -> Result<()> {
     let journal = Journal::default();
-    let node = running(&bus, "a", slow(&journal, TENTH), 1).await?;
+    let node = running(&bus, "a", slow(&journal, TENTH), 1, handlers![on_work]).await?;
     for id in 0..400 {
         node.publish(Work { id }).await?;
     }
     follows(&node.handler("on_work")?, &journal).await?;
     journal.wait(Step::Done, 400, MINUTE).await;
-    settled(&node, &journal, 400).await
+    settled(&bus, &node, &journal, 400).await
 }
 
 /// Row 7: the same at QoS 2.
 async fn concurrency_under_load_exactly_once(bus: Bus) -> Result<()> {
     let journal = Journal::default();
-    let node = running(&bus, "a", slow(&journal, TENTH), 1).await?;
+    let node = running(&bus, "a", slow(&journal, TENTH), 1, handlers![on_invoice]).await?;
     for id in 0..400 {
         node.publish(Invoice { id }).await?;
     }
     follows(&node.handler("on_invoice")?, &journal).await?;
     journal.wait(Step::Done, 400, MINUTE).await;
-    settled(&node, &journal, 400).await
+    settled(&bus, &node, &journal, 400).await
 }
 
 async fn follows(handler: &HandlerControl, journal: &Journal) -> Result<()> {
@@ -101,8 +106,8 @@ async fn follows(handler: &HandlerControl, journal: &Journal) -> Result<()> {
     Ok(())
 }
 
-async fn settled(node: &Catga, journal: &Journal, count: u32) -> Result<()> {
-    sleep(10 * MINUTE).await;
+async fn settled(bus: &Bus, node: &Catga, journal: &Journal, count: u32) -> Result<()> {
+    bus.quiet(10 * MINUTE).await;
     assert_eq!(journal.handled(), (0..count).collect::<Vec<_>>());
     assert!(
         journal
@@ -120,8 +125,22 @@ async fn settled(node: &Catga, journal: &Journal, count: u32) -> Result<()> {
 async fn concurrency_races(bus: Bus) -> Result<()> {
     let journal = Journal::default();
     let short = Duration::from_millis(1);
-    let a = running(&bus, "a", slow(&journal, short), 1).await?;
-    let b = running(&bus, "b", slow(&journal, short), 1).await?;
+    let a = running(
+        &bus,
+        "a",
+        slow(&journal, short),
+        1,
+        handlers![on_work, on_invoice],
+    )
+    .await?;
+    let b = running(
+        &bus,
+        "b",
+        slow(&journal, short),
+        1,
+        handlers![on_work, on_invoice],
+    )
+    .await?;
     let mut chance = bus.chance();
     let handlers = [
         a.handler("on_work")?,
@@ -151,7 +170,7 @@ async fn concurrency_races(bus: Bus) -> Result<()> {
 /// Row 7: requests from here and from elsewhere follow too.
 async fn concurrency_of_requests(bus: Bus) -> Result<()> {
     let journal = Journal::default();
-    let node = running(&bus, "a", slow(&journal, TENTH), 1).await?;
+    let node = running(&bus, "a", slow(&journal, TENTH), 1, handlers![on_ask]).await?;
     let caller = bus
         .node("caller")
         .request_deadline(MINUTE)
@@ -187,7 +206,7 @@ async fn concurrency_of_requests(bus: Bus) -> Result<()> {
 /// Row 7: of an ordered handler no more run than there are partitions, whatever is set.
 async fn concurrency_above_the_partitions(bus: Bus) -> Result<()> {
     let journal = Journal::default();
-    let node = running(&bus, "a", slow(&journal, TENTH), 1).await?;
+    let node = running(&bus, "a", slow(&journal, TENTH), 1, handlers![on_move]).await?;
     for id in 0..400 {
         node.publish(Move { key: id % 40, id }).await?;
     }
@@ -200,13 +219,20 @@ async fn concurrency_above_the_partitions(bus: Bus) -> Result<()> {
     }
     handler.concurrency(64)?;
     journal.wait(Step::Done, 400, MINUTE).await;
-    settled(&node, &journal, 400).await
+    settled(&bus, &node, &journal, 400).await
 }
 
 /// A paused handler begins nothing, and what runs ends; resumed, it handles all, each once.
 async fn pause_and_resume(bus: Bus) -> Result<()> {
     let journal = Journal::default();
-    let node = running(&bus, "a", slow(&journal, SECOND), 4).await?;
+    let node = running(
+        &bus,
+        "a",
+        slow(&journal, SECOND),
+        4,
+        handlers![on_work, on_invoice],
+    )
+    .await?;
     for id in 0..20 {
         node.publish(Work { id }).await?;
         node.publish(Invoice { id: 20 + id }).await?;
@@ -239,14 +265,14 @@ async fn pause_and_resume(bus: Bus) -> Result<()> {
     bus.quiet(SECOND / 2).await;
     assert_eq!(journal.running(), 4);
     journal.wait(Step::Done, 40, MINUTE).await;
-    settled(&node, &journal, 40).await
+    settled(&bus, &node, &journal, 40).await
 }
 
 /// At QoS 0 the buffer fills meanwhile, and what it drops is counted.
 async fn pause_at_most_once(bus: Bus) -> Result<()> {
     let journal = Journal::default();
     let bus = bus.limited("ring=16")?;
-    let node = running(&bus, "a", journal.plain(), 4).await?;
+    let node = running(&bus, "a", journal.plain(), 4, handlers![on_tick]).await?;
     let handler = node.handler("on_tick")?;
     handler.pause();
     for id in 0..100 {
@@ -270,8 +296,22 @@ async fn pause_at_most_once(bus: Bus) -> Result<()> {
 /// What a paused member does not take, another handles: at once, or when a lease that was out ends.
 async fn a_paused_member_leaves_it_to_others(bus: Bus) -> Result<()> {
     let journal = Journal::default();
-    let a = running(&bus, "a", journal.plain(), 4).await?;
-    let b = running(&bus, "b", journal.plain(), 4).await?;
+    let a = running(
+        &bus,
+        "a",
+        journal.plain(),
+        4,
+        handlers![on_work, on_invoice],
+    )
+    .await?;
+    let b = running(
+        &bus,
+        "b",
+        journal.plain(),
+        4,
+        handlers![on_work, on_invoice],
+    )
+    .await?;
     for name in ["on_work", "on_invoice"] {
         a.handler(name)?.pause();
     }
@@ -335,7 +375,14 @@ async fn a_paused_request(bus: Bus) -> Result<()> {
 /// A paused node shuts down at once, and what waits for it goes to others, uncounted.
 async fn shutdown_while_paused(bus: Bus) -> Result<()> {
     let journal = Journal::default();
-    let a = running(&bus, "a", journal.plain(), 4).await?;
+    let a = running(
+        &bus,
+        "a",
+        journal.plain(),
+        4,
+        handlers![on_work, on_invoice, on_ask],
+    )
+    .await?;
     let caller = bus.observer().await?;
     wait_until("it is seen", SOON, || caller.nodes().len() == 2).await;
     for name in ["on_work", "on_invoice", "on_ask"] {
@@ -348,7 +395,14 @@ async fn shutdown_while_paused(bus: Bus) -> Result<()> {
     let asking = caller.clone();
     let asked = tokio::spawn(async move { asking.send(Ask { id: 40 }).await });
     bus.quiet(SECOND).await;
-    let b = running(&bus, "b", journal.plain(), 4).await?;
+    let b = running(
+        &bus,
+        "b",
+        journal.plain(),
+        4,
+        handlers![on_work, on_invoice, on_ask],
+    )
+    .await?;
     wait_until("it is seen", SOON, || caller.nodes().len() == 3).await;
     let began = Instant::now();
     assert_eq!(a.shutdown().await?.unfinished, 0);
@@ -369,7 +423,14 @@ async fn shutdown_while_paused(bus: Bus) -> Result<()> {
 
 /// A handler that is not there is an error that lists those that are.
 async fn unknown_names(bus: Bus) -> Result<()> {
-    let node = running(&bus, "a", Journal::default().plain(), 4).await?;
+    let node = running(
+        &bus,
+        "a",
+        Journal::default().plain(),
+        4,
+        handlers![on_work, on_invoice],
+    )
+    .await?;
     let error = node.handler("on_wrok").expect_err("there is none");
     assert_eq!(error.kind(), ErrorKind::NotFound);
     let text = error.message();

@@ -77,7 +77,9 @@ async fn killed(bus: Bus, once: bool, before_the_effect: bool) -> Result<()> {
     let plain = if before_the_effect { 1 } else { 2 };
     assert_eq!(effects(&events, 0), (plain, 1));
     for id in 1..10 {
-        assert_eq!(runs(&events, id), [(1, false)], "message {id}");
+        // One whose ack was still on its way may come again.
+        assert_eq!(runs(&events, id)[0], (1, false), "message {id}");
+        assert_eq!(effects(&events, id).1, 1, "message {id}");
     }
     Ok(())
 }
@@ -97,7 +99,8 @@ async fn a_live_member_takes_over(bus: Bus) -> Result<()> {
     crew.wait_until_done(20..40).await?;
     crew.kill("dying")?;
     crew.wait_until_done(0..40).await?;
-    let (_, events) = crew.judge(0..40).await?;
+    let (verdict, events) = crew.judge(0..40).await?;
+    assert_eq!(verdict.kills[0].own_handlers, 20, "it did not hold them");
     for id in 0..20 {
         assert_eq!(runs(&events, id), [(1, false), (2, true)], "message {id}");
     }
@@ -118,7 +121,8 @@ async fn its_own_backlog_after_a_restart(bus: Bus) -> Result<()> {
     crew.publish(20..40).await?;
     crew.start("same", |_| {}).await?;
     crew.wait_until_done(0..40).await?;
-    let (_, events) = crew.judge(0..40).await?;
+    let (verdict, events) = crew.judge(0..40).await?;
+    assert_eq!(verdict.kills[0].own_handlers, 20, "it did not hold them");
     for id in 0..20 {
         assert_eq!(runs(&events, id), [(1, false), (2, true)], "message {id}");
     }
@@ -129,18 +133,29 @@ async fn its_own_backlog_after_a_restart(bus: Bus) -> Result<()> {
 async fn a_publisher_that_dies_publishes_again(bus: Bus) -> Result<()> {
     let mut crew = Crew::of_processes(&bus, true).await?;
     crew.start("worker", |_| {}).await?;
+    let mut published = 0;
+    // A kill between two publishes leaves nothing unknown: then once more.
+    loop {
+        crew.start("publisher", |part| part.publishes = Some(0..2_000))
+            .await?;
+        let beyond = published + 50;
+        crew.wait_for("it is at it", |event| {
+            event.id == Some(beyond) && matches!(event.what, What::Published { .. })
+        })
+        .await?;
+        published = beyond;
+        crew.kill("publisher")?;
+        if crew.has_open_publish()? || published > 1_000 {
+            break;
+        }
+    }
     crew.start("publisher", |part| part.publishes = Some(0..2_000))
         .await?;
-    crew.wait_for("it is at it", |event| {
-        event.id == Some(200) && matches!(event.what, What::Published { .. })
-    })
-    .await?;
-    crew.kill("publisher")?;
-    crew.start("publisher", |part| part.publishes = Some(0..400))
-        .await?;
-    crew.wait_until_done(0..400).await?;
-    let (_, events) = crew.judge(0..2_000).await?;
-    for id in 0..400 {
+    crew.wait_until_done(0..2_000).await?;
+    let (verdict, events) = crew.judge(0..2_000).await?;
+    let open = verdict.kills.iter().any(|kill| kill.own_publishes > 0);
+    assert!(open, "no kill hit a publish");
+    for id in 0..2_000 {
         assert_eq!(effects(&events, id), (1, 1), "message {id}");
     }
     Ok(())
@@ -179,11 +194,19 @@ async fn rolling_restart(bus: Bus) -> Result<()> {
     crew.wait_until_done(0..published).await?;
     let (verdict, events) = crew.judge(0..published).await?;
     assert_eq!(verdict.kills.len(), killed);
-    let again: usize = (0..published).map(|id| runs(&events, id).len() - 1).sum();
-    let in_flight: usize = verdict.kills.iter().map(|kill| kill.own_handlers).sum();
-    assert!(
-        again <= in_flight,
-        "{again} again, {in_flight} were in flight"
-    );
+    let ended_well = |process: &str| !process.ends_with("-1");
+    for id in 0..published {
+        let starts = events
+            .iter()
+            .filter(|event| event.id == Some(id) && matches!(event.what, What::Started { .. }));
+        let starts: Vec<_> = starts.collect();
+        if let [first, _, ..] = starts.as_slice() {
+            let of_it = &first.process;
+            assert!(
+                !ended_well(of_it),
+                "{of_it} ended well, and message {id} came again"
+            );
+        }
+    }
     Ok(())
 }

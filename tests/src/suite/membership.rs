@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use catga::prelude::{Catga, Result};
-use catga::{Capability, ErrorKind, Name};
+use catga::Name;
+use catga::prelude::{Catga, Result, handlers};
 use catga_core::{Load, NodeEvent, NodeInfo, NodeRegistry, NodeWatch};
 
 use crate::harness::{Bus, SOON, scenarios, wait_until};
+use crate::journal::Journal;
+use crate::messages::{Ask, on_ask};
 
 scenarios! { Backend "membership":
     Paused join_update_leave [72],
@@ -16,14 +18,16 @@ scenarios! { Backend "membership":
 
 const HEARTBEAT: Duration = Duration::from_millis(200);
 
-/// The registry of a node's backend, or the refusal of a backend that has none.
-pub(crate) fn registry(node: &Catga) -> Result<&dyn NodeRegistry> {
-    match &node.backend().registry {
-        Some(registry) => Ok(registry.as_ref()),
-        None => {
-            let text = format!("the backend has no {}", Capability::Nodes);
-            Err(catga::Error::new(ErrorKind::Unsupported, "watch", text).into())
-        }
+/// The registry of a node's backend; where there is none, what asks for the nodes has to be refused.
+pub(super) async fn registry<'a>(bus: &Bus, node: &'a Catga) -> Result<&'a dyn NodeRegistry> {
+    if let Some(registry) = &node.backend().registry {
+        return Ok(registry.as_ref());
+    }
+    let asking = bus.node("asking").state(Journal::default().plain());
+    let asking = asking.handlers(handlers![on_ask]).start().await?;
+    match asking.broadcast(Ask { id: 0 }).await {
+        Ok(_) => panic!("everybody was asked, and nobody knows who that is"),
+        Err(refusal) => Err(refusal.into()),
     }
 }
 
@@ -37,7 +41,7 @@ async fn next(watch: &mut dyn NodeWatch) -> NodeEvent {
 /// Row 72: a watch begins with who is there; then it sees each joining, changing and leaving once.
 async fn join_update_leave(bus: Bus) -> Result<()> {
     let observer = bus.observer().await?;
-    let registry = registry(&observer)?;
+    let registry = registry(&bus, &observer).await?;
     let mut watch = registry.watch().await?;
     match next(watch.as_mut()).await {
         NodeEvent::Joined(node) => assert_eq!(node.id, *observer.node()),
@@ -74,7 +78,7 @@ async fn join_update_leave(bus: Bus) -> Result<()> {
 /// Row 72: whoever joins while a watch begins is in its snapshot or in its changes, and once.
 async fn no_gap_between_snapshot_and_changes(bus: Bus) -> Result<()> {
     let observer = bus.observer().await?;
-    let registry = registry(&observer)?;
+    let registry = registry(&bus, &observer).await?;
     for round in 0..20 {
         let joining = NodeInfo::new(Name::new(format!("node-{round}"))?, Name::new("suite")?);
         let (watch, joined) = tokio::join!(registry.watch(), registry.register(&joining));
@@ -101,17 +105,23 @@ async fn no_gap_between_snapshot_and_changes(bus: Bus) -> Result<()> {
 async fn a_late_joiner_sees_everybody(bus: Bus) -> Result<()> {
     let start = async |id: &str| {
         let node = bus.node(id).heartbeat(HEARTBEAT, 5 * HEARTBEAT);
-        node.handlers(catga::handlers![]).start().await
+        node.handlers(handlers![]).start().await
     };
     let mut nodes = Vec::new();
     for id in ["a", "b", "c"] {
         nodes.push(start(id).await?);
     }
-    registry(&nodes[0])?;
+    registry(&bus, &nodes[0]).await?;
     let late = start("d").await?;
-    wait_until("it sees all", 2 * HEARTBEAT, || late.nodes().len() == 4).await;
+    wait_until("it sees all", bus.bound(2 * HEARTBEAT), || {
+        late.nodes().len() == 4
+    })
+    .await;
     for node in &nodes {
-        wait_until("all see it", 2 * HEARTBEAT, || node.nodes().len() == 4).await;
+        wait_until("all see it", bus.bound(2 * HEARTBEAT), || {
+            node.nodes().len() == 4
+        })
+        .await;
     }
     let ids: Vec<_> = late.nodes().into_iter().map(|node| node.id).collect();
     assert_eq!(

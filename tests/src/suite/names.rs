@@ -76,13 +76,9 @@ async fn hostile_names_are_refused(bus: Bus) -> Result<()> {
 async fn names_that_are_alike_stay_apart(bus: Bus) -> Result<()> {
     let node = bus.observer().await?;
     let names = [
-        "a.b", "a_b", "a-b", "A.b", "a.B", "ab", "a.b.c", "a.b-c", "a__b", "a--b", "a~b",
+        "a.b", "a_b", "a-b", "A.b", "a.B", "ab", "a.b.c", "a.b-c", "a__b", "a--b",
     ];
-    let names: Vec<_> = names
-        .iter()
-        .filter_map(|name| Name::new(name).ok())
-        .collect();
-    assert_eq!(names.len(), 10);
+    let names = names.map(Name::from_static);
     let mut subscriptions = BTreeMap::new();
     for message in &names {
         for group in &names {
@@ -100,8 +96,6 @@ async fn names_that_are_alike_stay_apart(bus: Bus) -> Result<()> {
         while received.is_empty() {
             tokio::time::timeout(SOON, subscription.recv(10, &mut received)).await??;
         }
-        let more = Duration::from_millis(5);
-        let _ = tokio::time::timeout(more, subscription.recv(10, &mut received)).await;
         assert_eq!(received.len(), 1, "`{message}` in `{group}`");
         for delivery in received {
             let bytes = delivery.envelope().payload().as_bytes().cloned();
@@ -109,6 +103,13 @@ async fn names_that_are_alike_stay_apart(bus: Bus) -> Result<()> {
             delivery.settle(Settlement::Ack).await?;
         }
     }
+    bus.quiet(Duration::from_secs(60)).await;
+    let mut more = Vec::new();
+    for subscription in subscriptions.values_mut() {
+        let recv = subscription.recv(10, &mut more);
+        drop(tokio::time::timeout(Duration::from_millis(1), recv).await);
+    }
+    assert!(more.is_empty(), "something went astray: {more:?}");
     Ok(())
 }
 
@@ -159,6 +160,7 @@ async fn hostile_headers_are_refused_or_kept(bus: Bus) -> Result<()> {
         .await?;
     let mut received = Vec::new();
     tokio::time::timeout(SOON, subscription.recv(1, &mut received)).await??;
+    assert_eq!(received.len(), 1);
     for delivery in received {
         for (key, value) in headers.iter() {
             assert_eq!(delivery.envelope().headers().get(key), Some(value));

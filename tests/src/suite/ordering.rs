@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use catga::prelude::{Catga, Result, handlers};
-use catga::{Envelope, HandlerError, Name, QoS};
+use catga::{Envelope, HandlerError, Handlers, Name, QoS};
 use catga_core::{Consumers, Delivery, Subscribe};
 use tokio::time::Instant;
 
@@ -45,12 +45,20 @@ fn partition(key: u32) -> u16 {
     routed.partition().expect("it has a key")
 }
 
-async fn moving(bus: &Bus, id: &str, play: &Play) -> Result<Catga> {
+/// The handler of messages at one level.
+fn of(qos: QoS) -> Handlers {
+    match qos {
+        QoS::ExactlyOnce => handlers![on_turn],
+        _ => handlers![on_move],
+    }
+}
+
+async fn moving(bus: &Bus, qos: QoS, id: &str, play: &Play) -> Result<Catga> {
     let node = bus.node(id).state(play.clone()).concurrency(8).attempts(50);
     let short = Duration::from_millis(10);
     let node = node.backoff(short, 4 * short).handler_timeout(4 * short);
     let node = node.ack_wait(LEASE);
-    Ok(node.handlers(handlers![on_move, on_turn]).start().await?)
+    Ok(node.handlers(of(qos)).start().await?)
 }
 
 /// A member that dies with what it holds: its leases end.
@@ -150,13 +158,13 @@ async fn chaos(bus: Bus, qos: QoS, count: u32) -> Result<()> {
     });
     let observer = bus.observer().await?;
     let mut chance = bus.chance();
-    let mut nodes = vec![moving(&bus, "n0", &play).await?];
+    let mut nodes = vec![moving(&bus, qos, "n0", &play).await?];
     let mut graves = Vec::new();
     for id in 0..count {
         publish(&observer, qos, id).await?;
         // Somebody comes, goes or dies, and there is always one left.
         match chance.u32(..count / 10) {
-            0..=2 => nodes.push(moving(&bus, &format!("n{}", id + 1), &play).await?),
+            0..=2 => nodes.push(moving(&bus, qos, &format!("n{}", id + 1), &play).await?),
             3 | 4 if nodes.len() > 1 => {
                 let leaving = nodes.swap_remove(chance.usize(..nodes.len()));
                 leaving.shutdown_within(Duration::from_millis(20)).await?;
@@ -167,7 +175,7 @@ async fn chaos(bus: Bus, qos: QoS, count: u32) -> Result<()> {
             _ => {}
         }
         if nodes.is_empty() {
-            nodes.push(moving(&bus, &format!("n{}", id + 1), &play).await?);
+            nodes.push(moving(&bus, qos, &format!("n{}", id + 1), &play).await?);
         }
     }
     let all = usize::try_from(count)?;
@@ -212,8 +220,8 @@ async fn a_delayed_key_holds_up_its_own(bus: Bus) -> Result<()> {
             Ok(())
         });
         let (a, b) = (
-            moving(&bus, "a", &play).await?,
-            moving(&bus, "b", &play).await?,
+            moving(&bus, qos, "a", &play).await?,
+            moving(&bus, qos, "b", &play).await?,
         );
         let began = Instant::now();
         for id in 0..160 {
@@ -254,7 +262,7 @@ async fn a_dead_letter_lets_its_key_go_on(bus: Bus) -> Result<()> {
                 _ => Ok(()),
             }
         });
-        let a = moving(&bus, "a", &play).await?;
+        let a = moving(&bus, qos, "a", &play).await?;
         for id in [0, 16, 32, 48] {
             publish(&a, qos, id).await?;
         }
@@ -279,14 +287,14 @@ async fn a_shutdown_hands_the_order_on(bus: Bus) -> Result<()> {
         });
         let observer = bus.observer().await?;
         let a = bus.node("a").state(play.clone());
-        let a = a.handlers(handlers![on_move, on_turn]).start().await?;
+        let a = a.handlers(of(qos)).start().await?;
         for id in 0..160 {
             publish(&observer, qos, id).await?;
         }
         journal.wait(Step::Started, 33, SOON).await;
         let (report, b) = tokio::join!(
             a.shutdown_within(Duration::from_secs(1)),
-            moving(&bus, "b", &play)
+            moving(&bus, qos, "b", &play)
         );
         assert!(report?.unfinished > 0);
         journal.wait(Step::Done, 160, SOON).await;
@@ -302,7 +310,7 @@ async fn a_shutdown_hands_the_order_on(bus: Bus) -> Result<()> {
 /// At QoS 2 what is published twice is handled once, at its first place.
 async fn a_published_twice_is_handled_once_in_order(bus: Bus) -> Result<()> {
     let journal = Journal::default();
-    let a = moving(&bus, "a", &journal.plain()).await?;
+    let a = moving(&bus, QoS::ExactlyOnce, "a", &journal.plain()).await?;
     let turns: Vec<_> = (0..160)
         .map(|id| Envelope::new(Turn { key: id % KEYS, id }))
         .collect();

@@ -157,6 +157,8 @@ async fn slow_handler(bus: Bus) -> Result<()> {
     nodes[0].publish(Work { id: 0 }).await?;
     journal.wait(Step::Done, 1, MINUTE).await;
     bus.quiet(20 * ack_wait).await;
+    // Also by the clock on the wall an ack that was lost would have come to light.
+    tokio::time::sleep(2 * ack_wait).await;
     assert_eq!(journal.starts(0).len(), 1);
     assert_eq!(journal.handled(), [0]);
     Ok(())
