@@ -9,11 +9,15 @@ use catga_core::{
 use crossbeam_queue::ArrayQueue;
 use tokio::select;
 use tokio::sync::{Notify, oneshot};
-use tokio::task::consume_budget;
+use tokio::task::{consume_budget, yield_now};
 
 use crate::bus::Connection;
 use crate::error;
 use crate::keeper::Command;
+
+/// How often a consumer that found nothing looks again before it sleeps. Who is woken runs on the publisher's thread, in
+/// turn with it, although there may be others: who is awake when the next message comes goes on beside it.
+const LOOKS: u32 = 3;
 
 /// What waits for one subscription; when it is full the oldest goes.
 #[derive(Debug)]
@@ -183,6 +187,7 @@ impl Subscription for RingSubscription {
     async fn recv(&mut self, max: usize, into: &mut Vec<Delivery>) -> Result<(), Error> {
         // A full ring must not keep its consumer from yielding to the tasks beside it.
         consume_budget().await;
+        let mut looks = LOOKS;
         loop {
             if self.left || self.connection.closed.is_raised() {
                 self.leave();
@@ -200,6 +205,12 @@ impl Subscription for RingSubscription {
             if self.connection.bus.is_dead() {
                 return Err(error::gone("receive"));
             }
+            if looks > 0 {
+                looks -= 1;
+                yield_now().await;
+                continue;
+            }
+            looks = LOOKS;
             select! {
                 biased;
                 () = self.connection.closed.raised() => {}

@@ -9,7 +9,7 @@ use catga_core::{
 };
 use tokio::sync::mpsc::error::{SendError, TrySendError};
 use tokio::sync::oneshot;
-use tokio::task::consume_budget;
+use tokio::task::{consume_budget, yield_now};
 use tokio::time::{Instant, timeout_at};
 
 use crate::bus::Connection;
@@ -108,6 +108,11 @@ impl MemoryTransport {
         mut accepting: Accepting,
         by: Instant,
     ) -> Result<Published, Error> {
+        // Mostly it is there when the log had its turn: then there is no need for a timer.
+        yield_now().await;
+        if let Ok(published) = accepting.try_recv() {
+            return Ok(published);
+        }
         if let Ok(answer) = timeout_at(by, &mut accepting).await {
             answer.map_err(|_| error::gone("publish"))
         } else {
@@ -129,7 +134,7 @@ impl MemoryTransport {
         }
         let stored = stream.stored.send(envelope.take());
         Some(match stored {
-            Ok(()) => Ok(Published::new()),
+            Ok(()) => Ok(Published::new().with_crowded(stream.room.is_crowded())),
             Err(SendError(back)) => {
                 *envelope = back;
                 Err(error::gone("publish"))
@@ -140,6 +145,15 @@ impl MemoryTransport {
     async fn store(&self, envelope: &mut Envelope, by: Instant) -> Result<Published, Error> {
         let accepting = self.send(envelope, by).await?;
         self.accepted(envelope, accepting, by).await
+    }
+}
+
+/// Without it a loop of publishes would never let a consumer on the same thread run.
+async fn let_others_run(published: &Result<Published, Error>) {
+    if published.as_ref().is_ok_and(|published| published.crowded) {
+        yield_now().await;
+    } else {
+        consume_budget().await;
     }
 }
 
@@ -168,8 +182,7 @@ impl Transport for MemoryTransport {
     ) -> Result<Published, Error> {
         match self.try_publish(envelope) {
             Some(published) => {
-                // Without it a loop of publishes would never let a consumer on the same thread run.
-                consume_budget().await;
+                let_others_run(&published).await;
                 published
             }
             None => self.store(envelope, from_now(deadline)).await,
@@ -199,22 +212,19 @@ impl Transport for MemoryTransport {
         let by = from_now(deadline);
         let mut sent = Vec::with_capacity(envelopes.len());
         for envelope in envelopes.iter_mut() {
-            sent.push(match self.check("publish", envelope) {
-                Err(error) => Err(error),
-                Ok(()) if envelope.qos() == QoS::AtMostOnce => {
-                    self.spread(envelope);
-                    consume_budget().await;
-                    Ok(None)
+            sent.push(match self.try_publish(envelope) {
+                Some(published) => {
+                    let_others_run(&published).await;
+                    Err(published)
                 }
-                Ok(()) => self.send(envelope, by).await.map(Some),
+                None => self.send(envelope, by).await.map_err(Err),
             });
         }
         let mut outcomes = Vec::with_capacity(envelopes.len());
         for (envelope, sent) in envelopes.iter().zip(sent) {
             outcomes.push(match sent {
-                Ok(Some(accepting)) => self.accepted(envelope, accepting, by).await,
-                Ok(None) => Ok(Published::new()),
-                Err(error) => Err(error),
+                Ok(accepting) => self.accepted(envelope, accepting, by).await,
+                Err(ended) => ended,
             });
         }
         outcomes
