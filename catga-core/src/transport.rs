@@ -48,8 +48,7 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     ) -> Result<Published, Error>;
 
     /// As [`publish`](Self::publish), where nothing has to be waited for: no future is made. `None` says that nothing was
-    /// done, and that `publish` is to be called. The caller lets other tasks run, as `publish` would, and at once where it
-    /// is [crowded](Published::crowded). A backend that always
+    /// done, and that `publish` is to be called. The caller lets other tasks run, as `publish` would. A backend that always
     /// has to wait leaves the default.
     ///
     /// # Errors
@@ -110,34 +109,19 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
 pub struct Published {
     /// Whether the broker had this id already and dropped this copy.
     pub duplicate: bool,
-    /// Whether more waits there than is good: who publishes lets other tasks run before its next message.
-    pub crowded: bool,
 }
 
 impl Published {
     /// Stored, or at QoS 0 handed on.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            duplicate: false,
-            crowded: false,
-        }
+        Self { duplicate: false }
     }
 
     /// The broker had this id already.
     #[must_use]
     pub const fn duplicate() -> Self {
-        Self {
-            duplicate: true,
-            crowded: false,
-        }
-    }
-
-    /// Says that more waits there than is good.
-    #[must_use]
-    pub const fn with_crowded(mut self, crowded: bool) -> Self {
-        self.crowded = crowded;
-        self
+        Self { duplicate: true }
     }
 }
 

@@ -321,13 +321,13 @@ impl Job {
         } else {
             judge(&self.slot, &self.delivery, self.attempt().number(), outcome)
         };
-        match self.unsettled(verdict, effects) {
-            Unsettled::Unclaimed(settlement) => {
-                let settled = try_settle(&self.slot, &mut self.delivery, settlement);
-                settled.err().map(Unsettled::Unclaimed)
-            }
-            claimed @ Unsettled::Claimed(..) => Some(claimed),
+        let unsettled = self.unsettled(verdict, effects);
+        if let Unsettled::Unclaimed(settlement) = &unsettled
+            && try_settle(&self.slot, &mut self.delivery, settlement)
+        {
+            return None;
         }
+        Some(unsettled)
     }
 
     fn unsettled(&self, verdict: Verdict, effects: Option<Effects>) -> Unsettled {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use catga_core::{
     Capability, Envelope, Error, ErrorKind, Event, Headers, MessageId, Published, QoS, Retry,
 };
-use tokio::task::{consume_budget, yield_now};
+use tokio::task::consume_budget;
 use tokio::time::Instant;
 
 use crate::Context;
@@ -101,11 +101,7 @@ impl Inner {
         match self.backend.transport.try_publish(envelope) {
             Some(Ok(published)) => {
                 // Without it a loop of publishes would never let a consumer on the same thread run.
-                if published.crowded {
-                    yield_now().await;
-                } else {
-                    consume_budget().await;
-                }
+                consume_budget().await;
                 Ok(published)
             }
             // A box, since few have to wait: the futures of the others stay small.

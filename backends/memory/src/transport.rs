@@ -16,7 +16,7 @@ use crate::bus::Connection;
 use crate::desk::{Command, Job};
 use crate::error;
 use crate::ring::RingSubscription;
-use crate::room::Queued;
+use crate::room::{Queued, Room};
 use crate::serve::ServeSubscription;
 use crate::stream::Publish;
 use crate::subscription::LogSubscription;
@@ -38,6 +38,9 @@ pub(crate) const CAPABILITIES: &[Capability] = &[
     Capability::FusedDeadLetter,
     Capability::TypedPayload,
 ];
+
+/// How often who publishes into a crowded log lets the others run before it goes on.
+const PATIENCE: u32 = 16;
 
 /// A connection's transport.
 #[derive(Debug)]
@@ -125,16 +128,20 @@ impl MemoryTransport {
         error::log_full(envelope.name(), self.connection.bus.settings.capacity)
     }
 
-    /// QoS 1: stored with a place in its log, in front of which nobody waits.
-    fn store_at_once(&self, envelope: &mut Envelope) -> Option<Result<Published, Error>> {
+    /// QoS 1: stored with a place in its log, in front of which nobody waits; not where that `waits`.
+    fn store_at_once(
+        &self,
+        envelope: &mut Envelope,
+        waits: fn(&Room) -> bool,
+    ) -> Option<Result<Published, Error>> {
         let streams = self.connection.bus.tables.streams.load();
         let stream = streams.get(envelope.name())?;
-        if !stream.room.try_pass() {
+        if waits(&stream.room) || !stream.room.try_pass() {
             return None;
         }
         let stored = stream.stored.send(envelope.take());
         Some(match stored {
-            Ok(()) => Ok(Published::new().with_crowded(stream.room.is_crowded())),
+            Ok(()) => Ok(Published::new()),
             Err(SendError(back)) => {
                 *envelope = back;
                 Err(error::gone("publish"))
@@ -142,18 +149,27 @@ impl MemoryTransport {
         })
     }
 
+    /// QoS 1: lets the others run while the log is crowded, but not for ever: who handles its messages may be slow, or
+    /// not there. `None` when there is no place, or the QoS is another.
+    async fn wait_to_store(&self, envelope: &mut Envelope) -> Option<Result<Published, Error>> {
+        if envelope.qos() != QoS::AtLeastOnce {
+            return None;
+        }
+        for _ in 0..PATIENCE {
+            yield_now().await;
+            if let Some(published) = self.store_at_once(envelope, Room::is_crowded) {
+                return Some(published);
+            }
+        }
+        self.store_at_once(envelope, |_| false)
+    }
+
     async fn store(&self, envelope: &mut Envelope, by: Instant) -> Result<Published, Error> {
+        if let Some(published) = self.wait_to_store(envelope).await {
+            return published;
+        }
         let accepting = self.send(envelope, by).await?;
         self.accepted(envelope, accepting, by).await
-    }
-}
-
-/// Without it a loop of publishes would never let a consumer on the same thread run.
-async fn let_others_run(published: &Result<Published, Error>) {
-    if published.as_ref().is_ok_and(|published| published.crowded) {
-        yield_now().await;
-    } else {
-        consume_budget().await;
     }
 }
 
@@ -182,7 +198,8 @@ impl Transport for MemoryTransport {
     ) -> Result<Published, Error> {
         match self.try_publish(envelope) {
             Some(published) => {
-                let_others_run(&published).await;
+                // Without it a loop of publishes would never let a consumer on the same thread run.
+                consume_budget().await;
                 published
             }
             None => self.store(envelope, from_now(deadline)).await,
@@ -198,7 +215,7 @@ impl Transport for MemoryTransport {
                 self.spread(envelope);
                 Some(Ok(Published::new()))
             }
-            QoS::AtLeastOnce => self.store_at_once(envelope),
+            QoS::AtLeastOnce => self.store_at_once(envelope, Room::is_crowded),
             // Whether the log knows it is to be heard from the log.
             QoS::ExactlyOnce => None,
         }
@@ -214,10 +231,13 @@ impl Transport for MemoryTransport {
         for envelope in envelopes.iter_mut() {
             sent.push(match self.try_publish(envelope) {
                 Some(published) => {
-                    let_others_run(&published).await;
+                    consume_budget().await;
                     Err(published)
                 }
-                None => self.send(envelope, by).await.map_err(Err),
+                None => match self.wait_to_store(envelope).await {
+                    Some(published) => Err(published),
+                    None => self.send(envelope, by).await.map_err(Err),
+                },
             });
         }
         let mut outcomes = Vec::with_capacity(envelopes.len());

@@ -349,7 +349,7 @@ async fn who_would_have_to_wait_is_told_at_once() {
     for expected in ["a", "b"] {
         let mut delivery = next(&mut *subscription).await;
         assert_eq!(text(&delivery), expected);
-        assert!(delivery.try_settle(Settlement::Ack).unwrap().is_ok());
+        assert!(delivery.try_settle(&Settlement::Ack).unwrap().is_ok());
     }
     publish(&*bus, QOS, "c").await;
     assert_eq!(text(&next(&mut *subscription).await), "c");
