@@ -139,17 +139,18 @@ impl Delivery {
         }
     }
 
-    /// As [`settle`](Self::settle), where nothing has to be waited for: no future is made.
+    /// As [`settle`](Self::settle), where nothing has to be waited for: no future is made. `None` says that nothing was
+    /// done, and that `settle` is to be called.
     ///
     /// # Errors
-    /// Gives the settlement back when it has to be waited for: then nothing was done, and `settle` is to be called.
-    pub fn try_settle(&mut self, settlement: Settlement) -> Result<Result<(), Error>, Settlement> {
+    /// As [`settle`](Self::settle).
+    pub fn try_settle(&mut self, settlement: &Settlement) -> Option<Result<(), Error>> {
         let Some(receipt) = &mut self.receipt else {
-            return Ok(Ok(()));
+            return Some(Ok(()));
         };
         let settled = receipt.try_settle(settlement)?;
         self.receipt = None;
-        Ok(settled)
+        Some(settled)
     }
 
     /// Tells the broker what became of the message. Does nothing at QoS 0.
@@ -193,13 +194,14 @@ pub trait Receipt: Send + Sync + fmt::Debug {
         settlement: Settlement,
     ) -> Result<(), Error>;
 
-    /// As [`settle`](Self::settle), where nothing has to be waited for; called once. A backend that always has to wait
-    /// leaves the default.
+    /// As [`settle`](Self::settle), where nothing has to be waited for. `None` says that nothing was done. A backend that
+    /// always has to wait leaves the default.
     ///
     /// # Errors
-    /// Gives the settlement back when it has to be waited for: then nothing was done.
-    fn try_settle(&mut self, settlement: Settlement) -> Result<Result<(), Error>, Settlement> {
-        Err(settlement)
+    /// As [`settle`](Self::settle).
+    fn try_settle(&mut self, settlement: &Settlement) -> Option<Result<(), Error>> {
+        let _ = settlement;
+        None
     }
 
     /// Restarts the lease.

@@ -29,12 +29,7 @@ impl MessageId {
         reason = "a default that differs each time would surprise"
     )]
     pub fn new() -> Self {
-        // One counter per thread, since that of the crate is behind a lock. Two of them cannot give one id: 32 bits
-        // and the counter's start are random.
-        thread_local! {
-            static COUNTER: ContextV7 = const { ContextV7::new() };
-        }
-        Self(COUNTER.with(|counter| Uuid::new_v7(Timestamp::now(counter))))
+        Self(fresh())
     }
 
     /// The id of `key`: the same key gives the same id, everywhere and always.
@@ -63,6 +58,16 @@ impl MessageId {
     pub const fn as_uuid(&self) -> &Uuid {
         &self.0
     }
+}
+
+thread_local! {
+    /// One per thread, since that of the crate is behind a lock. Two of them do not give one id: 32 bits and the start
+    /// of the counter are random.
+    static COUNTER: ContextV7 = const { ContextV7::new() };
+}
+
+fn fresh() -> Uuid {
+    COUNTER.with(|counter| Uuid::new_v7(Timestamp::now(counter)))
 }
 
 impl From<Uuid> for MessageId {

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use crate::app::Inner;
 use crate::guard::Failure;
-use crate::job::{Job, Place, must_claim};
+use crate::job::{Job, Left, must_claim};
 use crate::layered::{Layered, Ready};
 use crate::seat::Caller;
 use crate::settle::give_back;
-use crate::slots::Slots;
+use crate::slots::{Slot, Slots};
 use crate::table::Entry;
 use crate::time::{after, within};
 
@@ -107,14 +107,19 @@ async fn handle_all(
 ) -> bool {
     let received = Instant::now();
     let (mut in_place, mut waited) = (true, false);
-    // The place of the handler before, which had done with it at once.
-    let mut kept: Option<Place> = None;
+    // That of the delivery before, which was done with at once: the next takes its place.
+    let mut kept: Option<Job> = None;
     let mut back = Vec::new();
     for (i, delivery) in batch.drain(..).enumerate() {
         let until = patience(inner, received, &delivery);
         if !back.is_empty() && until.is_some() {
             back.push(delivery);
             continue;
+        }
+        // Who waits for layers holds no place meanwhile.
+        let keeps = entry.layered.is_none() && entry.slots.may_keep();
+        if !(keeps && inner.lifecycle.is_running()) {
+            kept = None;
         }
         let passed = match &entry.layered {
             // Who is to claim first asks the layers afterwards: their turn is not held meanwhile.
@@ -129,24 +134,27 @@ async fn handle_all(
             }
             _ => None,
         };
-        let may_keep = |place: &Place| inner.lifecycle.is_running() && place.slot.slots.may_keep();
-        let place = match kept.take().filter(may_keep) {
-            Some(place) => place,
-            None => match place(inner, entry, until).await {
-                Some(place) => place,
+        match &mut kept {
+            Some(job) => job.next(delivery),
+            none => match place(inner, entry, until).await {
+                Some(slot) => *none = Some(Job::new(Arc::clone(inner), slot, delivery, received)),
                 None => {
                     back.push(delivery);
                     continue;
                 }
             },
-        };
-        let job = Job::new(place, delivery, received);
-        if in_place {
+        }
+        let job = kept.as_mut().expect("set above");
+        let left = if in_place {
             let began = i.is_multiple_of(TIMED).then(WallInstant::now);
-            kept = job.start(caller, passed);
+            let left = job.start(caller, passed);
             in_place = began.is_none_or(|began| began.elapsed() < LONG_POLL);
+            left
         } else {
-            tokio::spawn(job.handle(passed));
+            Some(Left::Handle(passed))
+        };
+        if let Some((job, left)) = left.and_then(|left| Some((kept.take()?, left))) {
+            tokio::spawn(job.go_on(left));
         }
     }
     // Each goes in front of those that went back before it.
@@ -187,19 +195,21 @@ async fn let_through(
 
 /// A place for one more call; none once the application drains, nor when the handler is paused or patience
 /// ends.
-async fn place(inner: &Arc<Inner>, entry: &Arc<Entry>, until: Option<Instant>) -> Option<Place> {
+async fn place(
+    inner: &Inner,
+    entry: &Arc<Entry>,
+    until: Option<Instant>,
+) -> Option<Slot<Arc<Entry>>> {
     let paused = entry.slots.is_paused() && until.is_some();
     if !inner.lifecycle.is_running() || paused {
         return None;
     }
-    let slot = match Slots::try_take_for(Arc::clone(entry)) {
-        Ok(slot) => slot,
+    match Slots::try_take_for(Arc::clone(entry)) {
+        Ok(slot) => Some(slot),
         Err(entry) => tokio::select! {
             biased;
             () = inner.lifecycle.draining() => None,
             slot = within(until, Slots::take(entry)) => slot,
-        }?,
-    };
-    let inner = Arc::clone(inner);
-    Some(Place { inner, slot })
+        },
+    }
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 
-use catga_core::{Bytes, Claim, Delivery, Effects, Error, ErrorKind, Retry};
+use catga_core::{Bytes, Claim, Delivery, Effects, Error, ErrorKind, Retry, Settlement};
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span};
 
@@ -26,13 +26,7 @@ use crate::{Attempt, Context, HandlerError};
 /// Deliveries that come back so often without any verdict kill their consumers: slack beyond the attempts.
 const CRASH_SLACK: u32 = 3;
 
-/// The place that a handler takes in its application. A consumer keeps it from one delivery to the next.
-pub(crate) struct Place {
-    pub(crate) inner: Arc<Inner>,
-    pub(crate) slot: Slot<Arc<Entry>>,
-}
-
-/// One delivery with the place that its handler takes.
+/// One delivery with the place that its handler takes. When it is done with, the place is that of the next.
 pub(crate) struct Job {
     pub(crate) inner: Arc<Inner>,
     pub(crate) slot: Slot<Arc<Entry>>,
@@ -44,14 +38,31 @@ pub(crate) struct Job {
 }
 
 /// The layers around a handler, where it has any, when they are ready for one call.
-type Passed = Option<Result<Ready, Failure>>;
+pub(crate) type Passed = Option<Result<Ready, Failure>>;
 
 /// A handler at work.
-enum Handler {
+pub(crate) enum Handler {
     /// Called directly.
     Direct(BoxFuture<Result<Option<Bytes>, HandlerError>>),
     /// Called through its layers.
     Layered(Calling),
+}
+
+/// What is left to be done of a job, in a task of its own.
+pub(crate) enum Left {
+    /// All of it.
+    Handle(Passed),
+    /// The handler waits for something.
+    Finish(Handler, Span),
+    /// It is to be settled, and that has to be waited for.
+    Settle(Unsettled),
+}
+
+/// How a job is settled that could not be at once.
+pub(crate) enum Unsettled {
+    /// As the store of the claim says.
+    Claimed(Verdict, Option<Effects>),
+    Unclaimed(Settlement),
 }
 
 /// A handler that was begun, and polled once.
@@ -63,8 +74,12 @@ enum Begun {
 }
 
 impl Job {
-    pub(crate) fn new(place: Place, delivery: Delivery, received: Instant) -> Self {
-        let Place { inner, slot } = place;
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        slot: Slot<Arc<Entry>>,
+        delivery: Delivery,
+        received: Instant,
+    ) -> Self {
         Self {
             inner,
             slot,
@@ -75,24 +90,34 @@ impl Job {
         }
     }
 
-    /// Polls the handler once where it stands, and moves on with it to a task when it is not ready. Gives the place
-    /// back where all is done.
-    pub(crate) fn start(mut self, caller: &mut dyn Caller, passed: Passed) -> Option<Place> {
+    /// Goes on to the next delivery of the same batch, in the same place.
+    pub(crate) fn next(&mut self, delivery: Delivery) {
+        self.delivery = delivery;
+        self.origin = None;
+    }
+
+    /// Polls the handler once where it stands, and settles. What is left where that was not all is for a task.
+    pub(crate) fn start(&mut self, caller: &mut dyn Caller, passed: Passed) -> Option<Left> {
         if must_claim(&self.slot, &self.delivery) {
-            drop(tokio::spawn(self.handle(passed)));
-            return None;
+            return Some(Left::Handle(passed));
         }
         match self.begin(caller, passed) {
-            Begun::Ended(outcome) => self.end(outcome),
-            Begun::Runs(handler, span) => {
-                drop(tokio::spawn(self.finish(handler, span)));
-                None
-            }
+            Begun::Ended(outcome) => self.end(outcome).map(Left::Settle),
+            Begun::Runs(handler, span) => Some(Left::Finish(handler, span)),
+        }
+    }
+
+    /// Does what is left.
+    pub(crate) async fn go_on(self, left: Left) {
+        match left {
+            Left::Handle(passed) => self.handle(passed).await,
+            Left::Finish(handler, span) => self.finish(handler, span).await,
+            Left::Settle(unsettled) => self.settle(unsettled).await,
         }
     }
 
     /// Claims, begins and finishes.
-    pub(crate) async fn handle(self, passed: Passed) {
+    async fn handle(self, passed: Passed) {
         let claimed = if must_claim(&self.slot, &self.delivery) {
             match self.claim().await {
                 Some(claimed) => claimed.pass_layers().await,
@@ -106,11 +131,11 @@ impl Job {
         };
         if this.inner.lifecycle.is_stopped() {
             drop(passed);
-            return this.settle(Verdict::not_begun(), None).await;
+            return this.not_begun().await;
         }
         let mut caller = this.slot.caller();
         match this.begin(&mut *caller, passed) {
-            Begun::Ended(outcome) => drop(this.end(outcome)),
+            Begun::Ended(outcome) => this.conclude(outcome).await,
             Begun::Runs(handler, span) => this.finish(handler, span).await,
         }
     }
@@ -131,12 +156,12 @@ impl Job {
             ready = within(Some(until), layered.ready()) => Some(ready),
         };
         match ready {
-            None => self.settle(Verdict::not_begun(), None).await,
+            None => self.not_begun().await,
             Some(Some(ready)) => return Some((self, Some(ready))),
             Some(None) => {
                 let text = "its layers were not ready in time".to_owned();
                 let retry = Retry::Now;
-                drop(self.end(Err(Failure::Refused { text, retry })));
+                self.conclude(Err(Failure::Refused { text, retry })).await;
             }
         }
         None
@@ -229,7 +254,7 @@ impl Job {
     /// Runs the handler to its end, or to the end of its time, with the lease renewed meanwhile.
     async fn finish(mut self, handler: Handler, span: Span) {
         let outcome = self.run(handler).instrument(span).await;
-        drop(self.end(outcome));
+        self.conclude(outcome).await;
     }
 
     async fn run(&mut self, mut handler: Handler) -> Result<Option<Bytes>, Failure> {
@@ -264,9 +289,16 @@ impl Job {
         })
     }
 
-    /// Judges the outcome and settles: the only place that acks, naks, terms or dead-letters. Gives the place back
-    /// where that is done.
-    fn end(mut self, outcome: Result<Option<Bytes>, Failure>) -> Option<Place> {
+    /// Judges the outcome and settles, however long that takes.
+    async fn conclude(mut self, outcome: Result<Option<Bytes>, Failure>) {
+        if let Some(unsettled) = self.end(outcome) {
+            self.settle(unsettled).await;
+        }
+    }
+
+    /// Judges the outcome and settles: the only place that acks, naks, terms or dead-letters. What has to be waited for
+    /// is left.
+    fn end(&mut self, outcome: Result<Option<Bytes>, Failure>) -> Option<Unsettled> {
         let (outcome, effects) = match outcome.and_then(|response| Ok((response, self.effects()?)))
         {
             Ok((response, effects)) => (Ok(response), effects),
@@ -282,29 +314,38 @@ impl Job {
                 let fate = "is lost, as at_most_once allows";
                 report(&self.slot, &self.delivery, number, failure, fate);
             }
-            return Some(self.into_place());
+            return None;
         }
         let verdict = if self.slot.is_request() {
             answer(&self.inner, &self.slot, outcome)
         } else {
             judge(&self.slot, &self.delivery, self.attempt().number(), outcome)
         };
-        // What takes a round trip goes on in a task, and keeps its place until it is done.
-        if self.claim.is_some() {
-            drop(tokio::spawn(self.settle(verdict, effects)));
+        let unsettled = self.unsettled(verdict, effects);
+        if let Unsettled::Unclaimed(settlement) = &unsettled
+            && try_settle(&self.slot, &mut self.delivery, settlement)
+        {
             return None;
         }
-        let settlement = verdict.committing(self.delivery.is_claimed(), effects);
-        if let Err(settlement) = try_settle(&self.slot, &mut self.delivery, settlement) {
-            drop(tokio::spawn(async move {
-                settle(&self.slot, self.delivery, settlement).await;
-            }));
-            return None;
-        }
-        Some(self.into_place())
+        Some(unsettled)
     }
 
-    async fn settle(self, verdict: Verdict, effects: Option<Effects>) {
+    fn unsettled(&self, verdict: Verdict, effects: Option<Effects>) -> Unsettled {
+        if self.claim.is_some() {
+            Unsettled::Claimed(verdict, effects)
+        } else {
+            Unsettled::Unclaimed(verdict.committing(self.delivery.is_claimed(), effects))
+        }
+    }
+
+    /// Settles what is not to be begun here.
+    async fn not_begun(self) {
+        let unsettled = self.unsettled(Verdict::not_begun(), None);
+        self.settle(unsettled).await;
+    }
+
+    /// Settles, and keeps its place until that is done.
+    async fn settle(self, unsettled: Unsettled) {
         let Self {
             inner,
             slot,
@@ -312,18 +353,16 @@ impl Job {
             claim,
             ..
         } = self;
-        let settlement = match claim {
-            None => verdict.committing(delivery.is_claimed(), effects),
-            Some(claim) => claim::conclude(&inner, &slot, &claim, verdict, effects).await,
+        let settlement = match (unsettled, claim) {
+            (Unsettled::Unclaimed(settlement), _) => settlement,
+            (Unsettled::Claimed(verdict, effects), Some(claim)) => {
+                claim::conclude(&inner, &slot, &claim, verdict, effects).await
+            }
+            (Unsettled::Claimed(verdict, effects), None) => {
+                verdict.committing(delivery.is_claimed(), effects)
+            }
         };
         settle(&slot, delivery, settlement).await;
-    }
-
-    fn into_place(self) -> Place {
-        Place {
-            inner: self.inner,
-            slot: self.slot,
-        }
     }
 }
 

@@ -88,6 +88,10 @@ fn encoded<M: Message>(
 
 /// The place of a handler's future, in which it stands for one message after the other: a handler that is ready at once
 /// allocates nothing.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not the place of a handler's future",
+    note = "`#[handler]` makes it: write an async function with the attribute"
+)]
 pub trait Seat<M: Message, T>: Send {
     /// Calls the handler and polls it once. One that is not ready is to be [taken](Self::take).
     fn begin(&mut self, message: T, context: Context) -> Poll<Result<M::Response, HandlerError>>;

@@ -18,15 +18,11 @@ pub(crate) async fn settle(entry: &Entry, delivery: Delivery, settlement: Settle
     settling.ended(delivery.settle(settlement).await);
 }
 
-/// As [`settle`], where nothing has to be waited for; else gives the settlement back.
-pub(crate) fn try_settle(
-    entry: &Entry,
-    delivery: &mut Delivery,
-    settlement: Settlement,
-) -> Result<(), Settlement> {
-    let settling = Settling::new(entry, delivery, &settlement);
-    settling.ended(delivery.try_settle(settlement)?);
-    Ok(())
+/// As [`settle`], where nothing has to be waited for. Whether it was so.
+pub(crate) fn try_settle(entry: &Entry, delivery: &mut Delivery, settlement: &Settlement) -> bool {
+    let settling = Settling::new(entry, delivery, settlement);
+    let settled = delivery.try_settle(settlement);
+    settled.map(|settled| settling.ended(settled)).is_some()
 }
 
 /// What is known of a delivery that is being settled.

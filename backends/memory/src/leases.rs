@@ -127,3 +127,71 @@ fn add(ends: &mut BTreeMap<Duration, VecDeque<End>>, out: &Out, token: Token) {
     );
     ends.push_back(end);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use catga_core::{Bytes, Envelope, Name, QoS};
+
+    use super::*;
+    use crate::group::Entry;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn begin(leases: &mut Leases, token: Token, now: Instant, ack_wait: Duration) {
+        let name = Name::from_static("orders.created");
+        let entry = Entry {
+            envelope: Envelope::received(name, QoS::AtLeastOnce, Bytes::new()),
+            published_at: SystemTime::now(),
+        };
+        let out = Out {
+            job: Job::new(token, Arc::new(entry)),
+            group: 0,
+            member: 0,
+            ack_wait,
+            lease_end: now + ack_wait,
+            handover: Arc::default(),
+            claim_end: None,
+        };
+        leases.begin(token, out);
+    }
+
+    /// The tokens whose leases are over, in order.
+    fn over(leases: &mut Leases, now: Instant) -> Vec<Token> {
+        let mut over = Vec::new();
+        while let Some(token) = leases.pop_over(now) {
+            assert!(leases.end(token).is_some());
+            over.push(token);
+        }
+        over
+    }
+
+    #[test]
+    fn leases_of_all_lengths_end_in_their_order() {
+        let (mut leases, now) = (Leases::default(), Instant::now());
+        begin(&mut leases, 1, now, 3 * SECOND);
+        begin(&mut leases, 2, now, SECOND);
+        assert_eq!(leases.next_deadline(), Some(now + SECOND));
+        assert!(leases.extend(2, now + SECOND / 2) && !leases.extend(9, now));
+        begin(&mut leases, 3, now + SECOND, SECOND);
+        begin(&mut leases, 4, now + SECOND, 3 * SECOND);
+        assert!(leases.end(3).is_some() && leases.end(3).is_none());
+        assert_eq!(leases.next_deadline(), Some(now + SECOND * 3 / 2));
+        assert!(over(&mut leases, now + SECOND).is_empty());
+        assert_eq!(over(&mut leases, now + 4 * SECOND), [2, 1, 4]);
+        assert_eq!((leases.len(), leases.next_deadline()), (0, None));
+    }
+
+    #[test]
+    fn one_that_lasts_keeps_nothing_of_those_behind_it() {
+        let (mut leases, now) = (Leases::default(), Instant::now());
+        begin(&mut leases, 0, now, SECOND);
+        for token in 1..10_000 {
+            begin(&mut leases, token, now, SECOND);
+            assert!(leases.end(token).is_some());
+            assert_eq!(leases.len(), 1);
+        }
+        assert_eq!(over(&mut leases, now + SECOND), [0]);
+    }
+}

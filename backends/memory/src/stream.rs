@@ -24,6 +24,8 @@ use crate::window::Print;
 const QUEUE: usize = 1024;
 /// How many commands are obeyed before entries are handed out.
 const BATCH: usize = 64;
+/// How many stored messages are taken in before.
+const STORED_BATCH: usize = 256;
 
 /// A message that waits to be stored: for room, or to hear whether it is a duplicate. Who sent it has it stored, or
 /// knows it as stored before, exactly when `accepted` reached him.
@@ -245,7 +247,7 @@ impl Actor {
             };
             self.obey(command, now);
         }
-        for _ in 0..BATCH {
+        for _ in 0..STORED_BATCH {
             let Ok(envelope) = self.stored.try_recv() else {
                 break;
             };

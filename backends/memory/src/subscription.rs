@@ -206,19 +206,19 @@ impl LogReceipt {
     /// Completes the claim, if there is one, and tells the log.
     fn handled(
         &self,
-        settlement: Settlement,
+        settlement: &Settlement,
         permit: mpsc::Permit<'_, Command>,
     ) -> Result<(), Error> {
         if let (Some(claim), Settlement::Complete(completion)) = (&self.claim, settlement) {
-            let effects = completion.effects;
-            store::check("settle", effects.as_ref())?;
+            let effects = completion.effects.as_ref();
+            store::check("settle", effects)?;
             // A claim is lost with its lease, whoever looks first.
             if claim.lease_end <= Instant::now() || !claim.end.decide() {
                 return Err(error::lost_ownership("settle"));
             }
             // On their way to the store before anybody can know of the completion.
             if let Some(effects) = effects {
-                self.stream.memory.apply(effects);
+                self.stream.memory.apply(effects.clone());
             }
         }
         permit.send(Command::Settle {
@@ -251,7 +251,7 @@ impl Receipt for LogReceipt {
     ) -> Result<(), Error> {
         if self.is_handled(&settlement) {
             let permit = self.stream.commands.reserve().await;
-            return self.handled(settlement, permit.map_err(|_| error::gone("settle"))?);
+            return self.handled(&settlement, permit.map_err(|_| error::gone("settle"))?);
         }
         let verdict = match settlement {
             // A claim that is passed in is one of an inbox elsewhere.
@@ -274,14 +274,14 @@ impl Receipt for LogReceipt {
         self.ask("settle", verdict).await
     }
 
-    fn try_settle(&mut self, settlement: Settlement) -> Result<Result<(), Error>, Settlement> {
-        if !self.is_handled(&settlement) {
-            return Err(settlement);
+    fn try_settle(&mut self, settlement: &Settlement) -> Option<Result<(), Error>> {
+        if !self.is_handled(settlement) {
+            return None;
         }
         match self.stream.commands.try_reserve() {
-            Ok(permit) => Ok(self.handled(settlement, permit)),
-            Err(TrySendError::Full(())) => Err(settlement),
-            Err(TrySendError::Closed(())) => Ok(Err(error::gone("settle"))),
+            Ok(permit) => Some(self.handled(settlement, permit)),
+            Err(TrySendError::Full(())) => None,
+            Err(TrySendError::Closed(())) => Some(Err(error::gone("settle"))),
         }
     }
 

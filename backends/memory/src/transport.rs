@@ -9,14 +9,14 @@ use catga_core::{
 };
 use tokio::sync::mpsc::error::{SendError, TrySendError};
 use tokio::sync::oneshot;
-use tokio::task::consume_budget;
+use tokio::task::{consume_budget, yield_now};
 use tokio::time::{Instant, timeout_at};
 
 use crate::bus::Connection;
 use crate::desk::{Command, Job};
 use crate::error;
 use crate::ring::RingSubscription;
-use crate::room::Queued;
+use crate::room::{Queued, Room};
 use crate::serve::ServeSubscription;
 use crate::stream::Publish;
 use crate::subscription::LogSubscription;
@@ -39,6 +39,9 @@ pub(crate) const CAPABILITIES: &[Capability] = &[
     Capability::FusedDeadLetter,
     Capability::TypedPayload,
 ];
+
+/// How often who publishes into a crowded log lets the others run before it goes on.
+const PATIENCE: u32 = 16;
 
 /// A connection's transport.
 #[derive(Debug)]
@@ -109,6 +112,11 @@ impl MemoryTransport {
         mut accepting: Accepting,
         by: Instant,
     ) -> Result<Published, Error> {
+        // Mostly it is there when the log had its turn: then there is no need for a timer.
+        yield_now().await;
+        if let Ok(published) = accepting.try_recv() {
+            return Ok(published);
+        }
         if let Ok(answer) = timeout_at(by, &mut accepting).await {
             answer.map_err(|_| error::gone("publish"))
         } else {
@@ -121,11 +129,15 @@ impl MemoryTransport {
         error::log_full(envelope.name(), self.connection.bus.settings.capacity)
     }
 
-    /// QoS 1: stored with a place in its log, in front of which nobody waits.
-    fn store_at_once(&self, envelope: &mut Envelope) -> Option<Result<Published, Error>> {
+    /// QoS 1: stored with a place in its log, in front of which nobody waits; not where that `waits`.
+    fn store_at_once(
+        &self,
+        envelope: &mut Envelope,
+        waits: fn(&Room) -> bool,
+    ) -> Option<Result<Published, Error>> {
         let streams = self.connection.bus.tables.streams.load();
         let stream = streams.get(envelope.name())?;
-        if !stream.room.try_pass() {
+        if waits(&stream.room) || !stream.room.try_pass() {
             return None;
         }
         let stored = stream.stored.send(envelope.take());
@@ -138,7 +150,25 @@ impl MemoryTransport {
         })
     }
 
+    /// QoS 1: lets the others run while the log is crowded, but not for ever: who handles its messages may be slow, or
+    /// not there. `None` when there is no place, or the QoS is another.
+    async fn wait_to_store(&self, envelope: &mut Envelope) -> Option<Result<Published, Error>> {
+        if envelope.qos() != QoS::AtLeastOnce {
+            return None;
+        }
+        for _ in 0..PATIENCE {
+            yield_now().await;
+            if let Some(published) = self.store_at_once(envelope, Room::is_crowded) {
+                return Some(published);
+            }
+        }
+        self.store_at_once(envelope, |_| false)
+    }
+
     async fn store(&self, envelope: &mut Envelope, by: Instant) -> Result<Published, Error> {
+        if let Some(published) = self.wait_to_store(envelope).await {
+            return published;
+        }
         let accepting = self.send(envelope, by).await?;
         self.accepted(envelope, accepting, by).await
     }
@@ -186,7 +216,7 @@ impl Transport for MemoryTransport {
                 self.spread(envelope);
                 Some(Ok(Published::new()))
             }
-            QoS::AtLeastOnce => self.store_at_once(envelope),
+            QoS::AtLeastOnce => self.store_at_once(envelope, Room::is_crowded),
             // Whether the log knows it is to be heard from the log.
             QoS::ExactlyOnce => None,
         }
@@ -200,22 +230,22 @@ impl Transport for MemoryTransport {
         let by = from_now(deadline);
         let mut sent = Vec::with_capacity(envelopes.len());
         for envelope in envelopes.iter_mut() {
-            sent.push(match self.check("publish", envelope) {
-                Err(error) => Err(error),
-                Ok(()) if envelope.qos() == QoS::AtMostOnce => {
-                    self.spread(envelope);
+            sent.push(match self.try_publish(envelope) {
+                Some(published) => {
                     consume_budget().await;
-                    Ok(None)
+                    Err(published)
                 }
-                Ok(()) => self.send(envelope, by).await.map(Some),
+                None => match self.wait_to_store(envelope).await {
+                    Some(published) => Err(published),
+                    None => self.send(envelope, by).await.map_err(Err),
+                },
             });
         }
         let mut outcomes = Vec::with_capacity(envelopes.len());
         for (envelope, sent) in envelopes.iter().zip(sent) {
             outcomes.push(match sent {
-                Ok(Some(accepting)) => self.accepted(envelope, accepting, by).await,
-                Ok(None) => Ok(Published::new()),
-                Err(error) => Err(error),
+                Ok(accepting) => self.accepted(envelope, accepting, by).await,
+                Err(ended) => ended,
             });
         }
         outcomes

@@ -358,3 +358,25 @@ async fn each_id_completes_once_whatever_happens() {
     assert!(counts.values().all(|count| *count == 1), "{counts:?}");
     assert_eq!(duplicates, 2 * IDS as u64);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_is_decided_at_once() {
+    let bus = transport("memory://").await;
+    let subscribe = in_group(QOS, "g").with_ack_wait(SECOND);
+    let mut subscription = bus.subscribe(&subscribe).await.unwrap();
+    publish_once(&*bus, "1", "a").await;
+    let complete = || Settlement::Complete(Completion::new());
+    let mut late = next(&mut *subscription).await;
+    advance(SECOND).await;
+    let lost = late.try_settle(&complete()).unwrap().unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::LostOwnership);
+    let mut again = next(&mut *subscription).await;
+    assert_eq!((text(&again), again.count()), ("a".to_owned(), 2));
+    let nak = Settlement::Nak { after: SECOND };
+    assert!(again.try_settle(&nak).is_none(), "the log has to be asked");
+    assert!(again.try_settle(&complete()).unwrap().is_ok());
+    pass_the_window().await;
+    assert!(!publish_once(&*bus, "1", "a").await.duplicate);
+    nothing(&mut *subscription).await;
+    assert_eq!(subscription.stats().duplicates, 1);
+}

@@ -311,3 +311,46 @@ async fn a_raised_limit_wakes_who_waits() {
     ack(b).await;
     nothing(&mut *subscription).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_past_the_queue_and_what_waits_in_it_keep_their_order() {
+    let bus = transport("memory://?capacity=3").await;
+    let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
+    let publisher = tokio::spawn({
+        let bus = std::sync::Arc::clone(&bus);
+        async move {
+            let mut envelopes: Vec<_> = (0..100).map(|i| message(QOS, &i.to_string())).collect();
+            bus.publish_many(&mut envelopes, SECOND).await
+        }
+    });
+    for i in 0..100 {
+        let delivery = next(&mut *subscription).await;
+        assert_eq!(text(&delivery), i.to_string());
+        ack(delivery).await;
+    }
+    assert!(publisher.await.unwrap().iter().all(Result::is_ok));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_would_have_to_wait_is_told_at_once() {
+    let bus = transport("memory://?capacity=2").await;
+    let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
+    let try_publish = |text: &str| bus.try_publish(&mut message(QOS, text));
+    // One place is that of the first who waits.
+    assert!(try_publish("a").unwrap().is_ok() && try_publish("b").is_none());
+    publish(&*bus, QOS, "b").await;
+    let mut third = message(QOS, "c");
+    assert!(bus.try_publish(&mut third).is_none());
+    assert_eq!(
+        third.payload().as_bytes().unwrap(),
+        &"c",
+        "nothing was done"
+    );
+    for expected in ["a", "b"] {
+        let mut delivery = next(&mut *subscription).await;
+        assert_eq!(text(&delivery), expected);
+        assert!(delivery.try_settle(&Settlement::Ack).unwrap().is_ok());
+    }
+    publish(&*bus, QOS, "c").await;
+    assert_eq!(text(&next(&mut *subscription).await), "c");
+}

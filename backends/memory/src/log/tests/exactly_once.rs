@@ -333,3 +333,17 @@ fn members_of_a_group_ask_alike() {
         assert!(message.contains(part), "{error}");
     }
 }
+
+#[test]
+fn what_its_member_completed_does_not_lapse_while_its_word_is_on_its_way() {
+    let mut f = fixture();
+    f.push_id("a");
+    let handed = f.take(1, 1).pop().unwrap();
+    assert!(handed.claim.unwrap().end.decide());
+    f.pass(2 * SECOND);
+    assert!(f.get(2).is_none());
+    f.settle(handed.token, Verdict::Done).unwrap();
+    f.push_id("a");
+    assert!(f.get(2).is_none() && f.is_empty());
+    assert_eq!(f.duplicates(), 1);
+}
