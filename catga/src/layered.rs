@@ -280,7 +280,7 @@ impl Future for Calling {
             Ok(Poll::Pending) => {
                 let inner = &this.shared.context.inner;
                 let stopped = this.stopped.get_or_insert_with(|| {
-                    let inner = Arc::clone(inner);
+                    let inner = inner.clone();
                     Box::pin(async move { inner.lifecycle.stopped().await })
                 });
                 std::task::ready!(stopped.as_mut().poll(cx));
