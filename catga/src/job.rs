@@ -211,11 +211,11 @@ impl Job {
             content_type: envelope.content_type(),
             codecs: &self.inner.codecs,
         };
-        let def = entry.def;
+        let def = &entry.def;
         let running = {
             let _entered = span.enter();
             guard::contain(self.inner.address(), || {
-                (def.message.run)(def.call, arrived, context)
+                (def.message.run)(&*def.call, arrived, context)
             })?
         };
         Ok(Started {

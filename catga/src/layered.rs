@@ -38,7 +38,7 @@ pub(crate) struct Layered {
 /// A handler, and the outermost of the services around it: one caller uses that at a time, from its being
 /// ready to the call.
 pub(crate) struct Served {
-    pub(crate) def: &'static HandlerDef,
+    pub(crate) def: Arc<HandlerDef>,
     pub(crate) group: Name,
     /// The longest that the handler may take, each time that a layer calls it.
     pub(crate) timeout: Duration,
@@ -53,7 +53,7 @@ impl Layered {
     /// Composes what stands around a handler; `None` when nothing does. Within a runtime, since a rate
     /// has a timer.
     pub(crate) fn new(
-        def: &'static HandlerDef,
+        def: &Arc<HandlerDef>,
         group: &Name,
         timeout: Duration,
         layers: &Layers,
@@ -84,7 +84,7 @@ impl Layered {
         let turn = Notify::new();
         turn.notify_one();
         let served = Served {
-            def,
+            def: Arc::clone(def),
             group: group.clone(),
             timeout,
             turn,
