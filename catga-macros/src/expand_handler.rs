@@ -1,15 +1,17 @@
 //! Writes what stands beside a handler: a type of its name, its description, its registration.
 
+use std::iter::repeat_n;
 use std::time::Duration;
 
-use proc_macro2::{Delimiter, Group, Literal, TokenStream, TokenTree};
-use quote::{format_ident, quote, quote_spanned};
-use syn::{Ident, ReturnType, Type};
+use proc_macro2::{Delimiter, Group, Ident, Literal, Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::Token;
 
 use crate::options::Options;
-use crate::place::{ends, generated, moved};
+use crate::place::generated;
 use crate::root::Root;
-use crate::signature::{Function, Handler, conditions, plain_name};
+use crate::signature::{Function, Handler, plain_name};
+use crate::tokens::Tokens;
 
 /// What stands beside a handler.
 ///
@@ -22,85 +24,156 @@ pub(crate) fn expand(
     handler: &Handler,
 ) -> TokenStream {
     let private = root.private();
-    let message = &handler.message;
     let item = item(function);
     let name = type_name(function);
-    let cfgs: Vec<_> = conditions(function).collect();
-    let demands = demands(&private, function, options);
-    let site = site(&private, &function.signature.ident);
-    let values = values(&private, options);
-    let extractors = &handler.extractors;
-    let returned = returned(function);
-    let check = over(
-        message,
-        &quote!(#private::handles),
-        &quote!(#message, #returned),
-        TokenStream::new(),
-    );
-    let call = call(&private, function, handler, &returned);
+    let cfgs = &function.conditions;
+    let fits = handles(&private, function, handler);
+    let extractors = handler.extractors.iter();
+    let extractors = extractors.map(|ty| Over::asking(&private, "extractor_argument", ty, [ty]));
+    let call = call(&private, options, function, handler);
+    let demands = demands(&private, options, function, handler);
     quote! {
         #item
-        #(#cfgs)*
+        #cfgs
         #[allow(deprecated)]
         #[automatically_derived]
         impl #private::HandlerItem for #name {
-            const DEF: &'static #private::HandlerDef = {
-                #check;
-                #(#private::extractor_argument::<#extractors>();)*
-                &#private::HandlerDef {
-                    site: #site,
-                    options: #values,
-                    message: #private::MessageDef::of::<#message>(),
-                    call: &#call,
-                }
-            };
+            fn def() -> #private::HandlerDef {
+                #fits;
+                #(#extractors;)*
+                #call
+            }
         }
         #demands
-        #(#cfgs)*
-        #private::inventory::submit!(#private::Registered(#private::def::<#name>));
+        #cfgs
+        #private::inventory::submit!(#private::Registered(<#name as #private::HandlerItem>::def));
     }
+}
+
+/// The call that makes the definition.
+fn call(private: &Root, options: &Options, function: &Function, handler: &Handler) -> TokenStream {
+    let name = &function.ident;
+    let (by, inferred) = if handler.by_reference {
+        ("ref", 1)
+    } else {
+        ("value", 2)
+    };
+    let by = format!("by_{by}{}", handler.extractors.len());
+    // The types of the function and of its future, where there is something wrong with them.
+    let any = Tokens::from_iter([Ident::new("_", name.span()).into()]);
+    let types = [&handler.message]
+        .into_iter()
+        .chain(&handler.extractors)
+        .chain([&function.output])
+        .chain(repeat_n(&any, inferred));
+    let site = site(private, name);
+    let values = values(private, options);
+    let call = Over {
+        private,
+        function: &by,
+        at: &handler.message,
+        types: types.collect(),
+        arguments: quote!(#site, #values, #name),
+    };
+    call.into_token_stream()
+}
+
+/// The question whether a handler returns what fits its message.
+fn handles<'a>(private: &'a Root, function: &'a Function, handler: &'a Handler) -> Over<'a> {
+    let message = &handler.message;
+    Over::asking(private, "handles", message, [message, &function.output])
+}
+
+/// `function::<types>(arguments)`, from where a type begins to where it ends: what follows from a type that is none of those
+/// asked for is then told where that itself is told, which is once.
+struct Over<'a> {
+    private: &'a Root,
+    function: &'a str,
+    at: &'a Tokens,
+    types: Vec<&'a Tokens>,
+    arguments: TokenStream,
+}
+
+impl<'a> Over<'a> {
+    fn asking(
+        private: &'a Root,
+        function: &'a str,
+        at: &'a Tokens,
+        types: impl Into<Vec<&'a Tokens>>,
+    ) -> Self {
+        Self {
+            private,
+            function,
+            at,
+            types: types.into(),
+            arguments: TokenStream::new(),
+        }
+    }
+}
+
+impl ToTokens for Over<'_> {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        let (begin, end) = (self.at.begin(), self.at.end());
+        self.private.at(begin).to_tokens(tokens);
+        Token![::]([begin; 2]).to_tokens(tokens);
+        Ident::new(self.function, begin).to_tokens(tokens);
+        Token![::]([begin; 2]).to_tokens(tokens);
+        Token![<](begin).to_tokens(tokens);
+        for ty in &self.types {
+            ty.to_tokens(tokens);
+            Token![,](end).to_tokens(tokens);
+        }
+        Token![>](end).to_tokens(tokens);
+        let mut arguments = Group::new(Delimiter::Parenthesis, self.arguments.clone());
+        arguments.set_span(end);
+        arguments.to_tokens(tokens);
+    }
+}
+
+/// Where the handler stands.
+fn site(private: &Root, function: &Ident) -> TokenStream {
+    let name = plain_name(function);
+    // At the function, else the line would be that of the attribute.
+    let here = private.at(function.span());
+    quote_spanned!(function.span()=> #here::Site::here(#name, ::core::module_path!()))
 }
 
 /// The conditions that the options put on the message's type, which only the compiler can judge: judged in a static,
 /// and so once.
-fn demands(private: &Root, function: &Function, options: &Options) -> Option<TokenStream> {
+fn demands(
+    private: &Root,
+    options: &Options,
+    function: &Function,
+    handler: &Handler,
+) -> Option<TokenStream> {
     if options.demands.is_empty() {
         return None;
     }
-    let name = type_name(function);
-    let demands = options.demands.iter().map(demand);
-    let cfgs = conditions(function);
+    let demands = options.demands.iter();
+    let demands = demands.map(|option| demand(private, &handler.message, option));
+    // Asked here too, in the same words: of all that asks the same of a type at one place, the compiler tells one.
+    let fits = handles(private, function, handler);
+    let cfgs = &function.conditions;
     Some(quote! {
-        #(#cfgs)*
+        #cfgs
+        #[allow(deprecated)]
         const _: () = {
             static OPTIONS: () = {
-                let __def = <#name as #private::HandlerItem>::DEF;
+                #fits;
                 #(#demands)*
             };
         };
     })
 }
 
-/// What the function returns in the end.
-fn returned(function: &Function) -> TokenStream {
-    match &function.signature.output {
-        ReturnType::Type(_, output) => quote!(#output),
-        ReturnType::Default => {
-            let mut nothing = Group::new(Delimiter::Parenthesis, TokenStream::new());
-            nothing.set_span(function.signature.ident.span());
-            TokenTree::from(nothing).into()
-        }
-    }
-}
-
 /// What stands beside a function that cannot be a handler, so that `handlers![..]` does not complain as well.
 pub(crate) fn stand_in(root: &Root, function: &Function) -> TokenStream {
     let item = item(function);
     let name = type_name(function);
-    let cfgs = conditions(function);
+    let cfgs = &function.conditions;
     quote! {
         #item
-        #(#cfgs)*
+        #cfgs
         #[automatically_derived]
         impl #root::__private::HandlerItem for #name {}
     }
@@ -110,9 +183,9 @@ pub(crate) fn stand_in(root: &Root, function: &Function) -> TokenStream {
 fn item(function: &Function) -> TokenStream {
     let visibility = &function.visibility;
     let name = type_name(function);
-    let cfgs = conditions(function);
+    let cfgs = &function.conditions;
     quote! {
-        #(#cfgs)*
+        #cfgs
         #[doc(hidden)]
         #[allow(missing_debug_implementations)]
         #visibility struct #name {}
@@ -120,56 +193,54 @@ fn item(function: &Function) -> TokenStream {
 }
 
 fn type_name(function: &Function) -> Ident {
-    let mut name = function.signature.ident.clone();
+    let mut name = function.ident.clone();
     name.set_span(generated(name.span()));
     name
 }
 
-fn site(private: &Root, function: &Ident) -> TokenStream {
-    let name = plain_name(function);
-    // The function's own span, else the line would be that of the attribute.
-    let here = moved(quote!(#private::Site::here), function.span());
-    quote_spanned!(function.span()=> #here(#name, ::core::module_path!()))
-}
-
 /// The options that are given.
 fn values(private: &Root, options: &Options) -> TokenStream {
-    let mut values = quote!(#private::HandlerOptions::NONE);
-    if let Some(group) = &options.group {
-        values.extend(quote!(.group(#group)));
+    let group = options.group.iter();
+    let concurrency = options.concurrency.into_iter().map(Literal::u32_unsuffixed);
+    let attempts = options.attempts.into_iter().map(Literal::u32_unsuffixed);
+    let timeout = options.timeout.into_iter().map(nanos);
+    let pairs = [
+        options
+            .backoff
+            .map(|(least, most)| ("backoff_ns", nanos(least), nanos(most))),
+        options
+            .rate
+            .map(|(calls, per)| ("rate_per_ns", Literal::u64_unsuffixed(calls), nanos(per))),
+        options.breaker.map(|breaker| {
+            (
+                "breaker_ns",
+                Literal::u32_unsuffixed(breaker.failures),
+                nanos(breaker.open),
+            )
+        }),
+    ];
+    let pairs = pairs.into_iter().flatten().map(|(option, first, second)| {
+        let option = Ident::new(option, Span::call_site());
+        quote!(.#option(#first, #second))
+    });
+    let flags = [
+        ("each_node", options.each_node),
+        ("ordered", options.ordered),
+        ("start_new", options.start_new),
+    ];
+    let flags = flags
+        .iter()
+        .filter(|(_, given)| *given)
+        .map(|(flag, _)| Ident::new(flag, Span::call_site()));
+    quote! {
+        #private::HandlerOptions::NONE
+            #(.group(#group))*
+            #(.concurrency(#concurrency))*
+            #(.attempts(#attempts))*
+            #(.timeout_ns(#timeout))*
+            #(#pairs)*
+            #(.#flags())*
     }
-    if let Some(concurrency) = options.concurrency.map(Literal::u32_unsuffixed) {
-        values.extend(quote!(.concurrency(#concurrency)));
-    }
-    if let Some(attempts) = options.attempts.map(Literal::u32_unsuffixed) {
-        values.extend(quote!(.attempts(#attempts)));
-    }
-    if let Some(timeout) = options.timeout.map(nanos) {
-        values.extend(quote!(.timeout_ns(#timeout)));
-    }
-    if let Some((least, most)) = options.backoff {
-        let (least, most) = (nanos(least), nanos(most));
-        values.extend(quote!(.backoff_ns(#least, #most)));
-    }
-    if let Some((calls, per)) = options.rate {
-        let (calls, per) = (Literal::u64_unsuffixed(calls), nanos(per));
-        values.extend(quote!(.rate_per_ns(#calls, #per)));
-    }
-    if let Some(breaker) = options.breaker {
-        let failures = Literal::u32_unsuffixed(breaker.failures);
-        let open = nanos(breaker.open);
-        values.extend(quote!(.breaker_ns(#failures, #open)));
-    }
-    if options.each_node {
-        values.extend(quote!(.each_node()));
-    }
-    if options.ordered {
-        values.extend(quote!(.ordered()));
-    }
-    if options.start_new {
-        values.extend(quote!(.start_new()));
-    }
-    values
 }
 
 /// A duration, or the longest of 584 years.
@@ -177,11 +248,10 @@ fn nanos(duration: Duration) -> Literal {
     Literal::u64_unsuffixed(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
 }
 
-fn demand(option: &Ident) -> TokenStream {
-    let span = generated(option.span());
-    let refuse = |condition: &str, text: &str| {
-        let condition = format_ident!("{condition}");
-        quote_spanned!(span=> ::core::assert!(__def.#condition(), #text);)
+fn demand(private: &Root, message: &Tokens, option: &Ident) -> TokenStream {
+    let refuse = |condition: &'static str, text: &str| {
+        let condition = Over::asking(private, condition, message, [message]);
+        quote_spanned!(generated(option.span())=> ::core::assert!(#condition, #text);)
     };
     if option == "each_node" {
         return refuse(
@@ -203,45 +273,6 @@ fn demand(option: &Ident) -> TokenStream {
         "`ordered` needs a message that says what to order by: write `#[route_by(field)]` on it",
     );
     quote!(#redelivered #routed)
-}
-
-/// How the handler is called.
-fn call(
-    private: &Root,
-    function: &Function,
-    handler: &Handler,
-    returned: &TokenStream,
-) -> TokenStream {
-    let name = &function.signature.ident;
-    let (message, extractors) = (&handler.message, &handler.extractors);
-    let (variant, by, inferred) = if handler.by_reference {
-        ("ByRef", "ref", 1)
-    } else {
-        ("ByValue", "value", 2)
-    };
-    let variant = format_ident!("{variant}");
-    let by = format_ident!("by_{by}{}", extractors.len());
-    // The types of the function and of its future, where there is something wrong with them.
-    let inferred = (0..inferred).map(|_| quote_spanned!(name.span()=> _));
-    let types = quote!(#message, #(#extractors,)* #returned, #(#inferred),*);
-    let handler = quote!(&#private::#variant(#name, #private::PhantomData));
-    over(message, &quote!(#private::#by), &types, handler)
-}
-
-/// `function::<types>(arguments)`, from where the message's type begins to where it ends: what follows from a type that is no
-/// message is then told where that itself is told, which is once.
-fn over(
-    message: &Type,
-    function: &TokenStream,
-    types: &TokenStream,
-    arguments: TokenStream,
-) -> TokenStream {
-    let (begin, end) = ends(message);
-    let function = moved(quote!(#function::<), begin);
-    let mut arguments = Group::new(Delimiter::Parenthesis, arguments);
-    arguments.set_span(end);
-    let close = quote_spanned!(end=> >);
-    quote!(#function #types #close #arguments)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Writes the impl of `Message`.
 
-use proc_macro2::{Literal, TokenStream};
-use quote::{quote, quote_spanned};
+use proc_macro2::{Delimiter, Group, Ident, Literal, Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Member, Path};
 
@@ -13,12 +13,14 @@ use crate::root::Root;
 pub(crate) fn expand(message: &Message) -> TokenStream {
     let Message { root, ident, .. } = message;
     let role = match message.role {
-        Role::Event => quote!(IsEvent),
-        Role::Request => quote!(IsRequest),
+        Role::Event => "IsEvent",
+        Role::Request => "IsRequest",
     };
-    let response = match &message.response {
-        Some(response) => quote!(#response),
-        None => quote!(()),
+    let role = Ident::new(role, Span::call_site());
+    let nothing = Group::new(Delimiter::Parenthesis, TokenStream::new());
+    let response: &dyn ToTokens = match &message.response {
+        Some(response) => response,
+        None => &nothing,
     };
     let descriptor = descriptor(message);
     let routing_key = message
@@ -59,30 +61,36 @@ pub(crate) fn expand(message: &Message) -> TokenStream {
 fn descriptor(message: &Message) -> TokenStream {
     let Message { root, name, .. } = message;
     let (role, default) = match message.role {
-        Role::Event => (quote!(event), Quality::AtMostOnce),
-        Role::Request => (quote!(request), Quality::AtLeastOnce),
+        Role::Event => ("event", Quality::AtMostOnce),
+        Role::Request => ("request", Quality::AtLeastOnce),
     };
-    let mut descriptor = quote!(#root::Descriptor::#role(#name));
-    if message.quality != default {
-        let quality = match message.quality {
-            Quality::AtMostOnce => quote!(AtMostOnce),
-            Quality::AtLeastOnce => quote!(AtLeastOnce),
-            Quality::ExactlyOnce => quote!(ExactlyOnce),
-        };
-        descriptor.extend(quote!(.with_qos(#root::QoS::#quality)));
+    let role = Ident::new(role, Span::call_site());
+    let quality = match message.quality {
+        quality if quality == default => None,
+        Quality::AtMostOnce => Some("AtMostOnce"),
+        Quality::AtLeastOnce => Some("AtLeastOnce"),
+        Quality::ExactlyOnce => Some("ExactlyOnce"),
+    };
+    let quality = quality
+        .iter()
+        .map(|quality| Ident::new(quality, Span::call_site()));
+    let version = (message.version != 1).then_some(message.version);
+    let version = version.into_iter().map(Literal::u32_unsuffixed);
+    let not_idempotent = (!message.idempotent).then_some("not_idempotent");
+    let not_idempotent = not_idempotent
+        .iter()
+        .map(|flag| Ident::new(flag, Span::call_site()));
+    let partitions = message
+        .route
+        .iter()
+        .map(|route| Literal::u16_unsuffixed(route.partitions));
+    quote! {
+        #root::Descriptor::#role(#name)
+            #(.with_qos(#root::QoS::#quality))*
+            #(.with_version(#version))*
+            #(.#not_idempotent())*
+            #(.with_partitions(#partitions))*
     }
-    if message.version != 1 {
-        let version = Literal::u32_unsuffixed(message.version);
-        descriptor.extend(quote!(.with_version(#version)));
-    }
-    if !message.idempotent {
-        descriptor.extend(quote!(.not_idempotent()));
-    }
-    if let Some(route) = &message.route {
-        let partitions = Literal::u16_unsuffixed(route.partitions);
-        descriptor.extend(quote!(.with_partitions(#partitions)));
-    }
-    descriptor
 }
 
 /// How an older version is read: a static, so that its conditions are judged with no handler in sight,

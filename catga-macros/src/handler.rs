@@ -14,15 +14,12 @@ pub(crate) fn handler(arguments: TokenStream, item: &TokenStream) -> TokenStream
     let mut mistakes = Mistakes::default();
     let options = options::read(arguments, &mut mistakes);
     let root = Root::new(options.facade.as_ref());
-    let function = match Function::read(without_body(item)) {
-        Ok(function) => function,
-        Err(error) => {
-            mistakes.add(not_a_function(item, error));
-            return quote!(#item #mistakes);
-        }
+    let Some(function) = Function::read(item.clone()) else {
+        mistakes.at(first(item), "`#[handler]` belongs on an async function");
+        return quote!(#item #mistakes);
     };
     match check(&function, &mut mistakes) {
-        Some(handler) if mistakes.is_empty() => {
+        Some(handler) if mistakes.is_empty() && !function.is_half_written() => {
             let beside = expand(&root, &options, &function, &handler);
             // The attribute asks for `async`, so that clippy need not ask why.
             quote!(#[allow(clippy::unused_async)] #item #beside)
@@ -37,31 +34,15 @@ pub(crate) fn handler(arguments: TokenStream, item: &TokenStream) -> TokenStream
     }
 }
 
-/// The function up to its body, which is not looked at: it is the longest part, and may even be half written.
-fn without_body(item: &TokenStream) -> TokenStream {
-    let is_body = |token: &TokenTree| matches!(token, TokenTree::Group(group) if group.delimiter() == Delimiter::Brace);
-    let mut tokens: Vec<_> = item.clone().into_iter().collect();
-    if tokens.last().is_some_and(is_body) {
-        tokens.pop();
-    }
-    tokens.into_iter().collect()
-}
-
-/// Says that the item is no function, unless it looks like one with a mistake in its signature.
-fn not_a_function(item: &TokenStream, error: syn::Error) -> syn::Error {
-    let has_fn = item
-        .clone()
+/// The first token behind the attributes.
+fn first(item: &TokenStream) -> Option<TokenTree> {
+    item.clone()
         .into_iter()
-        .any(|token| token.to_string() == "fn");
-    if has_fn {
-        return error;
-    }
-    let first = item.clone().into_iter().find(|token| !is_attribute(token));
-    syn::Error::new_spanned(first, "`#[handler]` belongs on an async function")
+        .find(|token| !is_of_attribute(token))
 }
 
 /// Whether a token is `#` or the brackets behind it.
-fn is_attribute(token: &TokenTree) -> bool {
+fn is_of_attribute(token: &TokenTree) -> bool {
     match token {
         TokenTree::Punct(punct) => punct.as_char() == '#',
         TokenTree::Group(group) => group.delimiter() == Delimiter::Bracket,

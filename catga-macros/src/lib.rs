@@ -18,6 +18,7 @@ mod options;
 mod place;
 mod root;
 mod signature;
+mod tokens;
 mod value;
 
 use proc_macro::TokenStream;

@@ -12,6 +12,8 @@ use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::{Ident, Path};
 
+use crate::place::at;
+
 /// A path that is written many times: its tokens one by one, since each stream that is put into another one is a
 /// call of the compiler.
 #[derive(Clone, Default)]
@@ -41,6 +43,17 @@ impl Root {
     pub(crate) fn private(&self) -> Self {
         let private = quote!(::__private).into_iter();
         Self(self.0.iter().cloned().chain(private).collect())
+    }
+
+    /// The same path, written at a place.
+    pub(crate) fn at(&self, place: Span) -> Self {
+        Self(
+            self.0
+                .iter()
+                .cloned()
+                .map(|token| at(token, place))
+                .collect(),
+        )
     }
 }
 

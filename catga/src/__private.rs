@@ -1,27 +1,20 @@
 //! What generated code calls. No promise is made about any of it.
 
 pub use std::borrow::Cow;
-pub use std::marker::PhantomData;
 
 pub use catga_core::Encoded;
 pub use inventory;
 
-pub use crate::handlers::{HandlerDef, HandlerItem, HandlerOptions, MessageDef, Registered, Site};
+pub use crate::handlers::{HandlerDef, HandlerItem, HandlerOptions, Registered, Site};
 pub use crate::invoke::{
-    ByRef, ByValue, IntoOutcome, by_ref0, by_ref1, by_ref2, by_ref3, by_ref4, by_ref5, by_ref6,
-    by_ref7, by_ref8, by_value0, by_value1, by_value2, by_value3, by_value4, by_value5, by_value6,
-    by_value7, by_value8,
+    IntoOutcome, by_ref0, by_ref1, by_ref2, by_ref3, by_ref4, by_ref5, by_ref6, by_ref7, by_ref8,
+    by_value0, by_value1, by_value2, by_value3, by_value4, by_value5, by_value6, by_value7,
+    by_value8,
 };
 
-use catga_core::{Error, Message};
+use catga_core::{Error, Kind, Message, QoS};
 
 use crate::FromContext;
-
-/// The definition of a handler: a function, so that a program which is only checked does not evaluate it.
-#[must_use]
-pub fn def<H: HandlerItem>() -> &'static HandlerDef {
-    H::DEF
-}
 
 /// Checks the type of each further argument.
 pub const fn extractor_argument<A: FromContext>() {}
@@ -70,4 +63,22 @@ pub const fn has_name<M: Message>(name: &str) -> bool {
         i += 1;
     }
     i == a.len() && i == b.len()
+}
+
+/// Whether a message is an event.
+#[must_use]
+pub const fn is_of_event<M: Message>() -> bool {
+    matches!(M::KIND, Kind::Event)
+}
+
+/// Whether a message is delivered again until it is handled.
+#[must_use]
+pub const fn is_redelivered<M: Message>() -> bool {
+    !matches!(M::QOS, QoS::AtMostOnce)
+}
+
+/// Whether a message has a routing key.
+#[must_use]
+pub const fn is_routed<M: Message>() -> bool {
+    M::PARTITIONS.is_some()
 }

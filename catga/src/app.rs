@@ -263,7 +263,7 @@ impl Catga {
     /// # }
     /// ```
     pub fn request<R: Request>(&self, request: R) -> RequestBuilder<'_, R> {
-        RequestBuilder::new(self.inner(), None, request)
+        RequestBuilder::new(Arc::clone(self.inner()), None, request)
     }
 
     /// Sends a request to one node.

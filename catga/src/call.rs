@@ -108,7 +108,7 @@ impl Inner {
     pub(crate) async fn call_here<R: Request>(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
-        call: &'static Invoke<R>,
+        call: &Invoke<R>,
         request: R,
         arrival: Arrival,
         deadline: Option<Instant>,
@@ -151,7 +151,7 @@ impl Inner {
         self: &Arc<Self>,
         pass: Pass<'a>,
         entry: &'a Arc<Entry>,
-        call: &'static Invoke<R>,
+        call: &Invoke<R>,
         request: R,
         arrival: Arrival,
         deadline: Option<Instant>,

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 
 use catga_core::{CommitStore, Effects};
 
 use crate::extract::FromContext;
+use crate::hidden::Hidden;
 use crate::origin::Origin;
 use crate::{Context, HandlerError, Requirements};
 
@@ -52,7 +52,7 @@ pub struct Commit<S> {
     /// What is collected. Without its type, so that the compiler tells once, and where `S` is asked to be a store, that
     /// it is none.
     effects: Option<Effects>,
-    origin: Arc<Origin>,
+    origin: Hidden<Origin>,
     store: PhantomData<fn() -> S>,
 }
 
@@ -71,7 +71,7 @@ impl<S: CommitStore> FromContext for Commit<S> {
         }
         Ok(Self {
             effects: Some(Effects::new(S::Transaction::default())),
-            origin: Arc::clone(origin),
+            origin: origin.clone(),
             store: PhantomData,
         })
     }

@@ -10,6 +10,7 @@ use catga_core::{
 use tokio::time::Instant;
 
 use crate::app::Inner;
+use crate::hidden::Hidden;
 use crate::layer::Shared;
 use crate::origin::Origin;
 use crate::publish::Outgoing;
@@ -25,19 +26,19 @@ use crate::shutdown::ShutdownReport;
 /// each its own. (A `HashMap` in a message is written in another order each time: use a `BTreeMap`.)
 /// Clones are cheap and may outlive the call.
 pub struct Context {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) inner: Hidden<Inner>,
     id: Id,
     headers: Headers,
     attempt: Attempt,
     deadline: Option<Instant>,
-    origin: Option<Arc<Origin>>,
+    origin: Option<Hidden<Origin>>,
 }
 
 /// The id of the message, or where it is to be drawn: it costs a system call, and few ask for it.
 enum Id {
     Own(OnceLock<MessageId>),
     /// With the other runs of a call behind layers.
-    OfCall(Arc<Shared>),
+    OfCall(Hidden<Shared>),
 }
 
 impl Id {
@@ -118,12 +119,12 @@ impl Context {
         origin: Option<Arc<Origin>>,
     ) -> Self {
         Self {
-            inner,
+            inner: inner.into(),
             id: Id::Own(id.map_or_else(OnceLock::new, OnceLock::from)),
             headers,
             attempt,
             deadline,
-            origin,
+            origin: origin.map(Hidden::from),
         }
     }
 
@@ -135,18 +136,18 @@ impl Context {
         let mut attempt = context.attempt;
         attempt.may_have_run |= may_have_run;
         Self {
-            inner: Arc::clone(&context.inner),
-            id: Id::OfCall(Arc::clone(call)),
+            inner: context.inner.clone(),
+            id: Id::OfCall(Arc::clone(call).into()),
             headers: context.headers.clone(),
             attempt,
             deadline: context.deadline,
-            origin: origin.map(|origin| Arc::new(origin.again())),
+            origin: origin.map(|origin| Arc::new(origin.again()).into()),
         }
     }
 
     /// The origin, to be kept beyond the call.
     pub(crate) fn origin_arc(&self) -> Option<Arc<Origin>> {
-        self.origin.clone()
+        self.origin.as_ref().map(Hidden::to_arc)
     }
 
     /// What stays the same over all attempts; `None` where there is but one.
@@ -155,7 +156,7 @@ impl Context {
     }
 
     /// The origin, where the message is claimed by this handler.
-    pub(crate) fn claimed_origin(&self) -> Option<&Arc<Origin>> {
+    pub(crate) fn claimed_origin(&self) -> Option<&Hidden<Origin>> {
         self.origin.as_ref().filter(|origin| origin.is_claimed())
     }
 
@@ -264,7 +265,7 @@ impl Context {
     /// # Cancel safety
     /// As [`Catga::send`](crate::Catga::send).
     pub async fn send<R: Request>(&self, request: R) -> Result<R::Response, Error> {
-        self.inner.send(request, Some(self)).await
+        self.inner.to_arc().send(request, Some(self)).await
     }
 
     /// Publishes an envelope that an error gave back, with the id that it has: to publish the event itself again
@@ -281,7 +282,7 @@ impl Context {
 
     /// A request with an id, headers or a node of the caller's choice.
     pub fn request<R: Request>(&self, request: R) -> RequestBuilder<'_, R> {
-        RequestBuilder::new(&self.inner, Some(self), request)
+        RequestBuilder::new(self.inner.to_arc(), Some(self), request)
     }
 
     /// Sends a request to one node.
@@ -292,7 +293,7 @@ impl Context {
     /// # Cancel safety
     /// As [`Catga::send`](crate::Catga::send).
     pub async fn send_to<R: Request>(&self, node: &str, request: R) -> Result<R::Response, Error> {
-        self.inner.send_to(node, request, Some(self)).await
+        self.inner.to_arc().send_to(node, request, Some(self)).await
     }
 
     /// Shuts the application down: as [`Catga::shutdown`](crate::Catga::shutdown), which does not
@@ -312,10 +313,10 @@ impl Clone for Context {
         let id = match &self.id {
             // Drawn now, so that both have the same id.
             Id::Own(_) => Id::Own(OnceLock::from(self.id())),
-            Id::OfCall(call) => Id::OfCall(Arc::clone(call)),
+            Id::OfCall(call) => Id::OfCall(call.clone()),
         };
         Self {
-            inner: Arc::clone(&self.inner),
+            inner: self.inner.clone(),
             id,
             headers: self.headers.clone(),
             attempt: self.attempt,

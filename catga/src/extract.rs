@@ -133,7 +133,7 @@ impl Requirements {
 
     pub(crate) fn of(def: &HandlerDef) -> Self {
         let mut requirements = Self::default();
-        (def.message.requires)(def.call, &mut requirements);
+        (def.message.requires)(&*def.call, &mut requirements);
         requirements
     }
 }

@@ -4,12 +4,13 @@ use std::any::{Any, TypeId, type_name};
 use std::fmt;
 use std::num::NonZeroU16;
 use std::panic::Location;
+use std::sync::Arc;
 use std::time::Duration;
 
 use catga_core::{Kind, Message, QoS};
 
 use crate::Requirements;
-use crate::invoke;
+use crate::invoke::{self, Invoke};
 use crate::layer::Call;
 use crate::seat::{self, Caller};
 use crate::serve::{self, Begun};
@@ -200,21 +201,6 @@ pub struct MessageDef {
 }
 
 impl MessageDef {
-    /// Of no type.
-    const NONE: Self = Self {
-        name: "",
-        version: 0,
-        qos: QoS::AtMostOnce,
-        kind: Kind::Event,
-        partitions: None,
-        type_id: TypeId::of::<()>,
-        type_name: type_name::<()>,
-        response: TypeId::of::<()>,
-        caller: |_| unreachable!("it is never registered"),
-        begin: |_| unreachable!("it is never registered"),
-        requires: |_, _| {},
-    };
-
     /// Of a message type.
     #[must_use]
     pub const fn of<M: Message>() -> Self {
@@ -241,6 +227,7 @@ impl fmt::Debug for MessageDef {
 }
 
 /// A handler as the macro describes it.
+#[derive(Clone)]
 pub struct HandlerDef {
     /// Where it stands.
     pub site: Site,
@@ -249,37 +236,29 @@ pub struct HandlerDef {
     /// What it handles.
     pub message: MessageDef,
     /// An `Invoke` of the message's type.
-    pub call: &'static (dyn Any + Send + Sync),
+    pub call: Arc<dyn Any + Send + Sync>,
 }
 
 impl HandlerDef {
-    /// Whether the message is an event.
-    #[must_use]
-    pub const fn is_of_event(&self) -> bool {
-        matches!(self.message.kind, Kind::Event)
-    }
-
-    /// Whether the message is delivered again until it is handled.
-    #[must_use]
-    pub const fn is_redelivered(&self) -> bool {
-        !matches!(self.message.qos, QoS::AtMostOnce)
-    }
-
-    /// Whether the message has a routing key.
-    #[must_use]
-    pub const fn is_routed(&self) -> bool {
-        self.message.partitions.is_some()
+    /// Of a handler of `M`.
+    pub(crate) fn new<M: Message>(site: Site, options: HandlerOptions, call: Invoke<M>) -> Self {
+        Self {
+            site,
+            options,
+            message: MessageDef::of::<M>(),
+            call: Arc::new(call),
+        }
     }
 }
 
 /// Makes who calls the handler with what arrives.
-type MakeCaller = fn(&'static (dyn Any + Send + Sync)) -> Box<dyn Caller>;
+type MakeCaller = fn(&(dyn Any + Send + Sync)) -> Box<dyn Caller>;
 
 /// Calls the handler within its layers.
 type Begin = fn(Call) -> Begun;
 
 /// Adds what the arguments of the handler need.
-type Requires = fn(&'static (dyn Any + Send + Sync), &mut Requirements);
+type Requires = fn(&(dyn Any + Send + Sync), &mut Requirements);
 
 impl fmt::Debug for HandlerDef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -295,35 +274,28 @@ impl fmt::Debug for HandlerDef {
 )]
 pub trait HandlerItem {
     /// The handler's definition; the default is that of a function with a mistake, which is not compiled any further.
-    const DEF: &'static HandlerDef = &HandlerDef {
-        site: Site {
-            module: "",
-            name: "",
-            file: "",
-            line: 0,
-        },
-        options: HandlerOptions::NONE,
-        message: MessageDef::NONE,
-        call: &(),
-    };
+    #[must_use]
+    fn def() -> HandlerDef {
+        unreachable!("it is not compiled any further")
+    }
 }
 
 /// A handler that was linked into the program.
 #[derive(Debug)]
-pub struct Registered(pub fn() -> &'static HandlerDef);
+pub struct Registered(pub fn() -> HandlerDef);
 
 inventory::collect!(Registered);
 
 /// Handlers that were named one by one: see [`handlers!`](crate::handlers!).
 #[derive(Clone, Debug, Default)]
-pub struct Handlers(Vec<&'static HandlerDef>);
+pub struct Handlers(Vec<Arc<HandlerDef>>);
 
 impl Handlers {
     /// The handlers that the macro named.
     #[doc(hidden)]
     #[must_use]
-    pub fn new(defs: impl IntoIterator<Item = &'static HandlerDef>) -> Self {
-        let mut handlers: Vec<_> = defs.into_iter().collect();
+    pub fn new(defs: impl IntoIterator<Item = HandlerDef>) -> Self {
+        let mut handlers: Vec<_> = defs.into_iter().map(Arc::new).collect();
         sort(&mut handlers);
         Self(handlers)
     }
@@ -353,14 +325,14 @@ impl Handlers {
         self.0.is_empty()
     }
 
-    pub(crate) fn defs(&self) -> &[&'static HandlerDef] {
+    pub(crate) fn defs(&self) -> &[Arc<HandlerDef>] {
         &self.0
     }
 }
 
 /// By message and place, since the order of registration differs even between builds; the same entry twice counts once.
 /// Handlers that a `macro_rules!` macro makes may have one place.
-fn sort(handlers: &mut Vec<&'static HandlerDef>) {
+fn sort(handlers: &mut Vec<Arc<HandlerDef>>) {
     handlers.sort_by_key(|def| (def.message.name, def.site));
     handlers.dedup_by_key(|def| (def.message.name, def.site));
 }
@@ -388,7 +360,7 @@ fn sort(handlers: &mut Vec<&'static HandlerDef>) {
 #[macro_export]
 macro_rules! handlers {
     ($($handler:path),* $(,)?) => {
-        $crate::Handlers::new([$(<$handler as $crate::__private::HandlerItem>::DEF),*])
+        $crate::Handlers::new([$(<$handler as $crate::__private::HandlerItem>::def()),*])
     };
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use catga_core::{Codecs, Encoded, Error, Message, Payload};
 
+use crate::handlers::{HandlerDef, HandlerOptions, Site};
 use crate::seat::{Reused, Seat};
 use crate::{Context, FromContext, HandlerError, Requirements};
 
@@ -23,20 +24,17 @@ type Outcome<M> = Result<<M as Message>::Response, HandlerError>;
 pub(crate) type HandlerFuture<M> = BoxFuture<Outcome<M>>;
 
 /// How a handler is called: with its message, or with one that it may share.
-///
-/// Here and below the bound on `M` stands at the methods: where a type that is no message is taken for one, generated
-/// code would be refused for each of these types as well.
 #[derive(Debug)]
-pub enum Invoke<M: 'static> {
+pub(crate) enum Invoke<M: Message> {
     /// The handler takes the message.
-    ByValue(&'static dyn Callable<M, M>),
+    ByValue(Box<dyn Callable<M, M>>),
     /// The handler looks at the message.
-    ByRef(&'static dyn Callable<M, Received<M>>),
+    ByRef(Box<dyn Callable<M, Received<M>>>),
 }
 
 impl<M: Message> Invoke<M> {
     /// The call of a definition whose message is `M`.
-    pub(crate) fn of(call: &'static (dyn Any + Send + Sync)) -> &'static Self {
+    pub(crate) fn of(call: &(dyn Any + Send + Sync)) -> &Self {
         call.downcast_ref()
             .expect("a definition keeps the call of its own message")
     }
@@ -52,7 +50,7 @@ impl<M: Message> Invoke<M> {
 
 /// Adds what the arguments of a handler of `M` need.
 pub(crate) fn requires<M: Message>(
-    call: &'static (dyn Any + Send + Sync),
+    call: &(dyn Any + Send + Sync),
     requirements: &mut Requirements,
 ) {
     match Invoke::<M>::of(call) {
@@ -63,7 +61,7 @@ pub(crate) fn requires<M: Message>(
 
 /// A message that a handler looks at: its own, or one that other handlers look at too.
 #[derive(Debug)]
-pub enum Received<M> {
+pub(crate) enum Received<M> {
     /// Decoded for this handler.
     Owned(M),
     /// Published in this process.
@@ -82,26 +80,22 @@ impl<M> Deref for Received<M> {
 }
 
 /// A handler that is called with a `T`, without the types of its function and of what else that takes.
-pub trait Callable<M, T>: Send + Sync + fmt::Debug {
+pub(crate) trait Callable<M: Message, T>: Send + Sync + fmt::Debug {
     /// Calls the handler.
-    fn call(&self, message: T, context: Context) -> HandlerFuture<M>
-    where
-        M: Message;
+    fn call(&self, message: T, context: Context) -> HandlerFuture<M>;
 
     /// Where it is called for one message after the other.
-    fn seat(&self) -> Box<dyn Seat<M, T>>
-    where
-        M: Message;
+    fn seat(&self) -> Box<dyn Seat<M, T>>;
 
     /// Adds what its arguments need.
     fn requires(&self, requirements: &mut Requirements);
 }
 
 /// A function that takes its message by value, and its types.
-pub struct ByValue<F, S>(pub F, pub PhantomData<S>);
+pub(crate) struct ByValue<F, S>(F, PhantomData<S>);
 
 /// A function that takes its message by reference, and its types.
-pub struct ByRef<F, S>(pub F, pub PhantomData<S>);
+pub(crate) struct ByRef<F, S>(F, PhantomData<S>);
 
 impl<F, S> fmt::Debug for ByValue<F, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -127,15 +121,17 @@ pub trait Borrows<'m, M: 'm, A> {
     fn call(self, message: &'m M, arguments: A) -> Self::Future;
 }
 
-/// The functions that stand in generated code as `by_value2::<Message, A, B, Outcome, _, _>(&function)`, one for each
-/// number of arguments beside the message. That they are extractors, the future `Send`, the outcome one that fits: all
-/// of it is asked here, once for all handlers, so that there is little to check in generated code.
+/// The functions that make the definition of a handler, one for each number of arguments beside the message: in generated
+/// code `by_value2::<Message, A, B, Outcome, _, _>(..)`. That the future is `Send` is asked here, and all that is done with it
+/// stands here, once for all handlers, so that there is little to check in generated code.
 macro_rules! arity {
     ($by_value:ident $by_ref:ident ($($argument:ident $local:ident),*)) => {
-        /// A function that takes its message by value.
-        pub const fn $by_value<M, $($argument,)* R, F, O>(
-            handler: &'static ByValue<F, fn(M, $($argument),*) -> O>,
-        ) -> Invoke<M>
+        /// The definition of a function that takes its message by value.
+        pub fn $by_value<M, $($argument,)* R, F, O>(
+            site: Site,
+            options: HandlerOptions,
+            function: F,
+        ) -> HandlerDef
         where
             M: Message,
             $($argument: FromContext + 'static,)*
@@ -143,20 +139,24 @@ macro_rules! arity {
             F: FnOnce(M, $($argument),*) -> O + Copy + Send + Sync + 'static,
             O: Future<Output = R> + Send + 'static,
         {
-            Invoke::ByValue(handler)
+            let handler = ByValue(function, PhantomData::<fn(M, $($argument),*) -> O>);
+            HandlerDef::new(site, options, Invoke::ByValue(Box::new(handler)))
         }
 
-        /// A function that takes its message by reference.
-        pub const fn $by_ref<M, $($argument,)* R, F>(
-            handler: &'static ByRef<F, fn(M, $($argument),*) -> R>,
-        ) -> Invoke<M>
+        /// The definition of a function that takes its message by reference.
+        pub fn $by_ref<M, $($argument,)* R, F>(
+            site: Site,
+            options: HandlerOptions,
+            function: F,
+        ) -> HandlerDef
         where
             M: Message,
             $($argument: FromContext + 'static,)*
             R: IntoOutcome<M::Response> + 'static,
             F: for<'m> Borrows<'m, M, ($($argument,)*), Outcome = R> + Copy + Send + Sync + 'static,
         {
-            Invoke::ByRef(handler)
+            let handler = ByRef(function, PhantomData::<fn(M, $($argument),*) -> R>);
+            HandlerDef::new(site, options, Invoke::ByRef(Box::new(handler)))
         }
 
         impl<M, $($argument,)* F, O> ByValue<F, fn(M, $($argument),*) -> O>
@@ -293,7 +293,7 @@ pub(crate) struct Arrived<'a> {
 
 /// Decodes the message and calls the handler with it.
 pub(crate) fn invoke<M: Message>(
-    call: &'static (dyn Any + Send + Sync),
+    call: &(dyn Any + Send + Sync),
     arrived: Arrived<'_>,
     context: Context,
 ) -> Result<HandlerFuture<M>, Error> {

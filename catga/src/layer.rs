@@ -130,7 +130,7 @@ impl Shared {
             content_type: content_type.unwrap_or(Json::CONTENT_TYPE),
             codecs: &self.context.inner.codecs,
         };
-        invoke::<M>(self.served.def.call, arrived, context)
+        invoke::<M>(&*self.served.def.call, arrived, context)
     }
 
     pub(crate) fn began(&self) -> bool {
@@ -309,7 +309,7 @@ impl Layers {
     }
 
     /// Finds layers for handlers that are not registered.
-    pub(crate) fn check(&self, registered: &[&'static HandlerDef], problems: &mut Vec<String>) {
+    pub(crate) fn check(&self, registered: &[Arc<HandlerDef>], problems: &mut Vec<String>) {
         for def in self.some.iter().flat_map(|(handlers, _)| handlers.defs()) {
             if !registered.iter().any(|other| other.site == def.site) {
                 problems.push(format!(

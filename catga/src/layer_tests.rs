@@ -106,16 +106,19 @@ async fn lend(_: Lend, context: Context, State(to): State<mpsc::UnboundedSender<
     let _ = to.send(context);
 }
 
-pub(crate) fn worker(options: HandlerOptions) -> &'static HandlerDef {
-    with(handlers![work].defs()[0], options)
+pub(crate) fn worker(options: HandlerOptions) -> Arc<HandlerDef> {
+    with(&handlers![work].defs()[0], options)
 }
 
-pub(crate) fn asker(options: HandlerOptions) -> &'static HandlerDef {
-    with(handlers![ask].defs()[0], options)
+pub(crate) fn asker(options: HandlerOptions) -> Arc<HandlerDef> {
+    with(&handlers![ask].defs()[0], options)
 }
 
-fn with(def: &HandlerDef, options: HandlerOptions) -> &'static HandlerDef {
-    Box::leak(Box::new(HandlerDef { options, ..*def }))
+fn with(def: &HandlerDef, options: HandlerOptions) -> Arc<HandlerDef> {
+    Arc::new(HandlerDef {
+        options,
+        ..def.clone()
+    })
 }
 
 /// An application, and the context of a call in it.
@@ -172,9 +175,9 @@ async fn begun(layered: &Layered, call: Call) -> Calling {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as the builder is written")]
-pub(crate) fn layered(def: &'static HandlerDef, builder: CatgaBuilder) -> Layered {
+pub(crate) fn layered(def: Arc<HandlerDef>, builder: CatgaBuilder) -> Layered {
     let (group, timeout) = (Name::from_static("group"), Duration::from_secs(30));
-    Layered::new(def, &group, timeout, &builder.layers).expect("it has layers")
+    Layered::new(&def, &group, timeout, &builder.layers).expect("it has layers")
 }
 
 fn worked(builder: CatgaBuilder) -> Layered {
@@ -219,9 +222,9 @@ impl Policy<Call, Reply, BoxError> for Tries {
 async fn without_layers_rate_and_breaker_the_call_is_direct() {
     let def = worker(HandlerOptions::default());
     let group = Name::from_static("group");
-    assert!(Layered::new(def, &group, Duration::MAX, &builder().layers).is_none());
+    assert!(Layered::new(&def, &group, Duration::MAX, &builder().layers).is_none());
     let others = builder().layer_for(handlers![ask], TimeoutLayer::new(Duration::from_secs(1)));
-    assert!(Layered::new(def, &group, Duration::MAX, &others.layers).is_none());
+    assert!(Layered::new(&def, &group, Duration::MAX, &others.layers).is_none());
 }
 
 #[tokio::test]

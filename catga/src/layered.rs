@@ -36,7 +36,7 @@ pub(crate) struct Layered {
 
 /// A handler, and what stands around it.
 pub(crate) struct Served {
-    pub(crate) def: &'static HandlerDef,
+    pub(crate) def: Arc<HandlerDef>,
     pub(crate) group: Name,
     /// The longest that the handler may take, each time that a layer calls it.
     pub(crate) timeout: Duration,
@@ -48,7 +48,7 @@ impl Layered {
     /// Composes what stands around a handler; `None` when nothing does. Within a runtime, since a rate
     /// has a timer.
     pub(crate) fn new(
-        def: &'static HandlerDef,
+        def: &Arc<HandlerDef>,
         group: &Name,
         timeout: Duration,
         layers: &Layers,
@@ -77,7 +77,7 @@ impl Layered {
             None => Box::new(own.clone()),
         };
         let served = Served {
-            def,
+            def: Arc::clone(def),
             group: group.clone(),
             timeout,
             outer: Turn::new(outer),
@@ -264,7 +264,7 @@ impl Future for Calling {
             Ok(Poll::Pending) => {
                 let inner = &this.shared.context.inner;
                 let stopped = this.stopped.get_or_insert_with(|| {
-                    let inner = Arc::clone(inner);
+                    let inner = inner.clone();
                     Box::pin(async move { inner.lifecycle.stopped().await })
                 });
                 std::task::ready!(stopped.as_mut().poll(cx));

@@ -24,6 +24,7 @@ mod guard;
 mod handler_error;
 mod handlers;
 mod health;
+mod hidden;
 mod invoke;
 mod job;
 mod layer;

@@ -1,7 +1,6 @@
 //! The whole way out of an event.
 
 use std::fmt;
-use std::sync::Arc;
 
 use catga_core::{
     Capability, Envelope, Error, ErrorKind, Event, Headers, MessageId, Published, QoS, Retry,
@@ -16,18 +15,14 @@ use crate::time::{after, from_now, time_left};
 /// An event on its way out, with an id or headers of the caller's choice.
 #[must_use = "nothing is published before `.publish()`"]
 pub struct Outgoing<'a> {
-    inner: &'a Arc<Inner>,
+    inner: &'a Inner,
     origin: Option<&'a Context>,
     envelope: Envelope,
     problem: Option<Error>,
 }
 
 impl<'a> Outgoing<'a> {
-    pub(crate) fn new<E: Event>(
-        inner: &'a Arc<Inner>,
-        origin: Option<&'a Context>,
-        event: E,
-    ) -> Self {
+    pub(crate) fn new<E: Event>(inner: &'a Inner, origin: Option<&'a Context>, event: E) -> Self {
         Self {
             inner,
             origin,

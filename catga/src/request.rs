@@ -13,7 +13,7 @@ use crate::publish::set_header;
 /// A request on its way out: the long form of [`Catga::send`](crate::Catga::send).
 #[must_use = "nothing is sent before `.send()`"]
 pub struct RequestBuilder<'a, R> {
-    inner: &'a Arc<Inner>,
+    inner: Arc<Inner>,
     origin: Option<&'a Context>,
     envelope: Envelope,
     node: Option<String>,
@@ -22,7 +22,7 @@ pub struct RequestBuilder<'a, R> {
 }
 
 impl<'a, R: Request> RequestBuilder<'a, R> {
-    pub(crate) fn new(inner: &'a Arc<Inner>, origin: Option<&'a Context>, request: R) -> Self {
+    pub(crate) fn new(inner: Arc<Inner>, origin: Option<&'a Context>, request: R) -> Self {
         Self {
             inner,
             origin,

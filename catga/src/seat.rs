@@ -19,7 +19,7 @@ pub(crate) trait Caller: Send {
 }
 
 /// Who calls the handler that a definition keeps.
-pub(crate) fn caller<M: Message>(call: &'static (dyn Any + Send + Sync)) -> Box<dyn Caller> {
+pub(crate) fn caller<M: Message>(call: &(dyn Any + Send + Sync)) -> Box<dyn Caller> {
     match Invoke::<M>::of(call) {
         Invoke::ByValue(handler) => Box::new(Calls {
             seat: handler.seat(),
@@ -88,11 +88,7 @@ fn encoded<M: Message>(
 
 /// The place of a handler's future, in which it stands for one message after the other: a handler that is ready at once
 /// allocates nothing.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is not the place of a handler's future",
-    note = "`#[handler]` makes it: write an async function with the attribute"
-)]
-pub trait Seat<M: Message, T>: Send {
+pub(crate) trait Seat<M: Message, T>: Send {
     /// Calls the handler and polls it once. One that is not ready is to be [taken](Self::take).
     fn begin(&mut self, message: T, context: Context) -> Poll<Result<M::Response, HandlerError>>;
 

@@ -24,7 +24,7 @@ use crate::time::FAR;
 /// A handler as this application runs it.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    pub(crate) def: &'static HandlerDef,
+    pub(crate) def: Arc<HandlerDef>,
     pub(crate) message: Name,
     pub(crate) group: Name,
     pub(crate) attempts: u32,
@@ -67,7 +67,7 @@ impl Counters {
 
 impl Entry {
     fn new(
-        def: &'static HandlerDef,
+        def: &Arc<HandlerDef>,
         settings: &Settings,
         layers: &Layers,
         group: Name,
@@ -80,7 +80,7 @@ impl Entry {
         };
         let timeout = options.timeout.unwrap_or(settings.handler_timeout).min(FAR);
         Ok(Self {
-            def,
+            def: Arc::clone(def),
             layered: Layered::new(def, &group, timeout, layers),
             message: Name::from_static(def.message.name),
             group,
@@ -102,7 +102,7 @@ impl Entry {
 
     /// Who calls the handler.
     pub(crate) fn caller(&self) -> Box<dyn Caller> {
-        (self.def.message.caller)(self.def.call)
+        (self.def.message.caller)(&*self.def.call)
     }
 
     pub(crate) fn is_request(&self) -> bool {
@@ -199,7 +199,7 @@ impl Table {
     /// Makes the table; every problem goes into `problems`. Without a backend nothing is said about
     /// what it can do.
     pub(crate) fn new(
-        defs: &[&'static HandlerDef],
+        defs: &[Arc<HandlerDef>],
         settings: &Settings,
         states: &States,
         layers: &Layers,
@@ -242,7 +242,7 @@ impl Table {
     }
 
     /// The handler of a request, when it is here, and how to call it.
-    pub(crate) fn request<R: Request>(&self) -> Option<(&Arc<Entry>, &'static Invoke<R>)> {
+    pub(crate) fn request<R: Request>(&self) -> Option<(&Arc<Entry>, &Invoke<R>)> {
         let entry = self.requests.get(&TypeId::of::<R>())?;
         Some((entry, entry.def.call.downcast_ref()?))
     }

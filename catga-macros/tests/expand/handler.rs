@@ -14,37 +14,37 @@ pub struct bill {}
 #[allow(deprecated)]
 #[automatically_derived]
 impl ::catga::__private::HandlerItem for bill {
-    const DEF: &'static ::catga::__private::HandlerDef = {
+    fn def() -> ::catga::__private::HandlerDef {
         ::catga::__private::handles::<OrderShipped, Result<()>>();
         ::catga::__private::extractor_argument::<Context>();
         ::catga::__private::extractor_argument::<State<Repo>>();
-        &::catga::__private::HandlerDef {
-            site: ::catga::__private::Site::here("bill", ::core::module_path!()),
-            options: ::catga::__private::HandlerOptions::NONE
+        ::catga::__private::by_ref2::<
+            OrderShipped,
+            Context,
+            State<Repo>,
+            Result<()>,
+            _,
+        >(
+            ::catga::__private::Site::here("bill", ::core::module_path!()),
+            ::catga::__private::HandlerOptions::NONE
                 .group("billing")
                 .concurrency(16)
                 .attempts(5)
                 .timeout_ns(30000000000),
-            message: ::catga::__private::MessageDef::of::<OrderShipped>(),
-            call: &::catga::__private::by_ref2::<
-                OrderShipped,
-                Context,
-                State<Repo>,
-                Result<()>,
-                _,
-            >(&::catga::__private::ByRef(bill, ::catga::__private::PhantomData)),
-        }
-    };
+            bill,
+        )
+    }
 }
+#[allow(deprecated)]
 const _: () = {
     static OPTIONS: () = {
-        let __def = <bill as ::catga::__private::HandlerItem>::DEF;
+        ::catga::__private::handles::<OrderShipped, Result<()>>();
         ::core::assert!(
-            __def.is_redelivered(),
+            ::catga::__private::is_redelivered:: < OrderShipped, > (),
             "`attempts` needs a message that is redelivered: write `#[qos(at_least_once)]` on it, or leave `attempts` out"
         );
     };
 };
 ::catga::__private::inventory::submit!(
-    ::catga::__private::Registered(::catga::__private::def:: < bill >)
+    ::catga::__private::Registered(< bill as ::catga::__private::HandlerItem > ::def)
 );
