@@ -99,6 +99,8 @@ pub(crate) struct Group {
     pub(crate) fresh: u64,
     /// What was delivered before and is ready again, unless the group is ordered.
     again: VecDeque<Job>,
+    /// What was there before the group, and was not delivered yet, unless the group is ordered.
+    retained: VecDeque<Job>,
     order: Option<Partitions>,
     /// How many wait for their delay to pass.
     pub(crate) delayed: u64,
@@ -120,6 +122,7 @@ impl Group {
             cursor,
             fresh: 0,
             again: VecDeque::new(),
+            retained: VecDeque::new(),
             order: mode.ordered.map(|_| Partitions::default()),
             delayed: 0,
             claims,
@@ -138,7 +141,7 @@ impl Group {
     pub(crate) fn has_ready(&self) -> bool {
         match &self.order {
             Some(order) => order.has_ready(),
-            None => !self.again.is_empty() || self.fresh > 0,
+            None => !self.again.is_empty() || !self.retained.is_empty() || self.fresh > 0,
         }
     }
 
@@ -146,7 +149,7 @@ impl Group {
     pub(crate) fn next_job(&mut self) -> Option<Job> {
         match &mut self.order {
             Some(order) => order.take(),
-            None => self.again.pop_front(),
+            None => self.again.pop_front().or_else(|| self.retained.pop_front()),
         }
     }
 
@@ -154,7 +157,7 @@ impl Group {
     pub(crate) fn retained(&mut self, job: Job) {
         match &mut self.order {
             Some(order) => order.push(job),
-            None => self.again.push_back(job),
+            None => self.retained.push_back(job),
         }
     }
 
@@ -209,7 +212,8 @@ impl Group {
     pub(crate) fn publish_waiting(&self) {
         let parked = self.claims.as_ref().map_or(0, Claims::parked);
         let ordered = self.order.as_ref().map_or(0, Partitions::waiting);
-        let sum = self.fresh + self.again.len() as u64 + ordered + self.delayed + parked;
+        let kept = (self.again.len() + self.retained.len()) as u64;
+        let sum = self.fresh + kept + ordered + self.delayed + parked;
         self.waiting.store(sum, Ordering::Relaxed);
     }
 }
