@@ -156,3 +156,45 @@ impl Stamps {
         self.began.elapsed().as_nanos() as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Tally;
+
+    fn tally(handled: impl IntoIterator<Item = u64>) -> Tally {
+        let tally = Tally::new(4, 1, true);
+        (0..4).for_each(|i| tally.sent(i));
+        handled.into_iter().for_each(|i| tally.one(i));
+        tally
+    }
+
+    #[test]
+    fn all_that_was_sent_was_handled() {
+        let tally = tally([3, 0, 2, 1]);
+        tally.check();
+        assert_eq!(tally.latency().map(|latency| latency.count), Some(4));
+    }
+
+    #[test]
+    #[should_panic(expected = "messages handled")]
+    fn a_lost_message_is_noticed() {
+        tally([0, 1, 2]).check();
+    }
+
+    #[test]
+    #[should_panic(expected = "sum of the numbers")]
+    fn one_lost_and_one_twice_is_noticed() {
+        tally([0, 1, 1, 3]).check();
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_all_is_woken() {
+        let tally = Tally::new(1000, 1, false);
+        let waiting = tokio::spawn({
+            let tally = tally.clone();
+            async move { tally.reach_all().await }
+        });
+        (0..1000).for_each(|i| tally.one(i));
+        waiting.await.unwrap();
+    }
+}

@@ -56,10 +56,12 @@ impl Run {
             (true, _) => "BUSY: figures are provisional",
             _ => "quiet",
         };
+        let (first, second) = crates.split_at(crates.len().div_ceil(2));
         vec![
             format!("{cpu}, {cores} cores, {memory_mib} MiB, {kernel}; {cores_used}"),
             format!("{rustc}, release, thin LTO; nats-server {nats_server}, redis {redis_server}"),
-            crates.join(", "),
+            first.join(", "),
+            second.join(", "),
             format!(
                 "{}; medians of {rounds} rounds; load {:.1} before; others took {others:.0} % of the cores: {verdict}",
                 self.date, self.load_before
@@ -85,8 +87,8 @@ pub fn markdown(run: &Run) -> String {
         let _ = write!(
             text,
             "\n## {group}\n\n\
-             | case | time/op | least .. most | ops/s | CPU client | server | allocations | bytes | peak MiB | server | p50 | p99 | p99.9 | others | of | ratio | asked |\n\
-             |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|---|\n"
+             | case | time/op | least .. most | ops/s | CPU client | server | allocations | bytes | peak MiB | server | p50 | p99 | p99.9 | others | of | ratio | by CPU | asked |\n\
+             |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|---|\n"
         );
         rows().for_each(|row| figures(&mut text, row, run));
         text.push_str("\n| case | what | guarantee | kept | acknowledged | payload | settings |\n|---|---|---|---|---|---|---|\n");
@@ -140,6 +142,7 @@ fn figures(text: &mut String, row: &Row, run: &Run) {
         case.against
             .map_or(String::new(), |name| format!("`{name}`")),
         ratio.unwrap_or_default(),
+        median(row.cpu_ratio(&run.rows), |ratio| format!("{ratio:.2}")),
         asked.join("; "),
     ];
     let _ = writeln!(text, "| {} |", cells.join(" | "));
@@ -233,6 +236,7 @@ fn row_json(row: &Row, run: &Run) -> Value {
         "others": row.others(),
         "against": row.case.against,
         "ratio": row.ratio(&run.rows),
+        "cpu_ratio": row.cpu_ratio(&run.rows),
         "bars": row.verdicts(&run.rows),
     })
 }

@@ -97,12 +97,22 @@ impl Row {
 
     /// This one's rate over that of the case that it is held against, in the same round.
     pub fn ratio(&self, rows: &[Row]) -> Option<Spread> {
+        self.compare(rows, |round| per_operation(round.wall, round))
+    }
+
+    /// The same for what a second of CPU does, of client and server: steadier on a machine that others use.
+    pub fn cpu_ratio(&self, rows: &[Row]) -> Option<Spread> {
+        self.compare(rows, |round| {
+            let cpu = round.client_cpu + round.server_cpu.unwrap_or_default();
+            per_operation(cpu, round)
+        })
+    }
+
+    fn compare(&self, rows: &[Row], nanos: impl Fn(&Measured) -> f64) -> Option<Spread> {
         let name = self.case.against?;
         let other = rows.iter().find(|row| row.case.name == name)?;
         let rounds = self.rounds.iter().zip(&other.rounds);
-        Spread::of(rounds.map(|(ours, theirs)| {
-            per_operation(theirs.wall, theirs) / per_operation(ours.wall, ours)
-        }))
+        Spread::of(rounds.map(|(ours, theirs)| nanos(theirs) / nanos(ours)))
     }
 
     pub fn verdicts(&self, rows: &[Row]) -> Vec<Verdict> {

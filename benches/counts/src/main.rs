@@ -84,7 +84,8 @@ async fn send(url: &str, operations: u64) {
     }
 }
 
-/// Each is handled before the next is published.
+/// Each is handled before the next is published. Of a burst a part would move to tasks of its own, as after a first poll
+/// that took too long by the clock: how large a part would be another with each run.
 async fn publish<E: catga::Event>(handlers: catga::Handlers, event: fn(u64) -> E, operations: u64) {
     let catga = start("memory://", handlers).await;
     for i in 0..operations {

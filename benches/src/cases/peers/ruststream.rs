@@ -8,7 +8,9 @@ use ruststream::memory::prelude::*;
 use ruststream::runtime::{Outgoing, PublishContext, RunningApp};
 use ruststream::{Broker, OutgoingMessage};
 use ruststream_fred::stream::prelude::{RedisBroker, RedisPipelineSteps, RedisStream};
-use ruststream_nats::{JetStreamPublish, JetStreamSubject, NatsBroker, NatsPublish};
+use ruststream_nats::{
+    JetStreamPublish, JetStreamSubject, NatsBroker, NatsPublish, NonZeroDuration,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{TALLY, tally};
@@ -34,7 +36,11 @@ async fn count_stored(order: &Order) -> HandlerOutcome {
     HandlerOutcome::ack()
 }
 
-#[subscriber(JetStreamSubject::new("orders", "ORDERS").durable("billing"))]
+#[subscriber(
+    JetStreamSubject::new("orders", "ORDERS")
+        .durable("billing")
+        .pull_expires(NonZeroDuration::from_millis(nonzero!(300)))
+)]
 async fn count_stored_batch(orders: &[Order]) -> HandlerOutcome {
     orders.iter().for_each(|order| handle(order, tally()));
     HandlerOutcome::ack()
@@ -293,7 +299,11 @@ pub fn cases() -> Vec<Case> {
             MANY,
             |bench| jetstream(bench, true),
         )
-        .terms(FILE.settings("tuned: batches of up to 100; 256 publishes at once"))
+        .terms(
+            FILE.settings(
+                "tuned: batches of up to 100, closed after 300 ms; 256 publishes at once",
+            ),
+        )
         .needs(Needs::Nats)
         .against("nats/end-to-end"),
         case(
