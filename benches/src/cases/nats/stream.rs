@@ -189,9 +189,10 @@ fn pull_confirmed(bench: Bench) -> Measured {
                 number(&message.payload)
             }
         });
-        let counted = confirmed
-            .buffer_unordered(WINDOW)
-            .for_each(|i| std::future::ready(tally.one(i)));
+        let counted = confirmed.buffer_unordered(WINDOW).for_each(|i| {
+            tally.one(i);
+            std::future::ready(())
+        });
         counted.await;
         let measured = clock.end_with(&tally);
         acknowledged(&mut consumer, bench.operations).await;

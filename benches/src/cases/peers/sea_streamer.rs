@@ -24,7 +24,9 @@ fn rolling(bench: Bench) -> Measured {
         options.set_auto_commit(AutoCommit::Rolling);
         options.set_mkstream(true);
         options.set_batch_size(100);
-        let consumer = streamer.create_consumer(&[key.clone()], options).await;
+        let consumer = streamer
+            .create_consumer(std::slice::from_ref(&key), options)
+            .await;
         let consumer = consumer.expect("created");
         let producer = streamer.create_producer(key, Default::default()).await;
         let producer = producer.expect("created");

@@ -30,7 +30,10 @@ async fn append_all(connection: &MultiplexedConnection, tally: &Tally, count: u6
         }
     });
     each.buffer_unordered(at_once)
-        .for_each(|i| std::future::ready(tally.one(i)))
+        .for_each(|i| {
+            tally.one(i);
+            std::future::ready(())
+        })
         .await;
 }
 
