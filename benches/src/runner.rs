@@ -18,7 +18,7 @@ use crate::row::Row;
 use crate::{cases, charts};
 
 /// A case that has not ended by then hangs.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Runs what was asked for, and says whether all of it worked.
 pub fn run(options: &Options) -> Result<bool, String> {
