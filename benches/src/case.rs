@@ -1,0 +1,135 @@
+//! What a case is, and under which terms its figures hold.
+
+use serde::Serialize;
+
+use crate::bench::{Bench, Measured};
+
+/// One row of the table.
+pub struct Case {
+    /// `group/work`, or `group/broker/work`.
+    pub name: &'static str,
+    pub does: &'static str,
+    pub terms: Terms,
+    pub operations: u64,
+    /// The case that this one is held against.
+    pub against: Option<&'static str>,
+    pub bars: Vec<Bar>,
+    pub needs: Needs,
+    /// Whether an operation waits for somebody else, so that its time is more than the rate says.
+    pub has_latency: bool,
+    pub run: fn(Bench) -> Measured,
+}
+
+/// What a figure is worth nothing without.
+#[derive(Clone, Copy, Serialize)]
+pub struct Terms {
+    /// What is guaranteed to a message.
+    pub guarantee: &'static str,
+    /// Where a message is kept until it is acknowledged.
+    pub stored: &'static str,
+    /// Who acknowledges what, and when.
+    pub ack: &'static str,
+    pub payload: &'static str,
+    pub settings: &'static str,
+}
+
+impl Terms {
+    pub const fn new(guarantee: &'static str, stored: &'static str, ack: &'static str) -> Self {
+        Self {
+            guarantee,
+            stored,
+            ack,
+            payload: "order, 80 B as JSON",
+            settings: "",
+        }
+    }
+
+    pub const fn payload(mut self, payload: &'static str) -> Self {
+        self.payload = payload;
+        self
+    }
+
+    pub const fn settings(mut self, settings: &'static str) -> Self {
+        self.settings = settings;
+        self
+    }
+}
+
+/// The server that a case runs against: started fresh for it, on a free port.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    Nothing,
+    /// With JetStream on file.
+    Nats,
+    /// With nothing kept on disk.
+    Redis,
+    /// With the append-only file, synced every second.
+    RedisOnFile,
+}
+
+/// What is asked of a case.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bar {
+    /// Its rate over that of the case that it is held against.
+    RatioAtLeast(f64),
+    NanosAtMost(f64),
+    AllocationsAtMost(f64),
+    /// What the process may grow by while it runs.
+    GrowthAtMostMib(f64),
+}
+
+impl Case {
+    pub fn new(
+        name: &'static str,
+        does: &'static str,
+        operations: u64,
+        run: fn(Bench) -> Measured,
+    ) -> Self {
+        Self {
+            name,
+            does,
+            terms: Terms::new("none", "nowhere", "none"),
+            operations,
+            against: None,
+            bars: Vec::new(),
+            needs: Needs::Nothing,
+            has_latency: false,
+            run,
+        }
+    }
+
+    pub fn terms(mut self, terms: Terms) -> Self {
+        self.terms = terms;
+        self
+    }
+
+    pub fn settings(mut self, settings: &'static str) -> Self {
+        self.terms = self.terms.settings(settings);
+        self
+    }
+
+    pub fn needs(mut self, needs: Needs) -> Self {
+        self.needs = needs;
+        self
+    }
+
+    pub fn against(mut self, name: &'static str) -> Self {
+        self.against = Some(name);
+        self
+    }
+
+    pub fn asked(mut self, bar: Bar) -> Self {
+        self.bars.push(bar);
+        self
+    }
+
+    pub fn with_latency(mut self) -> Self {
+        self.has_latency = true;
+        self
+    }
+
+    pub fn group(&self) -> &'static str {
+        self.name.split('/').next().expect("a name has a part")
+    }
+}

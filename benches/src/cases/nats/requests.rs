@@ -1,0 +1,107 @@
+//! Requests over NATS core, to a responder on another connection.
+
+use async_nats::Client;
+use futures_util::StreamExt;
+use futures_util::stream;
+
+use super::{connect, settled};
+use crate::bench::{Bench, Measured, two_cores};
+use crate::case::{Case, Needs, Terms};
+use crate::cases::work::{RAW_PAYLOAD, number, payload};
+
+/// Answers each request with what it carried.
+async fn respond(url: &str) {
+    let responder = connect(url).await;
+    let mut requests = responder.subscribe("prices").await.expect("subscribed");
+    settled(&responder).await;
+    tokio::spawn(async move {
+        while let Some(request) = requests.next().await {
+            let reply = request.reply.expect("a request names its inbox");
+            let sent = responder.publish(reply, request.payload).await;
+            sent.expect("connected");
+        }
+    });
+}
+
+async fn caller(bench: &Bench) -> Client {
+    respond(&bench.url).await;
+    connect(&bench.url).await
+}
+
+/// `Client::request`, so many at once from one task.
+fn request(bench: Bench, window: usize) -> Measured {
+    two_cores(async move {
+        let client = caller(&bench).await;
+        let tally = bench.tally(1);
+        let clock = bench.begin();
+        let each = stream::iter(0..bench.operations).map(|i| {
+            let (client, tally) = (&client, &tally);
+            async move {
+                tally.sent(i);
+                let answer = client.request("prices", payload(i)).await;
+                tally.one(number(&answer.expect("an answer").payload));
+            }
+        });
+        each.buffer_unordered(window).for_each(|()| async {}).await;
+        clock.end_with(&tally)
+    })
+}
+
+/// The same with an inbox by hand: one subscription, and no timer, channel and map entry for each request.
+fn own_inbox(bench: Bench, window: u64) -> Measured {
+    two_cores(async move {
+        let client = caller(&bench).await;
+        let inbox = client.new_inbox();
+        let answers = client.subscribe(inbox.clone()).await;
+        let mut answers = answers.expect("subscribed");
+        let tally = bench.tally(1);
+        let clock = bench.begin();
+        let mut sent = 0;
+        for received in 0..bench.operations {
+            while sent < bench.operations.min(received + window) {
+                tally.sent(sent);
+                let request = client.publish_with_reply("prices", inbox.clone(), payload(sent));
+                request.await.expect("connected");
+                sent += 1;
+            }
+            let answer = answers.next().await.expect("connected");
+            tally.one(number(&answer.payload));
+        }
+        clock.end_with(&tally)
+    })
+}
+
+pub fn cases() -> Vec<Case> {
+    const REQUEST: Terms =
+        Terms::new("an answer, or none in time", "nowhere", "the answer").payload(RAW_PAYLOAD);
+    let case = |name, does, operations, run| {
+        Case::new(name, does, operations, run)
+            .terms(REQUEST)
+            .needs(Needs::Nats)
+            .with_latency()
+    };
+    vec![
+        case(
+            "nats/request/alone",
+            "one after the other",
+            10_000,
+            |bench| request(bench, 1),
+        ),
+        case("nats/request/64", "`Client::request`", 100_000, |bench| {
+            request(bench, 64)
+        })
+        .settings("64 in flight"),
+        case("nats/request/256", "`Client::request`", 150_000, |bench| {
+            request(bench, 256)
+        })
+        .settings("256 in flight"),
+        case(
+            "nats/request/64-own-inbox",
+            "an inbox by hand",
+            100_000,
+            |bench| own_inbox(bench, 64),
+        )
+        .settings("64 in flight")
+        .against("nats/request/64"),
+    ]
+}

@@ -1,0 +1,194 @@
+//! Rounds over all cases, interleaved, so that what the machine does meanwhile falls on all of them.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::bench::{Measured, Pass};
+use crate::case::Case;
+use crate::machine::{self, Machine};
+use crate::options::Options;
+use crate::report::{self, Run};
+use crate::row::Row;
+use crate::{cases, charts};
+
+/// A case that has not ended by then hangs.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs what was asked for, and says whether all of it worked.
+pub fn run(options: &Options) -> Result<bool, String> {
+    let mut rows: Vec<Row> = chosen(&options.groups)?.into_iter().map(Row::new).collect();
+    if options.pinned {
+        pin()?;
+    }
+    let programs = Programs::find()?;
+    let (machine, date, load) = (Machine::look(), machine::date(), machine::load());
+    let passes = (0..options.rounds)
+        .map(|_| Pass::Time)
+        .chain([Pass::Latency, Pass::Allocations]);
+    for (index, pass) in passes.enumerate() {
+        for row in &mut rows {
+            if row.failure.is_some() || (pass == Pass::Latency && !row.case.has_latency) {
+                continue;
+            }
+            eprint!("\r\x1b[Kround {}: {}", index + 1, row.case.name);
+            let operations = (row.case.operations as f64 * options.scale).ceil() as u64;
+            match programs.measure(row.case.name, pass, operations) {
+                Ok(measured) => row.add(pass, measured),
+                Err(problem) => {
+                    eprintln!("\r\x1b[K{} ({}): {problem}", row.case.name, pass.name());
+                    row.failure = Some(problem);
+                }
+            }
+        }
+    }
+    eprintln!("\r\x1b[K");
+    let run = Run {
+        machine,
+        date,
+        pinned: options.pinned,
+        quick: options.scale < 1.0,
+        rounds: options.rounds,
+        load_before: load,
+        load_after: machine::load(),
+        rows,
+    };
+    let table = report::markdown(&run);
+    println!("{table}");
+    let complete = options.groups.is_empty() && !run.quick;
+    write(&run, &table, complete).map_err(|error| format!("the report: {error}"))?;
+    Ok(run.rows.iter().all(|row| row.failure.is_none()))
+}
+
+/// The cases asked for, and those that they are held against.
+fn chosen(groups: &[String]) -> Result<Vec<Case>, String> {
+    let all = cases::all();
+    let mut names: Vec<&str> = Vec::new();
+    for group in groups {
+        let matching = all.iter().filter(|case| case.name.contains(group));
+        let before = names.len();
+        names.extend(matching.map(|case| case.name));
+        if names.len() == before {
+            return Err(format!("no case has {group:?} in its name; see --list"));
+        }
+    }
+    let mut next = 0;
+    while let Some(name) = names.get(next) {
+        let case = all.iter().find(|case| case.name == *name);
+        names.extend(case.and_then(|case| case.against));
+        next += 1;
+    }
+    let wanted = |case: &Case| groups.is_empty() || names.contains(&case.name);
+    Ok(cases::all().into_iter().filter(wanted).collect())
+}
+
+/// Everything that this process starts shares the last core that it may use.
+fn pin() -> Result<(), String> {
+    let problem = |error| format!("cannot pin to one core: {error}");
+    let allowed = sched_getaffinity(Pid::this()).map_err(problem)?;
+    let usable = |core: &usize| allowed.is_set(*core).unwrap_or(false);
+    let last = (0..CpuSet::count()).rev().find(usable);
+    let mut one = CpuSet::new();
+    one.set(last.ok_or("this process may use no core")?)
+        .map_err(problem)?;
+    sched_setaffinity(Pid::this(), &one).map_err(problem)
+}
+
+/// This program, and the one beside it that counts allocations.
+struct Programs {
+    timing: PathBuf,
+    counting: PathBuf,
+}
+
+impl Programs {
+    fn find() -> Result<Self, String> {
+        let timing = env::current_exe().map_err(|error| error.to_string())?;
+        let counting = timing.with_file_name("counting");
+        if !counting.is_file() {
+            return Err(format!("{} is not built", counting.display()));
+        }
+        Ok(Self { timing, counting })
+    }
+
+    fn measure(&self, name: &str, pass: Pass, operations: u64) -> Result<Measured, String> {
+        let program = match pass {
+            Pass::Time | Pass::Latency => &self.timing,
+            Pass::Allocations => &self.counting,
+        };
+        let mut child = Command::new(program)
+            .args(["--case", name, pass.name(), &operations.to_string()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("{}: {error}", program.display()))?;
+        let output = collect(child.stdout.take());
+        let errors = collect(child.stderr.take());
+        let began = Instant::now();
+        let status = loop {
+            match child.try_wait().map_err(|error| error.to_string())? {
+                Some(status) => break status,
+                None if began.elapsed() > LIMIT => {
+                    let _ = child.kill();
+                    break child.wait().map_err(|error| error.to_string())?;
+                }
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let (output, errors) = (join(output), join(errors));
+        if !status.success() {
+            return Err(format!("{status}: {}", errors.trim()));
+        }
+        let line = output.lines().last().unwrap_or_default();
+        serde_json::from_str(line).map_err(|error| format!("{line:?}: {error}"))
+    }
+}
+
+fn collect(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn join(text: thread::JoinHandle<String>) -> String {
+    text.join().unwrap_or_default()
+}
+
+/// A complete run is kept with the documentation; part of one beside what cargo builds.
+fn write(run: &Run, table: &str, complete: bool) -> std::io::Result<()> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = match complete {
+        true => here.join("../docs/benchmarks"),
+        false => here.join("target/results"),
+    };
+    fs::create_dir_all(&folder)?;
+    let name = if run.pinned { "pinned" } else { "results" };
+    fs::write(folder.join(format!("{name}.md")), table)?;
+    fs::write(folder.join(format!("{name}.json")), report::json(run))?;
+    if !run.pinned {
+        for (name, picture) in charts::all(run) {
+            fs::write(folder.join(format!("{name}.svg")), picture)?;
+        }
+    }
+    eprintln!("written to {}", folder.display());
+    Ok(())
+}
+
+impl Row {
+    fn add(&mut self, pass: Pass, measured: Measured) {
+        match pass {
+            Pass::Time => self.rounds.push(measured),
+            Pass::Latency => self.latency = measured.latency,
+            Pass::Allocations => {
+                self.counted = measured.operations;
+                self.allocations = measured.allocations;
+            }
+        }
+    }
+}
