@@ -292,8 +292,10 @@ impl DeadLetters for NatsDeadLetters {
             .await?;
         match deleted {
             Ok(_) => Ok(()),
-            // Somebody else redrove it too, and the server dropped the second copy.
-            Err(problem) if [NO_MESSAGE, NOT_DELETED].contains(&problem.error_code().0) => Ok(()),
+            // Somebody else redrove it too: the server dropped our copy, and the letter is theirs.
+            Err(problem) if [NO_MESSAGE, NOT_DELETED].contains(&problem.error_code().0) => {
+                Err(not_found("redrive", id))
+            }
             Err(problem) => Err(error::jetstream(
                 "redrive",
                 "the dead letter was redriven and is kept",
