@@ -308,31 +308,21 @@ impl Connection {
         self.answer(sent, by).await
     }
 
-    /// Makes sure that the server has seen what was sent before, and let us have `subject`.
-    pub(crate) async fn settled(
-        &self,
-        operation: &'static str,
-        subject: &str,
-        refused: u64,
-    ) -> Result<(), Error> {
+    /// Makes sure that the server has seen what was sent before.
+    pub(crate) async fn round_trip(&self, operation: &'static str) -> Result<(), Error> {
         let by = self.call_deadline();
         let expected = self.replies.expect();
         let mut expected = expected.ok_or_else(|| error::too_many_waiting(operation))?;
-        let to_us = expected.subject();
-        self.publish(operation, to_us.clone().into(), None, Bytes::new(), by)
+        let to_us = Subject::from(expected.subject());
+        self.publish(operation, to_us.clone(), None, Bytes::new(), by)
             .await?;
         select! {
             biased;
             back = timeout_at(by, &mut expected.answer) => match back {
-                Ok(Ok(_)) => {}
-                _ => return Err(error::unanswered(operation, &to_us)),
+                Ok(Ok(_)) => Ok(()),
+                _ => Err(error::unanswered(operation, &to_us)),
             },
-            () = self.closed.raised() => return Err(error::closed(operation)),
-        }
-        let denied = self.link.until(|link| link.has_refused(subject, refused));
-        match timeout_at(Instant::now() + WORD, denied).await {
-            Ok(()) => Err(error::denied(operation, subject)),
-            Err(_) => Ok(()),
+            () = self.closed.raised() => Err(error::closed(operation)),
         }
     }
 
@@ -351,8 +341,12 @@ impl Connection {
             Some(queue) => self.client.queue_subscribe(subject.clone(), queue).await,
         };
         let subscriber = made.map_err(|error| error::not_subscribed(operation, error))?;
-        self.settled(operation, &subject, refused).await?;
-        Ok(subscriber)
+        self.round_trip(operation).await?;
+        let denied = self.link.until(|link| link.has_refused(&subject, refused));
+        match timeout_at(Instant::now() + WORD, denied).await {
+            Ok(()) => Err(error::denied(operation, &subject)),
+            Err(_) => Ok(subscriber),
+        }
     }
 
     /// Waits until what was handed to the client has left this process.

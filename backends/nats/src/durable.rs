@@ -98,21 +98,13 @@ impl Durable {
         let call = self.info_call();
         let present = connection.api::<Info>(operation, &call, &json!({})).await?;
         let config = match present {
-            Ok(info) => match self.changed(operation, &what, &info.config)? {
-                None => return Ok(info),
-                Some(_) if !connection.settings.manage => {
-                    let (is, wanted) = (info.config.ack_wait, self.ack_wait);
-                    return Err(error::differs(operation, &what, "ack_wait", &is, &wanted));
+            Ok(info) => {
+                self.compare(operation, &what, &info.config)?;
+                match self.changed(&info) {
+                    Some(changed) if connection.settings.manage => changed,
+                    _ => return Ok(info),
                 }
-                Some(changed) => {
-                    tracing::warn!(
-                        consumer = self.name, stream = self.stream,
-                        from = ?info.config.ack_wait, to = ?changed.ack_wait,
-                        "the ack wait of a consumer is changed, for all its members"
-                    );
-                    changed
-                }
-            },
+            }
             Err(problem) if problem.error_code().0 == NO_CONSUMER => {
                 if !connection.settings.manage {
                     return Err(error::missing(operation, &what));
@@ -125,25 +117,12 @@ impl Durable {
         let payload = json!({ "stream_name": self.stream, "config": config });
         let made = connection.api::<Info>(operation, &create, &payload).await?;
         let info = made.map_err(|problem| error::jetstream(operation, &what, &problem))?;
-        match self.changed(operation, &what, &info.config)? {
-            None => Ok(info),
-            Some(_) => Err(error::differs(
-                operation,
-                &what,
-                "ack_wait",
-                &info.config.ack_wait,
-                &self.ack_wait,
-            )),
-        }
+        self.compare(operation, &what, &info.config)?;
+        Ok(info)
     }
 
-    /// What the present settings should become, when they can; what cannot be changed is an error.
-    fn changed(
-        &self,
-        operation: &'static str,
-        what: &str,
-        present: &Config,
-    ) -> Result<Option<Config>, Error> {
+    /// What cannot be changed, and has to be as it should.
+    fn compare(&self, operation: &'static str, what: &str, present: &Config) -> Result<(), Error> {
         let differs = |setting, is: &dyn std::fmt::Debug, wanted: &dyn std::fmt::Debug| {
             Err(error::differs(operation, what, setting, is, wanted))
         };
@@ -166,9 +145,35 @@ impl Durable {
                 &self.max_ack_pending,
             );
         }
-        Ok((present.ack_wait != self.ack_wait).then(|| Config {
-            ack_wait: self.ack_wait,
-            ..present.clone()
-        }))
+        Ok(())
+    }
+
+    /// The settings with our ack wait, when it may be set. Members that hold messages trust in the one that is: theirs is
+    /// not cut short.
+    fn changed(&self, info: &Info) -> Option<Config> {
+        let (is, wanted) = (info.config.ack_wait, self.ack_wait);
+        if is == wanted {
+            return None;
+        }
+        let idle = info.num_waiting == 0 && info.num_ack_pending == 0;
+        let (consumer, stream) = (&self.name, &self.stream);
+        if wanted < is && !idle {
+            tracing::warn!(
+                consumer,
+                stream,
+                ?is,
+                ?wanted,
+                "the ack wait of a consumer stays longer than asked for: other members use it"
+            );
+            return None;
+        }
+        tracing::warn!(
+            consumer, stream, from = ?is, to = ?wanted,
+            "the ack wait of a consumer is changed, for all its members"
+        );
+        Some(Config {
+            ack_wait: wanted,
+            ..info.config.clone()
+        })
     }
 }

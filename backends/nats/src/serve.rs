@@ -210,8 +210,7 @@ impl Subscription for ServeSubscription {
         self.leave();
         // Until the server knows, it sends requests here.
         if self.connection.link.is_connected() && !self.connection.closed.is_raised() {
-            let refused = self.connection.link.refused();
-            self.connection.settled("close", "", refused).await?;
+            self.connection.round_trip("close").await?;
         }
         Ok(())
     }

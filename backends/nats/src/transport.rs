@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::stream::StorageType;
 use catga_core::{
     Capabilities, Capability, ConnectionState, Envelope, Error, ErrorKind, Name, Published, QoS,
     Reply, Retry, Serve, Subscribe, Subscription, Target, Transport, async_trait,
@@ -20,6 +21,7 @@ use crate::{error, store, wire};
 
 /// What this backend can do.
 pub(crate) const CAPABILITIES: &[Capability] = &[
+    Capability::AtMostOnce,
     Capability::AtLeastOnce,
     Capability::ExactlyOnce,
     Capability::Groups,
@@ -137,9 +139,11 @@ fn no_route(name: &Name) -> Error {
 #[async_trait]
 impl Transport for NatsTransport {
     fn capabilities(&self) -> Capabilities {
+        let in_memory = self.connection.settings.stream.storage == Some(StorageType::Memory);
         CAPABILITIES
             .iter()
             .copied()
+            .filter(|capability| !(in_memory && *capability == Capability::Persistent))
             .collect::<Capabilities>()
             .with_max_payload_bytes(self.connection.max_payload())
     }

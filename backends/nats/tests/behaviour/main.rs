@@ -7,6 +7,7 @@
     reason = "a failure in a helper is a failure of its test"
 )]
 
+mod application;
 mod connecting;
 mod dead_letters;
 mod events;

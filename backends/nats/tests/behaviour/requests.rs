@@ -256,8 +256,10 @@ async fn late_and_double_replies_disturb_nobody() {
     // Somebody who answers twice, by the wire alone.
     let client = async_nats::connect(crate::shared()).await.unwrap();
     let subject = format!("{}.r.twice.{NAME}", space.namespace);
-    let mut requests = client.subscribe(subject).await.unwrap();
-    client.flush().await.unwrap();
+    let mut requests = client.subscribe(subject.clone()).await.unwrap();
+    // What it hears itself tells that the server knows of it.
+    client.publish(subject, "heard".into()).await.unwrap();
+    futures_util::StreamExt::next(&mut requests).await.unwrap();
     let twice = Target::Service(Name::from_static("twice"));
     for i in 0..10 {
         let asked = ask(&bus, twice.clone(), &i.to_string(), SOON);

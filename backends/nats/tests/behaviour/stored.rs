@@ -324,7 +324,29 @@ async fn without_managing_nothing_is_created() {
 }
 
 #[tokio::test]
-async fn the_ack_wait_of_a_group_is_the_last_that_was_asked_for() {
+async fn the_ack_wait_of_a_group_is_not_cut_short_under_its_members() {
+    let space = Space::new();
+    let bus = space.transport().await;
+    let ack_wait = async || {
+        let client = async_nats::connect(crate::shared()).await.unwrap();
+        let jetstream = async_nats::jetstream::new(client);
+        let stream = format!("{}~orders=created", space.namespace);
+        let stream = jetstream.get_stream(stream).await.unwrap();
+        stream.consumer_info("g").await.unwrap().config.ack_wait
+    };
+    let group = |ack_wait| in_group(QOS, "g").with_ack_wait(ack_wait);
+    let mut one = bus.subscribe(&group(SECOND * 5)).await.unwrap();
+    publish(&*bus, QOS, "a").await;
+    let held = next(&mut *one).await;
+    drop(bus.subscribe(&group(SECOND)).await.unwrap());
+    assert_eq!(ack_wait().await, SECOND * 5);
+    drop(bus.subscribe(&group(SECOND * 10)).await.unwrap());
+    assert_eq!(ack_wait().await, SECOND * 10);
+    ack(held).await;
+}
+
+#[tokio::test]
+async fn the_ack_wait_of_an_idle_group_is_what_is_asked_for() {
     let space = Space::new();
     let bus = space.transport().await;
     drop(bus.subscribe(&in_group(QOS, "g")).await.unwrap());
