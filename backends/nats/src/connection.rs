@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, response::Response};
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
 use catga_core::{Bytes, ConnectionState, Error, Name};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::select;
@@ -228,6 +228,24 @@ impl Connection {
             Ok(Err(error)) => Err(error::not_sent(operation, error)),
             Err(_) => Err(error::queue_full(operation)),
         }
+    }
+
+    /// As [`publish`](Self::publish), when the client has room at once.
+    pub(crate) fn try_publish(
+        &self,
+        operation: &'static str,
+        subject: Subject,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Option<Result<(), Error>> {
+        let queued = match headers {
+            None => self.client.publish(subject, payload).now_or_never(),
+            Some(headers) => self
+                .client
+                .publish_with_headers(subject, headers, payload)
+                .now_or_never(),
+        };
+        queued.map(|queued| queued.map_err(|error| error::not_sent(operation, error)))
     }
 
     /// Sends what is to be answered. Whatever fails here was not handed over.

@@ -27,7 +27,8 @@ pub(crate) struct StreamReceipt {
     ack_wait: Duration,
     /// The server takes the late word on a delivery that is out again: our own clock tells.
     until: Instant,
-    _place: Place,
+    /// Taken when it is settled. One that is dropped unsettled is held at the server until its lease ends, and here too.
+    place: Option<Place>,
 }
 
 impl StreamReceipt {
@@ -54,7 +55,7 @@ impl StreamReceipt {
             qos,
             ack_wait,
             until: arrived + ack_wait,
-            _place: place,
+            place: Some(place),
         }
     }
 
@@ -103,6 +104,14 @@ impl StreamReceipt {
     }
 }
 
+impl Drop for StreamReceipt {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            place.abandon(self.until);
+        }
+    }
+}
+
 /// Not before this delay; at once without one.
 fn nak(after: Duration) -> String {
     if after.is_zero() {
@@ -115,10 +124,11 @@ fn nak(after: Duration) -> String {
 #[async_trait]
 impl Receipt for StreamReceipt {
     async fn settle(
-        self: Box<Self>,
+        mut self: Box<Self>,
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), Error> {
+        let _until_it_is_settled = self.place.take();
         match settlement {
             // Late or not: it was handled.
             Settlement::Ack if self.qos == QoS::AtLeastOnce => self.tell("+ACK").await,
@@ -148,6 +158,19 @@ impl Receipt for StreamReceipt {
                 }
             }
         }
+    }
+
+    /// An ack at QoS 1 is queued.
+    fn try_settle(&mut self, settlement: Settlement) -> Result<Result<(), Error>, Settlement> {
+        if !matches!(settlement, Settlement::Ack) || self.qos != QoS::AtLeastOnce {
+            return Err(settlement);
+        }
+        let queued = self
+            .connection
+            .try_publish("settle", self.ack.clone(), None, "+ACK".into());
+        let told = queued.ok_or(settlement)?;
+        self.place = None;
+        Ok(told)
     }
 
     async fn extend(&mut self) -> Result<(), Error> {

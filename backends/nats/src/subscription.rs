@@ -3,6 +3,8 @@
 //! Pulls are sent from here and not by the client's own stream of messages: their size is bound to the free places of
 //! the handler, several durables share one subject to be delivered to, and what a server says to a pull is heard for each.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,6 +37,8 @@ pub(crate) struct StreamSubscription {
     ack_wait: Duration,
     max_in_flight: usize,
     room: Arc<Room>,
+    /// The ends of the leases of what was dropped unsettled, the first on top.
+    abandoned: BinaryHeap<Reverse<Instant>>,
     /// When the stream was made whose sequences the sources know.
     created: String,
     /// One, or one for each partition; and one for what is redriven, the last.
@@ -98,6 +102,7 @@ impl StreamSubscription {
             ack_wait: subscribe.ack_wait,
             max_in_flight: subscribe.max_in_flight.max(1),
             room: Arc::default(),
+            abandoned: BinaryHeap::new(),
             created: route.created.clone(),
             sources,
             cursor: 0,
@@ -107,6 +112,22 @@ impl StreamSubscription {
             waiting: Arc::default(),
             sweeper,
         })
+    }
+
+    /// Frees the places of what was dropped unsettled, when its lease is over.
+    fn free_abandoned(&mut self) {
+        while let Some(until) = self.room.abandoned() {
+            self.abandoned.push(Reverse(until));
+        }
+        let now = Instant::now();
+        while self
+            .abandoned
+            .peek()
+            .is_some_and(|Reverse(until)| *until <= now)
+        {
+            self.abandoned.pop();
+            self.room.free();
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -162,6 +183,8 @@ impl StreamSubscription {
             self.room.take(),
         );
         let delivery = Delivery::new(envelope, Box::new(receipt));
+        // Who redrives a message may have seen it handled half-way.
+        let delivery = delivery.with_may_have_run(generation > 0);
         Some(delivery.with_count(count).with_generation(generation))
     }
 
@@ -280,15 +303,23 @@ impl StreamSubscription {
                 return Err(error::closed("receive"));
             }
             self.catch_up();
-            self.repair().await?;
+            self.free_abandoned();
             self.drain(before + max, into);
-            self.pull().await?;
             if into.len() > before {
+                if let Err(error) = self.pull().await {
+                    // Whoever receives next is told, when there is nothing to hand out.
+                    tracing::debug!(message = %self.message, %error, "nothing more was asked for");
+                }
                 return Ok(());
             }
+            self.repair().await?;
+            self.pull().await?;
             let (room, epoch) = (self.has_room(), self.epoch);
             let check = self.sources.iter().map(Source::next_check).min();
-            let check = check.expect("there are always two sources");
+            let mut check = check.expect("there are always two sources");
+            if let Some(Reverse(until)) = self.abandoned.peek() {
+                check = check.min(*until);
+            }
             let subscriber = self.subscriber.as_mut().expect("checked above");
             select! {
                 biased;

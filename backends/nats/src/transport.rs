@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::StorageType;
+use async_nats::{HeaderMap, Subject};
 use catga_core::{
-    Capabilities, Capability, ConnectionState, Envelope, Error, ErrorKind, Name, Published, QoS,
-    Reply, Retry, Serve, Subscribe, Subscription, Target, Transport, async_trait,
+    Bytes, Capabilities, Capability, ConnectionState, Envelope, Error, ErrorKind, Name, Published,
+    QoS, Reply, Retry, Serve, Subscribe, Subscription, Target, Transport, async_trait,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -42,6 +43,9 @@ pub(crate) struct NatsTransport {
     connection: Arc<Connection>,
 }
 
+/// What the client is handed.
+type Outbound = (Subject, Option<HeaderMap>, Bytes);
+
 /// What became of a publish so far.
 type Begun = Result<Option<Sent>, Error>;
 
@@ -50,14 +54,20 @@ impl NatsTransport {
         Self { connection }
     }
 
-    /// QoS 0: into the client's queue.
-    async fn emit(&self, envelope: &Envelope, by: Instant) -> Result<(), Error> {
+    /// QoS 0: what goes into the client's queue.
+    fn event(&self, envelope: &Envelope) -> Result<Outbound, Error> {
         let connection = &*self.connection;
         let payload = wire::payload("publish", envelope, connection.max_payload())?;
         let id = envelope.id().map(|id| id.to_string());
         let headers = wire::headers(envelope, id.as_deref());
         let subject = connection.names.event(envelope.name());
-        connection
+        Ok((subject, headers, payload))
+    }
+
+    /// QoS 0: into the client's queue.
+    async fn emit(&self, envelope: &Envelope, by: Instant) -> Result<(), Error> {
+        let (subject, headers, payload) = self.event(envelope)?;
+        self.connection
             .publish("publish", subject, headers, payload, by)
             .await
     }
@@ -160,6 +170,24 @@ impl Transport for NatsTransport {
         let by = from_now(deadline);
         let begun = self.begin(envelope, by).await;
         self.end(envelope.name(), begun, by).await
+    }
+
+    fn try_publish(&self, envelope: &mut Envelope) -> Option<Result<Published, Error>> {
+        if envelope.qos() != QoS::AtMostOnce {
+            return None;
+        }
+        let outbound = self
+            .connection
+            .check_open("publish")
+            .and_then(|()| self.event(envelope));
+        let (subject, headers, payload) = match outbound {
+            Ok(outbound) => outbound,
+            Err(error) => return Some(Err(error)),
+        };
+        let queued = self
+            .connection
+            .try_publish("publish", subject, headers, payload)?;
+        Some(queued.map(|()| Published::new()))
     }
 
     async fn publish_many(

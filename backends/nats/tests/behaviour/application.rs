@@ -75,7 +75,7 @@ async fn double(request: Double, State(handled): State<Handled>) -> Result<u32> 
 
 fn node(space: &Space, id: &str) -> CatgaBuilder {
     Catga::builder()
-        .connect(&format!("{}?namespace={}", space.url, space.namespace))
+        .connect(format!("{}?namespace={}", space.url, space.namespace))
         .service("shop")
         .node(id)
 }
