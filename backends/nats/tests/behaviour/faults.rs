@@ -6,7 +6,7 @@ use async_nats::jetstream;
 use catga_core::{
     ConnectionState, ErrorKind, MessageId, QoS, Retry, Subscription, Target, Transport,
 };
-use catga_testkit::proxy::{Direction, Fault, Proxy};
+use catga_testkit::proxy::{Direction, Fault, Gate, Proxy};
 use catga_testkit::server::{NatsOptions, NatsServer, Server};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -79,6 +79,53 @@ async fn nothing_acknowledged_is_lost_over_kills_of_the_server() {
     let _server = kills.await.unwrap();
     publishing.await.unwrap();
     handling.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_member_held_goes_to_one_that_lives_once() {
+    let server = NatsServer::start().unwrap();
+    let proxy = Proxy::start(server.address(), 7).await.unwrap();
+    let living = Space::at(&server.url());
+    let dying = Space {
+        url: format!("nats://{}", proxy.address()),
+        namespace: living.namespace.clone(),
+    };
+    let (here, there) = (living.transport().await, dying.transport().await);
+    let short = in_group(QOS, "g").with_ack_wait(SECOND);
+    let mut dying = there
+        .subscribe(&short.clone().with_max_in_flight(20))
+        .await
+        .unwrap();
+    for i in 0..20 {
+        publish(&*here, QOS, &i.to_string()).await;
+    }
+    let mut held = Vec::new();
+    while held.len() < 20 {
+        dying.recv(20, &mut held).await.unwrap();
+    }
+    let mut lives = here.subscribe(&short).await.unwrap();
+    for _ in 0..8 {
+        nothing(&mut *lives).await;
+        for delivery in &mut held {
+            delivery.extend().await.unwrap();
+        }
+    }
+    proxy.gate(Gate::Refuse);
+    proxy.reset();
+    let mut seen = std::collections::BTreeMap::new();
+    let by = Instant::now() + SECOND * 4;
+    while Instant::now() < by {
+        let mut into = Vec::new();
+        let _ = tokio::time::timeout_at(by, lives.recv(64, &mut into)).await;
+        for delivery in into {
+            seen.entry(text(&delivery))
+                .or_insert_with(Vec::new)
+                .push(delivery.count());
+            ack(delivery).await;
+        }
+    }
+    assert_eq!(seen.len(), 20, "{seen:?}");
+    assert!(seen.values().all(|counts| *counts == [2]), "{seen:?}");
 }
 
 #[tokio::test]
