@@ -124,20 +124,24 @@ impl NatsInbox {
         Err(error::unanswered(operation, &key))
     }
 
-    /// What a duplicate of a completed id is told.
-    fn completed(&self, response: Option<Response>, written: SystemTime) -> ClaimOutcome {
-        // Server and node may differ by a little; what is too old by either is not worth the dispute.
+    /// Whether a response is older than responses are kept. The clocks of server and node may differ by a little.
+    fn is_forgotten(&self, written: SystemTime, record: &Record) -> bool {
         let age = SystemTime::now()
             .duration_since(written)
             .unwrap_or_default();
-        let had = response.is_some();
-        let response = response
-            .filter(|_| age < self.limits.response_retention)
-            .and_then(Response::into_reply);
-        ClaimOutcome::Completed {
-            response_dropped: had && response.is_none(),
-            response,
-        }
+        record.state == State::Completed
+            && record.response.is_some()
+            && age >= self.limits.response_retention
+    }
+}
+
+/// What a duplicate of a completed id is told.
+fn completed(response: Option<Response>) -> ClaimOutcome {
+    let had = response.is_some();
+    let response = response.and_then(Response::into_reply);
+    ClaimOutcome::Completed {
+        response_dropped: had && response.is_none(),
+        response,
     }
 }
 
@@ -167,9 +171,13 @@ impl InboxStore for NatsInbox {
         }
         for _ in 0..TRIES {
             let present = self.read(CLAIM, &name).await?;
-            let (revision, written, record) = match &present {
-                Some((revision, written, record)) => (*revision, *written, Some(record)),
-                None => (0, SystemTime::UNIX_EPOCH, None),
+            let (revision, record) = match &present {
+                // With its response a request is forgotten, and a later one under its id is another.
+                Some((revision, written, record)) if self.is_forgotten(*written, record) => {
+                    (*revision, None)
+                }
+                Some((revision, _, record)) => (*revision, Some(record)),
+                None => (0, None),
             };
             let lease_left = match record {
                 Some(record) if record.state == State::Running => {
@@ -194,7 +202,7 @@ impl InboxStore for NatsInbox {
                         retry_after: lease_left,
                     });
                 }
-                Answer::Completed(response) => return Ok(self.completed(response, written)),
+                Answer::Completed(response) => return Ok(completed(response)),
                 Answer::Dead => {
                     let generation = record.map_or(generation, |record| record.generation);
                     return Ok(ClaimOutcome::Dead { generation });

@@ -27,8 +27,8 @@ pub(crate) struct StreamReceipt {
     ack_wait: Duration,
     /// The server takes the late word on a delivery that is out again: our own clock tells.
     until: Instant,
-    /// Taken when it is settled. One that is dropped unsettled is held at the server until its lease ends, and here too.
-    place: Option<Place>,
+    /// In the member's room, and in that of the source. Taken when it is settled. One that is dropped unsettled is held at the server until its lease ends, and here too.
+    places: Option<(Place, Place)>,
 }
 
 impl StreamReceipt {
@@ -44,7 +44,7 @@ impl StreamReceipt {
         generation: u32,
         qos: QoS,
         (arrived, ack_wait): (Instant, Duration),
-        place: Place,
+        places: (Place, Place),
     ) -> Self {
         Self {
             connection,
@@ -55,7 +55,7 @@ impl StreamReceipt {
             qos,
             ack_wait,
             until: arrived + ack_wait,
-            place: Some(place),
+            places: Some(places),
         }
     }
 
@@ -106,7 +106,7 @@ impl StreamReceipt {
 
 impl Drop for StreamReceipt {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
+        if let Some((place, _out)) = self.places.take() {
             place.abandon(self.until);
         }
     }
@@ -128,7 +128,7 @@ impl Receipt for StreamReceipt {
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), Error> {
-        let _until_it_is_settled = self.place.take();
+        let _until_it_is_settled = self.places.take();
         match settlement {
             // Late or not: it was handled.
             Settlement::Ack if self.qos == QoS::AtLeastOnce => self.tell("+ACK").await,
@@ -152,7 +152,14 @@ impl Receipt for StreamReceipt {
                         self.confirm("settle", nak(after)).await
                     }
                     Settlement::Release { .. } => self.confirm("settle", nak(Duration::ZERO)).await,
-                    Settlement::DeadLetter { reason, .. } => self.bury(&envelope, &reason).await,
+                    Settlement::DeadLetter { reason, .. } => {
+                        // Not left half-way when nobody waits for it any more: stored, and delivered again too.
+                        let burying =
+                            tokio::spawn(async move { self.bury(&envelope, &reason).await });
+                        burying
+                            .await
+                            .unwrap_or_else(|_| Err(error::closed_meanwhile("settle")))
+                    }
                     Settlement::Term => self.confirm("settle", "+TERM".to_owned()).await,
                     _ => Err(error::unknown_settlement()),
                 }
@@ -169,7 +176,7 @@ impl Receipt for StreamReceipt {
             .connection
             .try_publish("settle", self.ack.clone(), None, "+ACK".into());
         let told = queued.ok_or(settlement)?;
-        self.place = None;
+        self.places = None;
         Ok(told)
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_nats::{Message, Subject, Subscriber};
 use catga_core::{
@@ -30,12 +31,14 @@ pub(crate) struct ServeSubscription {
     room: Arc<Room>,
     max_in_flight: Arc<AtomicUsize>,
     arrived: mpsc::Receiver<Arrived>,
+    /// Where what is put off comes again.
+    again: mpsc::Sender<Arrived>,
     taker: AbortHandle,
     left: bool,
 }
 
 /// A request, and when it came: from then on its caller's time runs here.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Arrived {
     message: Message,
     at: Instant,
@@ -54,7 +57,7 @@ impl ServeSubscription {
         let taker = Taker {
             connection: Arc::clone(&connection),
             request: serve.request.clone(),
-            arrived: sender,
+            arrived: sender.clone(),
         };
         Ok(Self {
             connection,
@@ -62,6 +65,7 @@ impl ServeSubscription {
             room: Arc::default(),
             max_in_flight: Arc::new(AtomicUsize::new(serve.max_in_flight.max(1))),
             arrived,
+            again: sender,
             taker: tokio::spawn(taker.run(of_service, of_node)).abort_handle(),
             left: false,
         })
@@ -69,6 +73,7 @@ impl ServeSubscription {
 
     /// A delivery, unless its caller has given up.
     fn delivery(&self, arrived: Arrived) -> Option<Delivery> {
+        let kept = arrived.clone();
         let Arrived { message, at } = arrived;
         let reply = message.reply?;
         // Others may ask too, and expect an answer as long as they wait.
@@ -92,6 +97,8 @@ impl ServeSubscription {
         let receipt = RequestReceipt {
             connection: Arc::clone(&self.connection),
             reply: Some(reply),
+            arrived: kept,
+            again: self.again.clone(),
             request: self.request.clone(),
             _place: self.room.take(),
         };
@@ -109,6 +116,7 @@ impl ServeSubscription {
             return;
         }
         self.taker.abort();
+        self.arrived.close();
         while let Ok(arrived) = self.arrived.try_recv() {
             // Dropped unsettled, it is given back.
             drop(self.delivery(arrived));
@@ -236,6 +244,8 @@ impl Drop for ServeSubscription {
 struct RequestReceipt {
     connection: Arc<Connection>,
     reply: Option<Subject>,
+    arrived: Arrived,
+    again: mpsc::Sender<Arrived>,
     request: Name,
     _place: Place,
 }
@@ -252,6 +262,33 @@ impl RequestReceipt {
             .with_retry(Retry::Never)
             .with_unknown_outcome();
         self.answer(&Reply::err(RemoteError::new(&error))).await
+    }
+
+    /// The broker keeps no requests: it waits here, and comes again; where this node leaves meanwhile, its caller asks
+    /// somebody else.
+    fn put_off(&mut self, after: Duration, began: bool) {
+        let Some(to) = self.reply.take() else {
+            return;
+        };
+        let (arrived, again) = (self.arrived.clone(), self.again.clone());
+        let connection = Arc::clone(&self.connection);
+        let reply = self.given_back(Retry::Now, began);
+        tokio::spawn(async move {
+            let left = async {
+                tokio::time::sleep(after).await;
+                again.send(arrived).await
+            };
+            let gone = select! {
+                biased;
+                () = connection.closed.raised() => true,
+                () = again.closed() => true,
+                sent = left => sent.is_err(),
+            };
+            if gone {
+                // Who is not told asks again when its time is over.
+                let _ = answer(&connection, to, &reply).await;
+            }
+        });
     }
 
     /// The broker keeps no requests: their callers ask again, somebody else.
@@ -306,12 +343,12 @@ impl Receipt for RequestReceipt {
                 self.fail(ErrorKind::Handler, text).await
             }
             Settlement::Nak { after } => {
-                let reply = self.given_back(Retry::After(after), true);
-                self.answer(&reply).await
+                self.put_off(after, true);
+                Ok(())
             }
             Settlement::Defer { after } => {
-                let reply = self.given_back(Retry::After(after), false);
-                self.answer(&reply).await
+                self.put_off(after, false);
+                Ok(())
             }
             Settlement::Release { began } => {
                 let reply = self.given_back(Retry::Now, began);

@@ -1,6 +1,7 @@
 //! One durable that a subscription pulls from, and what is known of it.
 
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::Info;
@@ -13,12 +14,13 @@ use crate::connection::Connection;
 use crate::durable::{Begin, Durable, MAX_ACK_PENDING, NO_CONSUMER, NO_STREAM};
 use crate::error;
 use crate::names::Member;
+use crate::room::{Place, Room};
 use crate::wire;
 
 /// How long a pull waits for messages.
 const EXPIRES: Duration = Duration::from_secs(30);
 /// The same where partitions take turns.
-const TURN: Duration = Duration::from_millis(250);
+const TURN: Duration = Duration::from_millis(50);
 /// How long after a refusal the next pull is sent.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How often it is asked where a consumer stands, to make it there again.
@@ -40,6 +42,8 @@ pub(crate) struct Source {
     pull: Subject,
     /// Where what is said of them comes.
     reply: String,
+    /// What is out of it here: of a partition nothing more comes before that is settled.
+    out: Arc<Room>,
     /// Messages that were asked for and did not come yet.
     requested: usize,
     /// When the server was last heard of it.
@@ -141,6 +145,7 @@ impl Source {
             durable,
             pull,
             reply,
+            out: Arc::default(),
             requested: 0,
             heard: now,
             heartbeat,
@@ -169,9 +174,19 @@ impl Source {
         !self.gone && self.not_before <= now
     }
 
-    /// Whether none is out, and one may be sent.
+    /// Whether no pull is out, and one may be sent.
     pub(crate) fn may_pull(&self, now: Instant) -> bool {
         self.requested == 0 && self.may_ask(now)
+    }
+
+    /// The same for a partition.
+    pub(crate) fn may_pull_in_order(&self, now: Instant) -> bool {
+        self.out.held() == 0 && self.may_pull(now)
+    }
+
+    /// Notes that a message of it is out.
+    pub(crate) fn take(&self) -> Place {
+        self.out.take()
     }
 
     /// Makes sure that the consumer is there.

@@ -180,7 +180,7 @@ impl StreamSubscription {
             generation,
             self.qos,
             (now, self.ack_wait),
-            self.room.take(),
+            (self.room.take(), self.sources[index].take()),
         );
         let delivery = Delivery::new(envelope, Box::new(receipt));
         // Who redrives a message may have seen it handled half-way.
@@ -235,7 +235,7 @@ impl StreamSubscription {
                 break;
             }
             let index = (self.cursor + step) % last;
-            if self.sources[index].may_pull(now) {
+            if self.sources[index].may_pull_in_order(now) {
                 self.sources[index]
                     .pull(&self.connection, 1, in_turn)
                     .await?;
@@ -329,7 +329,8 @@ impl StreamSubscription {
                     // The client closes it with the connection alone.
                     None => return Err(error::closed("receive")),
                 },
-                () = self.room.freed(), if !room => {}
+                // A partition whose message is settled can be asked again.
+                () = self.room.freed(), if !room || self.sources.len() > 2 => {}
                 () = connection.link.until(|link| link.epoch() != epoch) => {}
                 () = sleep_until(check) => self.check().await?,
             }
