@@ -11,9 +11,9 @@ use catga_core::{
 };
 use futures_util::StreamExt;
 use tokio::select;
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 
 use crate::connection::Connection;
 use crate::request::{Asked, write};
@@ -33,7 +33,9 @@ pub(crate) struct ServeSubscription {
     arrived: mpsc::Receiver<Arrived>,
     /// Where what is put off comes again.
     again: mpsc::Sender<Arrived>,
-    taker: AbortHandle,
+    taker: JoinHandle<()>,
+    /// Tells the taker to unsubscribe.
+    leaving: Arc<Notify>,
     left: bool,
 }
 
@@ -54,7 +56,9 @@ impl ServeSubscription {
         let of_service = connection.subscribe("serve", to_service, queue).await?;
         let of_node = connection.subscribe("serve", to_node, None).await?;
         let (sender, arrived) = mpsc::channel(QUEUE);
+        let leaving = Arc::new(Notify::new());
         let taker = Taker {
+            leaving: Arc::clone(&leaving),
             connection: Arc::clone(&connection),
             request: serve.request.clone(),
             arrived: sender.clone(),
@@ -66,7 +70,8 @@ impl ServeSubscription {
             max_in_flight: Arc::new(AtomicUsize::new(serve.max_in_flight.max(1))),
             arrived,
             again: sender,
-            taker: tokio::spawn(taker.run(of_service, of_node)).abort_handle(),
+            taker: tokio::spawn(taker.run(of_service, of_node)),
+            leaving,
             left: false,
         })
     }
@@ -115,7 +120,7 @@ impl ServeSubscription {
         if std::mem::replace(&mut self.left, true) {
             return;
         }
-        self.taker.abort();
+        // From here on the taker sends away what still comes.
         self.arrived.close();
         while let Ok(arrived) = self.arrived.try_recv() {
             // Dropped unsettled, it is given back.
@@ -126,6 +131,7 @@ impl ServeSubscription {
 
 /// Notes when requests come, also while nobody receives.
 struct Taker {
+    leaving: Arc<Notify>,
     connection: Arc<Connection>,
     request: Name,
     arrived: mpsc::Sender<Arrived>,
@@ -136,6 +142,7 @@ impl Taker {
         loop {
             let message = select! {
                 biased;
+                () = self.leaving.notified() => break,
                 message = of_node.next() => message,
                 message = of_service.next() => message,
             };
@@ -147,10 +154,21 @@ impl Taker {
                 self.refuse(refused.into_inner().message).await;
             }
         }
+        for mut subscriber in [of_node, of_service] {
+            // What is on its way comes before it ends.
+            if subscriber.drain().await.is_ok() {
+                while let Some(message) = subscriber.next().await {
+                    self.refuse(message).await;
+                }
+            }
+        }
     }
 
     async fn refuse(&self, message: Message) {
-        let text = format!("this node has {QUEUE} requests `{}` waiting", self.request);
+        let text = format!(
+            "this node takes no more requests `{}` now: ask another",
+            self.request
+        );
         let error = Error::new(ErrorKind::Unavailable, "request", text).with_retry(Retry::Now);
         let Some(reply) = message.reply else {
             return;
@@ -217,7 +235,12 @@ impl Subscription for ServeSubscription {
     async fn close(&mut self) -> Result<(), Error> {
         self.leave();
         // Until the server knows, it sends requests here.
-        if self.connection.link.is_connected() && !self.connection.closed.is_raised() {
+        if !self.taker.is_finished()
+            && self.connection.link.is_connected()
+            && !self.connection.closed.is_raised()
+        {
+            self.leaving.notify_one();
+            let _ = timeout_at(self.connection.call_deadline(), &mut self.taker).await;
             self.connection.round_trip("close").await?;
         }
         Ok(())
@@ -236,6 +259,7 @@ impl Subscription for ServeSubscription {
 impl Drop for ServeSubscription {
     fn drop(&mut self) {
         self.leave();
+        self.taker.abort();
     }
 }
 
