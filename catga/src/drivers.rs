@@ -7,13 +7,15 @@ use catga_core::{BackendUrl, Driver, Error, ErrorKind};
 use crate::settings::all_problems;
 
 /// Backends of our own by scheme, and the feature that brings each.
-const FEATURES: &[(&str, &str)] = &[("memory", "memory")];
+const FEATURES: &[(&str, &str)] = &[("memory", "memory"), ("nats", "nats"), ("tls", "nats")];
 
 /// The backends that are compiled in.
 pub(crate) fn built_in() -> Vec<Arc<dyn Driver>> {
     vec![
         #[cfg(feature = "memory")]
         Arc::new(catga_memory::MemoryDriver),
+        #[cfg(feature = "nats")]
+        Arc::new(catga_nats::NatsDriver),
     ]
 }
 
@@ -71,18 +73,21 @@ mod tests {
             error.message().contains("no driver for scheme \"natz\""),
             "{error}"
         );
-        #[cfg(feature = "memory")]
+        #[cfg(all(feature = "memory", not(feature = "nats")))]
         assert!(error.message().contains("(available: memory)"), "{error}");
+        #[cfg(all(feature = "memory", feature = "nats"))]
+        assert!(
+            error.message().contains("(available: memory, nats, tls)"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_scheme_that_is_off_names_its_feature() {
-        let error = find("memory", &[]).unwrap_err();
-        assert!(
-            error
-                .message()
-                .contains("enable the feature \"memory\" of catga (available: none)"),
-            "{error}"
-        );
+        for (scheme, feature) in FEATURES {
+            let error = find(scheme, &[]).unwrap_err();
+            let remedy = format!("enable the feature \"{feature}\" of catga (available: none)");
+            assert!(error.message().contains(&remedy), "{error}");
+        }
     }
 }

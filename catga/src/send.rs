@@ -158,6 +158,11 @@ impl Inner {
         request: R,
     ) -> Result<Vec<Outcome<R::Response>>, Error> {
         self.check_open("broadcast", false)?;
+        if self.backend.registry.is_none() {
+            // It would reach this node alone, and look as if that were all.
+            let what = format!("send `{}` to every node", R::NAME);
+            return Err(self.unsupported("broadcast", Capability::Nodes, &what));
+        }
         let candidates = self.members.view().candidates(R::NAME).cloned();
         let candidates = candidates.ok_or_else(|| self.no_handler::<R>())?;
         let deadline = self.deadline::<R>(None)?;

@@ -1,0 +1,499 @@
+//! One connection to NATS, and calls on it that end in time.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_nats::jetstream::{self, response::Response};
+use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
+use catga_core::{Bytes, ConnectionState, Error, Name};
+use futures_util::{FutureExt, StreamExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::select;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::closed::Closed;
+use crate::dead_letter::DeadStream;
+use crate::link::Link;
+use crate::names::Names;
+use crate::options::Settings;
+use crate::replies::{Expected, Replies};
+use crate::streams::Routes;
+use crate::time::from_now;
+use crate::{credentials, error};
+
+/// What a message may be smaller than the server's limit, so that a copy of it in the dead letters fits too.
+const RESERVE: usize = 2048;
+
+/// Almost all answers come before this; then it is worth asking why one does not.
+const PROMPT: Duration = Duration::from_millis(100);
+
+/// How long the server's word on a refused subscription may take from the client's reader to us.
+const WORD: Duration = Duration::from_millis(10);
+
+/// A connection, shared by all that came from it.
+pub(crate) struct Connection {
+    pub(crate) client: Client,
+    pub(crate) names: Names,
+    pub(crate) settings: Settings,
+    pub(crate) link: Arc<Link>,
+    pub(crate) closed: Closed,
+    draining: AtomicBool,
+    /// The streams of messages that were found.
+    pub(crate) routes: Routes,
+    /// The stream of dead letters, when it was found.
+    pub(crate) dead: DeadStream,
+    jetstream: jetstream::Context,
+    /// What subjects of JetStream's API begin with.
+    api: String,
+    replies: Arc<Replies>,
+    /// Ends with the connection.
+    dispatcher: AbortHandle,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("settings", &self.settings)
+            .field("link", &self.link)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Something that was sent and is to be answered.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    operation: &'static str,
+    subject: Subject,
+    expected: Expected,
+    /// The refusals before it.
+    refused: u64,
+}
+
+impl Sent {
+    /// Where it went.
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
+    }
+}
+
+impl Connection {
+    /// Connects, or says why not.
+    pub(crate) async fn open(settings: Settings, namespace: &Name) -> Result<Self, Error> {
+        let names = Names::new(namespace, &settings.inbox_prefix)?;
+        let link = Arc::new(Link::default());
+        let client = connect(&settings, &link).await?;
+        let version = client.server_info().version;
+        if !client.is_server_compatible(2, 9, 0) {
+            return Err(error::too_old(&version));
+        }
+        tracing::info!(version, "nats-server");
+        // The event comes by a task of its own.
+        link.hear(&async_nats::Event::Connected);
+        let replies = Arc::new(Replies::new(&client.new_inbox()));
+        let subscribed = client.subscribe(replies.wildcard()).await;
+        let inbox = subscribed.map_err(|error| error::not_subscribed("connect", error))?;
+        let dispatcher = tokio::spawn(dispatch(inbox, Arc::clone(&replies))).abort_handle();
+        let (jetstream, api) = jetstream_of(&client, &settings);
+        Ok(Self {
+            client,
+            names,
+            settings,
+            link,
+            closed: Closed::default(),
+            draining: AtomicBool::new(false),
+            routes: Routes::default(),
+            dead: DeadStream::default(),
+            jetstream,
+            api,
+            replies,
+            dispatcher,
+        })
+    }
+
+    pub(crate) fn check_open(&self, operation: &'static str) -> Result<(), Error> {
+        if self.closed.is_raised() {
+            Err(error::closed(operation))
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(crate) fn state(&self) -> ConnectionState {
+        if self.closed.is_raised() {
+            ConnectionState::Closed
+        } else if self.draining.load(Ordering::SeqCst) {
+            ConnectionState::Draining
+        } else if self.is_connected() {
+            ConnectionState::Connected
+        } else {
+            ConnectionState::Reconnecting
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        // Where an event was lost the client itself knows.
+        self.link.is_connected()
+            || self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// The most bytes of a message with its headers.
+    pub(crate) fn max_payload(&self) -> usize {
+        self.client.max_payload().saturating_sub(RESERVE)
+    }
+
+    /// When a call that begins now is to end.
+    pub(crate) fn call_deadline(&self) -> Instant {
+        from_now(self.settings.call_timeout)
+    }
+
+    /// A subject of JetStream's API.
+    pub(crate) fn api_subject(&self, call: &str) -> Subject {
+        format!("{}.{call}", self.api).into()
+    }
+
+    /// Calls JetStream's API.
+    pub(crate) async fn api<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        call: &str,
+        payload: &impl Serialize,
+    ) -> Result<Result<T, jetstream::Error>, Error> {
+        self.check_open(operation)?;
+        self.connected(operation, self.call_deadline()).await?;
+        let refused = self.link.refused();
+        let subject = self.api_subject(call);
+        let by = self.call_deadline() + PROMPT;
+        let asked = self.jetstream.request(call.to_owned(), payload);
+        let asked = timeout_at(by, asked);
+        let denied = self.link.until(|link| link.has_refused(&subject, refused));
+        let answer = select! {
+            biased;
+            answer = asked => answer,
+            () = denied => return Err(error::denied(operation, &subject)),
+        };
+        match answer {
+            Ok(Ok(Response::Ok(answer))) => Ok(Ok(answer)),
+            Ok(Ok(Response::Err { error })) => Ok(Err(error)),
+            Ok(Err(error)) => Err(error::api(operation, &subject, error)),
+            Err(_) => Err(error::unanswered(operation, &subject)),
+        }
+    }
+
+    /// Waits until there is a connection.
+    pub(crate) async fn connected(
+        &self,
+        operation: &'static str,
+        by: Instant,
+    ) -> Result<(), Error> {
+        if self.is_connected() {
+            return Ok(());
+        }
+        let connected = self.link.until(|_| self.is_connected());
+        select! {
+            biased;
+            () = connected => Ok(()),
+            () = self.closed.raised() => Err(error::closed(operation)),
+            () = sleep_until(by) => {
+                let problem = self.link.problem();
+                Err(error::not_connected(operation, problem.as_ref().map(|text| text.as_str())))
+            }
+        }
+    }
+
+    /// Publishes, and waits for nothing but room in the client's queue.
+    pub(crate) async fn publish(
+        &self,
+        operation: &'static str,
+        subject: Subject,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        by: Instant,
+    ) -> Result<(), Error> {
+        let sent = timeout_at(by, async {
+            match headers {
+                None => self.client.publish(subject, payload).await,
+                Some(headers) => {
+                    self.client
+                        .publish_with_headers(subject, headers, payload)
+                        .await
+                }
+            }
+        });
+        match sent.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error::not_sent(operation, error)),
+            Err(_) => Err(error::queue_full(operation)),
+        }
+    }
+
+    /// As [`publish`](Self::publish), when the client has room at once.
+    pub(crate) fn try_publish(
+        &self,
+        operation: &'static str,
+        subject: Subject,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Option<Result<(), Error>> {
+        let queued = match headers {
+            None => self.client.publish(subject, payload).now_or_never(),
+            Some(headers) => self
+                .client
+                .publish_with_headers(subject, headers, payload)
+                .now_or_never(),
+        };
+        queued.map(|queued| queued.map_err(|error| error::not_sent(operation, error)))
+    }
+
+    /// Sends what is to be answered. Whatever fails here was not handed over.
+    pub(crate) async fn send(
+        &self,
+        operation: &'static str,
+        subject: Subject,
+        tail: &str,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        by: Instant,
+    ) -> Result<Sent, Error> {
+        self.check_open(operation)?;
+        if !self.link.is_connected() {
+            self.connected(operation, by).await?;
+        }
+        let expected = self.replies.expect();
+        let expected = expected.ok_or_else(|| error::too_many_waiting(operation))?;
+        let sent = Sent {
+            operation,
+            subject: subject.clone(),
+            expected,
+            refused: self.link.refused(),
+        };
+        let mut reply = sent.expected.subject();
+        reply.push_str(tail);
+        let handed = timeout_at(by, async {
+            match headers {
+                None => {
+                    self.client
+                        .publish_with_reply(subject, reply, payload)
+                        .await
+                }
+                Some(headers) => {
+                    self.client
+                        .publish_with_reply_and_headers(subject, reply, headers, payload)
+                        .await
+                }
+            }
+        });
+        match handed.await {
+            Ok(Ok(())) => Ok(sent),
+            Ok(Err(error)) => Err(error::not_sent(operation, error)),
+            Err(_) => Err(error::queue_full(operation)),
+        }
+    }
+
+    /// Waits for the answer.
+    pub(crate) async fn answer(&self, mut sent: Sent, by: Instant) -> Result<Message, Error> {
+        let operation = sent.operation;
+        let answer = &mut sent.expected.answer;
+        if let Ok(answer) = timeout_at(by.min(Instant::now() + PROMPT), &mut *answer).await {
+            return answer.map_err(|_| error::closed_meanwhile(operation));
+        }
+        let (subject, since) = (&sent.subject, sent.refused);
+        let denied = self.link.until(|link| link.has_refused(subject, since));
+        select! {
+            biased;
+            answer = answer => answer.map_err(|_| error::closed_meanwhile(operation)),
+            () = denied => Err(error::denied(operation, subject)),
+            () = self.closed.raised() => Err(error::closed_meanwhile(operation)),
+            () = sleep_until(by) => Err(error::unanswered(operation, subject)),
+        }
+    }
+
+    /// Sends and waits for the answer.
+    pub(crate) async fn ask(
+        &self,
+        operation: &'static str,
+        subject: Subject,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        by: Instant,
+    ) -> Result<Message, Error> {
+        let sent = self
+            .send(operation, subject, "", headers, payload, by)
+            .await?;
+        self.answer(sent, by).await
+    }
+
+    /// Makes sure that the server has seen what was sent before.
+    pub(crate) async fn round_trip(&self, operation: &'static str) -> Result<(), Error> {
+        let by = self.call_deadline();
+        let expected = self.replies.expect();
+        let mut expected = expected.ok_or_else(|| error::too_many_waiting(operation))?;
+        let to_us = Subject::from(expected.subject());
+        self.publish(operation, to_us.clone(), None, Bytes::new(), by)
+            .await?;
+        select! {
+            biased;
+            back = timeout_at(by, &mut expected.answer) => match back {
+                Ok(Ok(_)) => Ok(()),
+                _ => Err(error::unanswered(operation, &to_us)),
+            },
+            () = self.closed.raised() => Err(error::closed(operation)),
+        }
+    }
+
+    /// Subscribes: when this returns, the server knows.
+    pub(crate) async fn subscribe(
+        &self,
+        operation: &'static str,
+        subject: Subject,
+        queue: Option<String>,
+    ) -> Result<Subscriber, Error> {
+        self.check_open(operation)?;
+        self.connected(operation, self.call_deadline()).await?;
+        let refused = self.link.refused();
+        let made = match queue {
+            None => self.client.subscribe(subject.clone()).await,
+            Some(queue) => self.client.queue_subscribe(subject.clone(), queue).await,
+        };
+        let subscriber = made.map_err(|error| error::not_subscribed(operation, error))?;
+        self.round_trip(operation).await?;
+        let denied = self.link.until(|link| link.has_refused(&subject, refused));
+        match timeout_at(Instant::now() + WORD, denied).await {
+            Ok(()) => Err(error::denied(operation, &subject)),
+            Err(_) => Ok(subscriber),
+        }
+    }
+
+    /// Waits until what was handed to the client has left this process.
+    pub(crate) async fn flush(&self, operation: &'static str) -> Result<(), Error> {
+        self.check_open(operation)?;
+        match timeout_at(self.call_deadline(), self.client.flush()).await {
+            Ok(Ok(())) if self.is_connected() => Ok(()),
+            Ok(Ok(())) => Err(error::not_connected(operation, None)),
+            Ok(Err(_)) => Err(error::closed(operation)),
+            Err(_) => Err(error::queue_full(operation)),
+        }
+    }
+
+    /// Flushes and closes. Who closes twice hears nothing of it.
+    pub(crate) async fn close(&self) -> Result<(), Error> {
+        if self.closed.is_raised() || self.draining.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let flushed = self.flush("close").await;
+        self.closed.raise();
+        // Takes the connection down; when the client is stuck, dropping it does.
+        let _ = timeout_at(self.call_deadline(), self.client.drain()).await;
+        self.dispatcher.abort();
+        let late = self.replies.late();
+        if late > 0 {
+            tracing::info!(late, "answers came late or twice and were dropped");
+        }
+        flushed
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.dispatcher.abort();
+    }
+}
+
+async fn dispatch(mut inbox: Subscriber, replies: Arc<Replies>) {
+    while let Some(message) = inbox.next().await {
+        replies.deliver(message);
+    }
+}
+
+async fn connect(settings: &Settings, link: &Arc<Link>) -> Result<Client, Error> {
+    let mut options = credentials::options(&settings.credentials)
+        .await?
+        .name("catga")
+        .connection_timeout(settings.connect_timeout)
+        .request_timeout(Some(settings.call_timeout))
+        .custom_inbox_prefix(&settings.inbox_prefix)
+        // Names are checked once, where they are made.
+        .skip_subject_validation(true)
+        .max_reconnects(None)
+        .reconnect_delay_callback(reconnect_delay)
+        .require_tls(settings.tls.required)
+        .event_callback({
+            let link = Arc::clone(link);
+            move |event| {
+                link.hear(&event);
+                std::future::ready(())
+            }
+        });
+    if settings.tls.first {
+        options = options.tls_first();
+    }
+    if let Some(ca) = &settings.tls.ca {
+        options = options.add_root_certificates(ca.clone());
+    }
+    if let Some((certificate, key)) = &settings.tls.identity {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
+    }
+    let servers = settings.servers.iter().map(|server| server.parse());
+    let servers: Result<Vec<async_nats::ServerAddr>, _> = servers.collect();
+    let servers = servers.map_err(|error| {
+        let text = "a host of the nats:// URL is no address of a server";
+        Error::new(catga_core::ErrorKind::Config, "connect", text).with_source(error)
+    })?;
+    let connecting = options.connect(servers);
+    let limit = settings.connect_timeout.saturating_mul(2);
+    match timeout_at(from_now(limit), connecting).await {
+        Ok(connected) => connected.map_err(|error| error::connect(error, &settings.servers)),
+        Err(_) => Err(error::connect(
+            async_nats::ConnectErrorKind::TimedOut.into(),
+            &settings.servers,
+        )),
+    }
+}
+
+/// At once, then twice as long each time up to 2 s, and up to half as long again, so that not all come at once.
+fn reconnect_delay(attempts: usize) -> Duration {
+    if attempts <= 1 {
+        return Duration::ZERO;
+    }
+    let doubled = u32::try_from(attempts - 2).unwrap_or(u32::MAX).min(6);
+    let delay = Duration::from_millis(50 << doubled).min(Duration::from_secs(2));
+    delay + delay.mul_f64(fastrand::f64() / 2.0)
+}
+
+fn jetstream_of(client: &Client, settings: &Settings) -> (jetstream::Context, String) {
+    let mut context = match &settings.domain {
+        Some(domain) => jetstream::with_domain(client.clone(), domain),
+        None => jetstream::new(client.clone()),
+    };
+    context.set_timeout(settings.call_timeout);
+    let api = match &settings.domain {
+        Some(domain) => format!("$JS.{domain}.API"),
+        None => "$JS.API".to_owned(),
+    };
+    (context, api)
+}
+
+/// Whether nobody was there to answer.
+pub(crate) fn is_no_responders(message: &Message) -> bool {
+    message.status == Some(StatusCode::NO_RESPONDERS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reconnects_are_quick_at_first_and_never_slow() {
+        assert_eq!(reconnect_delay(1), Duration::ZERO);
+        for attempts in 2..200 {
+            let delay = reconnect_delay(attempts);
+            assert!(
+                delay <= Duration::from_secs(3) && delay >= Duration::from_millis(50),
+                "{delay:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,32 @@
+#![doc = include_str!("../README.md")]
+
+mod absence;
+mod bucket;
+mod closed;
+mod connection;
+mod credentials;
+mod dead_letter;
+mod direct;
+mod driver;
+mod durable;
+mod error;
+mod inbox;
+mod link;
+mod names;
+mod options;
+mod receipt;
+mod record;
+mod replies;
+mod request;
+mod ring;
+mod room;
+mod serve;
+mod source;
+mod store;
+mod streams;
+mod subscription;
+mod time;
+mod transport;
+mod wire;
+
+pub use driver::{DRIVER, NatsDriver};

@@ -1,0 +1,201 @@
+//! Settling: ack, nak, term and in progress, by the server's own words.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Subject;
+use catga_core::{Capability, Envelope, Error, QoS, Receipt, Settlement, async_trait};
+use tokio::time::Instant;
+
+use crate::connection::{Connection, is_no_responders};
+use crate::dead_letter::{self, GivenUp};
+use crate::error;
+use crate::names::Member;
+use crate::room::Place;
+use crate::wire::AckInfo;
+
+/// The right to settle one delivery. Dropping it leaves the message to the end of its lease.
+#[derive(Debug)]
+pub(crate) struct StreamReceipt {
+    connection: Arc<Connection>,
+    /// Where the server hears of it.
+    ack: Subject,
+    member: Arc<Member>,
+    info: AckInfo,
+    generation: u32,
+    qos: QoS,
+    ack_wait: Duration,
+    /// The server takes the late word on a delivery that is out again: our own clock tells.
+    until: Instant,
+    /// In the member's room, and in that of the source. Taken when it is settled. One that is dropped unsettled is held at the server until its lease ends, and here too.
+    places: Option<(Place, Place)>,
+}
+
+impl StreamReceipt {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one caller, which has just these parts"
+    )]
+    pub(crate) fn new(
+        connection: Arc<Connection>,
+        ack: Subject,
+        member: Arc<Member>,
+        info: AckInfo,
+        generation: u32,
+        qos: QoS,
+        (arrived, ack_wait): (Instant, Duration),
+        places: (Place, Place),
+    ) -> Self {
+        Self {
+            connection,
+            ack,
+            member,
+            info,
+            generation,
+            qos,
+            ack_wait,
+            until: arrived + ack_wait,
+            places: Some(places),
+        }
+    }
+
+    /// Says it, and does not wait to hear whether it was heard.
+    async fn tell(&self, word: &'static str) -> Result<(), Error> {
+        let by = self.connection.call_deadline();
+        let ack = self.ack.clone();
+        self.connection
+            .publish("settle", ack, None, word.into(), by)
+            .await
+    }
+
+    /// Says it, and waits until the server heard: an empty answer; nobody there is a consumer that is gone.
+    async fn confirm(&self, operation: &'static str, word: String) -> Result<(), Error> {
+        let by = self.connection.call_deadline();
+        let ack = self.ack.clone();
+        let answer = self
+            .connection
+            .ask(operation, ack, None, word.into(), by)
+            .await?;
+        if is_no_responders(&answer) {
+            return Err(error::no_consumer(operation));
+        }
+        Ok(())
+    }
+
+    fn check_lease(&self, operation: &'static str) -> Result<(), Error> {
+        if Instant::now() > self.until {
+            Err(error::lost_ownership(operation))
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn bury(&self, envelope: &Envelope, reason: &catga_core::Reason) -> Result<(), Error> {
+        let given_up = GivenUp {
+            member: &self.member,
+            reason,
+            deliveries: self.info.delivered,
+            published: self.info.published(),
+            generation: self.generation,
+            sequence: self.info.stream_sequence,
+        };
+        dead_letter::bury(&self.connection, envelope, &given_up).await?;
+        self.confirm("settle", "+TERM".to_owned()).await
+    }
+}
+
+impl Drop for StreamReceipt {
+    fn drop(&mut self) {
+        if let Some((place, _out)) = self.places.take() {
+            place.abandon(self.until);
+        }
+    }
+}
+
+/// Not before this delay; at once without one.
+fn nak(after: Duration) -> String {
+    if after.is_zero() {
+        "-NAK".to_owned()
+    } else {
+        format!(r#"-NAK {{"delay": {}}}"#, after.as_nanos())
+    }
+}
+
+#[async_trait]
+impl Receipt for StreamReceipt {
+    async fn settle(
+        mut self: Box<Self>,
+        envelope: Envelope,
+        settlement: Settlement,
+    ) -> Result<(), Error> {
+        let _until_it_is_settled = self.places.take();
+        match settlement {
+            // Late or not: it was handled.
+            Settlement::Ack if self.qos == QoS::AtLeastOnce => self.tell("+ACK").await,
+            Settlement::Ack => self.confirm("settle", "+ACK".to_owned()).await,
+            Settlement::Complete(completion) => {
+                if completion.effects.is_some() {
+                    return Err(error::no_effects("settle"));
+                }
+                if completion.claim.is_some() {
+                    return Err(error::unsupported("settle", Capability::FusedCompletion));
+                }
+                self.confirm("settle", "+ACK".to_owned()).await
+            }
+            Settlement::DeadLetter { claim: Some(_), .. } => {
+                Err(error::unsupported("settle", Capability::FusedCompletion))
+            }
+            settlement => {
+                self.check_lease("settle")?;
+                match settlement {
+                    Settlement::Nak { after } | Settlement::Defer { after } => {
+                        self.confirm("settle", nak(after)).await
+                    }
+                    Settlement::Release { .. } => self.confirm("settle", nak(Duration::ZERO)).await,
+                    Settlement::DeadLetter { reason, .. } => {
+                        // Not left half-way when nobody waits for it any more: stored, and delivered again too.
+                        let burying =
+                            tokio::spawn(async move { self.bury(&envelope, &reason).await });
+                        burying
+                            .await
+                            .unwrap_or_else(|_| Err(error::closed_meanwhile("settle")))
+                    }
+                    Settlement::Term => self.confirm("settle", "+TERM".to_owned()).await,
+                    _ => Err(error::unknown_settlement()),
+                }
+            }
+        }
+    }
+
+    /// An ack at QoS 1 is queued.
+    fn try_settle(&mut self, settlement: Settlement) -> Result<Result<(), Error>, Settlement> {
+        if !matches!(settlement, Settlement::Ack) || self.qos != QoS::AtLeastOnce {
+            return Err(settlement);
+        }
+        let queued = self
+            .connection
+            .try_publish("settle", self.ack.clone(), None, "+ACK".into());
+        let told = queued.ok_or(settlement)?;
+        self.places = None;
+        Ok(told)
+    }
+
+    async fn extend(&mut self) -> Result<(), Error> {
+        self.check_lease("extend")?;
+        let said = Instant::now();
+        self.confirm("extend", "+WPI".to_owned()).await?;
+        self.until = said + self.ack_wait;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_is_told_in_nanoseconds() {
+        assert_eq!(nak(Duration::ZERO), "-NAK");
+        assert_eq!(nak(Duration::from_millis(5)), r#"-NAK {"delay": 5000000}"#);
+    }
+}

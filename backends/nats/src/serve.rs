@@ -1,0 +1,401 @@
+//! A node's side of requests: taking them, and answering.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_nats::{Message, Subject, Subscriber};
+use catga_core::{
+    Capability, Delivery, Envelope, Error, ErrorKind, Name, QoS, ReasonKind, Receipt, RemoteError,
+    Reply, Retry, Serve, Settlement, StatsReader, Subscription, SubscriptionStats, async_trait,
+};
+use futures_util::StreamExt;
+use tokio::select;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::connection::Connection;
+use crate::request::{Asked, write};
+use crate::room::{Place, Room};
+use crate::{error, wire};
+
+/// How many requests wait here before others are told to go elsewhere.
+const QUEUE: usize = 1024;
+
+/// A node that takes the requests of one name.
+#[derive(Debug)]
+pub(crate) struct ServeSubscription {
+    connection: Arc<Connection>,
+    request: Name,
+    room: Arc<Room>,
+    max_in_flight: Arc<AtomicUsize>,
+    arrived: mpsc::Receiver<Arrived>,
+    /// Where what is put off comes again.
+    again: mpsc::Sender<Arrived>,
+    taker: JoinHandle<()>,
+    /// Tells the taker to unsubscribe.
+    leaving: Arc<Notify>,
+    left: bool,
+}
+
+/// A request, and when it came: from then on its caller's time runs here.
+#[derive(Clone, Debug)]
+struct Arrived {
+    message: Message,
+    at: Instant,
+}
+
+impl ServeSubscription {
+    /// Joins the servers: when this returns, requests find this node.
+    pub(crate) async fn join(connection: Arc<Connection>, serve: &Serve) -> Result<Self, Error> {
+        let names = &connection.names;
+        let to_service = names.to_service(&serve.service, &serve.request);
+        let to_node = names.to_node(&serve.node, &serve.request);
+        let queue = Some(serve.service.as_str().to_owned());
+        let of_service = connection.subscribe("serve", to_service, queue).await?;
+        let of_node = connection.subscribe("serve", to_node, None).await?;
+        let (sender, arrived) = mpsc::channel(QUEUE);
+        let leaving = Arc::new(Notify::new());
+        let taker = Taker {
+            leaving: Arc::clone(&leaving),
+            connection: Arc::clone(&connection),
+            request: serve.request.clone(),
+            arrived: sender.clone(),
+        };
+        Ok(Self {
+            connection,
+            request: serve.request.clone(),
+            room: Arc::default(),
+            max_in_flight: Arc::new(AtomicUsize::new(serve.max_in_flight.max(1))),
+            arrived,
+            again: sender,
+            taker: tokio::spawn(taker.run(of_service, of_node)),
+            leaving,
+            left: false,
+        })
+    }
+
+    /// A delivery, unless its caller has given up.
+    fn delivery(&self, arrived: Arrived) -> Option<Delivery> {
+        let kept = arrived.clone();
+        let Arrived { message, at } = arrived;
+        let reply = message.reply?;
+        // Others may ask too, and expect an answer as long as they wait.
+        let asked = Asked::read(&reply);
+        let left = asked.and_then(|asked| asked.time_left);
+        let left = left.map(|left| left.saturating_sub(at.elapsed()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return None;
+        }
+        let headers = message.headers.as_ref();
+        let envelope = wire::envelope(
+            self.request.clone(),
+            QoS::AtLeastOnce,
+            headers,
+            message.payload,
+        );
+        let envelope = match asked {
+            Some(asked) => envelope.with_id(asked.id),
+            None => envelope,
+        };
+        let receipt = RequestReceipt {
+            connection: Arc::clone(&self.connection),
+            reply: Some(reply),
+            arrived: kept,
+            again: self.again.clone(),
+            request: self.request.clone(),
+            _place: self.room.take(),
+        };
+        let delivery = Delivery::new(envelope, Box::new(receipt));
+        let delivery = delivery.with_count(asked.map_or(1, |asked| asked.attempt));
+        Some(match left {
+            Some(left) => delivery.with_time_left(left),
+            None => delivery,
+        })
+    }
+
+    /// Ends the subscriptions; who waits here is told to go elsewhere.
+    fn leave(&mut self) {
+        if std::mem::replace(&mut self.left, true) {
+            return;
+        }
+        // From here on the taker sends away what still comes.
+        self.arrived.close();
+        while let Ok(arrived) = self.arrived.try_recv() {
+            // Dropped unsettled, it is given back.
+            drop(self.delivery(arrived));
+        }
+    }
+}
+
+/// Notes when requests come, also while nobody receives.
+struct Taker {
+    leaving: Arc<Notify>,
+    connection: Arc<Connection>,
+    request: Name,
+    arrived: mpsc::Sender<Arrived>,
+}
+
+impl Taker {
+    async fn run(self, mut of_service: Subscriber, mut of_node: Subscriber) {
+        loop {
+            let message = select! {
+                biased;
+                () = self.leaving.notified() => break,
+                message = of_node.next() => message,
+                message = of_service.next() => message,
+            };
+            let Some(message) = message else {
+                return;
+            };
+            let at = Instant::now();
+            if let Err(refused) = self.arrived.try_send(Arrived { message, at }) {
+                self.refuse(refused.into_inner().message).await;
+            }
+        }
+        for mut subscriber in [of_node, of_service] {
+            // What is on its way comes before it ends.
+            if subscriber.drain().await.is_ok() {
+                while let Some(message) = subscriber.next().await {
+                    self.refuse(message).await;
+                }
+            }
+        }
+    }
+
+    async fn refuse(&self, message: Message) {
+        let text = format!(
+            "this node takes no more requests `{}` now: ask another",
+            self.request
+        );
+        let error = Error::new(ErrorKind::Unavailable, "request", text).with_retry(Retry::Now);
+        let Some(reply) = message.reply else {
+            return;
+        };
+        // Who is not told asks again when its time is over.
+        let _ = answer(
+            &self.connection,
+            reply,
+            &Reply::err(RemoteError::new(&error)),
+        )
+        .await;
+    }
+}
+
+async fn answer(connection: &Connection, to: Subject, reply: &Reply) -> Result<(), Error> {
+    let (mut headers, mut payload) = write(reply);
+    if payload.len() > connection.max_payload() {
+        let text = format!(
+            "the response has {} bytes, and the server takes {}",
+            payload.len(),
+            connection.max_payload()
+        );
+        let error = Error::new(ErrorKind::PayloadTooLarge, "request", text).with_unknown_outcome();
+        (headers, payload) = write(&Reply::err(RemoteError::new(&error)));
+    }
+    let by = connection.call_deadline();
+    connection.publish("settle", to, headers, payload, by).await
+}
+
+#[async_trait]
+impl Subscription for ServeSubscription {
+    async fn recv(&mut self, max: usize, into: &mut Vec<Delivery>) -> Result<(), Error> {
+        let before = into.len();
+        let connection = Arc::clone(&self.connection);
+        loop {
+            if self.left || connection.closed.is_raised() {
+                self.leave();
+                return Err(error::closed("receive"));
+            }
+            let limit = self.max_in_flight.load(Ordering::Relaxed);
+            let has_room = self.room.held() < limit;
+            if has_room
+                && into.len() - before < max.max(1)
+                && let Ok(arrived) = self.arrived.try_recv()
+            {
+                into.extend(self.delivery(arrived));
+                continue;
+            }
+            if into.len() > before {
+                return Ok(());
+            }
+            select! {
+                biased;
+                () = connection.closed.raised() => {}
+                arrived = self.arrived.recv(), if has_room => match arrived {
+                    Some(arrived) => into.extend(self.delivery(arrived)),
+                    None => return Err(error::closed("receive")),
+                },
+                () = self.room.freed(), if !has_room => {}
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), Error> {
+        self.leave();
+        // Until the server knows, it sends requests here.
+        if !self.taker.is_finished()
+            && self.connection.link.is_connected()
+            && !self.connection.closed.is_raised()
+        {
+            self.leaving.notify_one();
+            let _ = timeout_at(self.connection.call_deadline(), &mut self.taker).await;
+            self.connection.round_trip("close").await?;
+        }
+        Ok(())
+    }
+
+    fn set_max_in_flight(&mut self, max_in_flight: usize) {
+        self.max_in_flight
+            .store(max_in_flight.max(1), Ordering::Relaxed);
+    }
+
+    fn stats_reader(&self) -> StatsReader {
+        StatsReader::new(SubscriptionStats::default)
+    }
+}
+
+impl Drop for ServeSubscription {
+    fn drop(&mut self) {
+        self.leave();
+        self.taker.abort();
+    }
+}
+
+/// The right and the duty to answer one request. Dropped unsettled, its caller is told to ask again.
+#[derive(Debug)]
+struct RequestReceipt {
+    connection: Arc<Connection>,
+    reply: Option<Subject>,
+    arrived: Arrived,
+    again: mpsc::Sender<Arrived>,
+    request: Name,
+    _place: Place,
+}
+
+impl RequestReceipt {
+    async fn answer(&mut self, reply: &Reply) -> Result<(), Error> {
+        let to = self.reply.take().expect("settled once, by value");
+        answer(&self.connection, to, reply).await
+    }
+
+    async fn fail(&mut self, kind: ErrorKind, message: impl Into<String>) -> Result<(), Error> {
+        // Who settles a request without an answer has had it in hand.
+        let error = Error::new(kind, "request", message)
+            .with_retry(Retry::Never)
+            .with_unknown_outcome();
+        self.answer(&Reply::err(RemoteError::new(&error))).await
+    }
+
+    /// The broker keeps no requests: it waits here, and comes again; where this node leaves meanwhile, its caller asks
+    /// somebody else.
+    fn put_off(&mut self, after: Duration, began: bool) {
+        let Some(to) = self.reply.take() else {
+            return;
+        };
+        let (arrived, again) = (self.arrived.clone(), self.again.clone());
+        let connection = Arc::clone(&self.connection);
+        let reply = self.given_back(Retry::Now, began);
+        tokio::spawn(async move {
+            let left = async {
+                tokio::time::sleep(after).await;
+                again.send(arrived).await
+            };
+            let gone = select! {
+                biased;
+                () = connection.closed.raised() => true,
+                () = again.closed() => true,
+                sent = left => sent.is_err(),
+            };
+            if gone {
+                // Who is not told asks again when its time is over.
+                let _ = answer(&connection, to, &reply).await;
+            }
+        });
+    }
+
+    /// The broker keeps no requests: their callers ask again, somebody else.
+    fn given_back(&self, retry: Retry, began: bool) -> Reply {
+        let text = format!(
+            "the request `{}` was given back by this node: ask again",
+            self.request
+        );
+        let error = Error::new(ErrorKind::Unavailable, "request", text).with_retry(retry);
+        Reply::err(RemoteError::new(&if began {
+            error.with_unknown_outcome()
+        } else {
+            error
+        }))
+    }
+}
+
+impl Drop for RequestReceipt {
+    fn drop(&mut self) {
+        let Some(to) = self.reply.take() else {
+            return;
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let reply = self.given_back(Retry::Now, true);
+            let connection = Arc::clone(&self.connection);
+            runtime.spawn(async move { answer(&connection, to, &reply).await });
+        }
+    }
+}
+
+#[async_trait]
+impl Receipt for RequestReceipt {
+    async fn settle(
+        mut self: Box<Self>,
+        _envelope: Envelope,
+        settlement: Settlement,
+    ) -> Result<(), Error> {
+        match settlement {
+            // No claim of ours is known here.
+            Settlement::Complete(completion) if completion.claim.is_some() => {
+                Err(error::unsupported("settle", Capability::FusedCompletion))
+            }
+            Settlement::Complete(completion) => match completion.response {
+                Some(reply) => self.answer(&reply).await,
+                None => {
+                    let text = "the request was handled without a response";
+                    self.fail(ErrorKind::Handler, text).await
+                }
+            },
+            Settlement::Ack => {
+                let text = "the request was acked without a response";
+                self.fail(ErrorKind::Handler, text).await
+            }
+            Settlement::Nak { after } => {
+                self.put_off(after, true);
+                Ok(())
+            }
+            Settlement::Defer { after } => {
+                self.put_off(after, false);
+                Ok(())
+            }
+            Settlement::Release { began } => {
+                let reply = self.given_back(Retry::Now, began);
+                self.answer(&reply).await
+            }
+            Settlement::Term => {
+                self.fail(ErrorKind::Handler, "the request was dropped")
+                    .await
+            }
+            Settlement::DeadLetter { reason, .. } => {
+                let kind = match reason.kind {
+                    ReasonKind::Decode => ErrorKind::Decode,
+                    ReasonKind::NoHandler => ErrorKind::NoHandler,
+                    _ => ErrorKind::Handler,
+                };
+                self.fail(kind, reason.to_string()).await
+            }
+            _ => Err(error::unknown_settlement()),
+        }
+    }
+
+    /// A request has no lease: its caller's deadline bounds it.
+    async fn extend(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+}

@@ -1,0 +1,364 @@
+//! One durable that a subscription pulls from, and what is known of it.
+
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::Info;
+use async_nats::jetstream::response::Response;
+use async_nats::{Message, StatusCode, Subject};
+use catga_core::{Error, Subscribe};
+use tokio::time::{Instant, timeout_at};
+
+use crate::connection::Connection;
+use crate::durable::{Begin, Durable, MAX_ACK_PENDING, NO_CONSUMER, NO_STREAM};
+use crate::error;
+use crate::names::Member;
+use crate::room::{Place, Room};
+use crate::wire;
+
+/// How long a pull waits for messages.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// The same where partitions take turns.
+const TURN: Duration = Duration::from_millis(50);
+/// How long after a refusal the next pull is sent.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How often it is asked where a consumer stands, to make it there again.
+const POSITION: Duration = Duration::from_secs(30);
+
+/// What the server said of a pull or a consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Fine,
+    /// The consumer or its stream is not there.
+    Gone,
+}
+
+/// A durable, and the pulls that were sent to it.
+#[derive(Debug)]
+pub(crate) struct Source {
+    durable: Durable,
+    /// Where pulls are sent.
+    pull: Subject,
+    /// Where what is said of them comes.
+    reply: String,
+    /// What is out of it here: of a partition nothing more comes before that is settled.
+    out: Arc<Room>,
+    /// Messages that were asked for and did not come yet.
+    requested: usize,
+    /// When the server was last heard of it.
+    heard: Instant,
+    heartbeat: Duration,
+    /// Whether it was silent for too long.
+    suspect: bool,
+    /// After a refusal not before this.
+    not_before: Instant,
+    /// The last message that is settled, with all before it.
+    floor: u64,
+    floor_read: Instant,
+    gone: bool,
+}
+
+/// The sources of a subscription: one, or one for each partition; then one for what is redriven.
+pub(crate) fn of(
+    connection: &Connection,
+    stream: &str,
+    member: &Member,
+    subscribe: &Subscribe,
+    inbox: &str,
+) -> Vec<Source> {
+    let (names, message) = (&connection.names, &subscribe.message);
+    let durable = |name, filter, max_ack_pending| Durable {
+        stream: stream.to_owned(),
+        name,
+        filter,
+        ack_wait: subscribe.ack_wait,
+        max_ack_pending,
+    };
+    let mut durables = match subscribe.ordered {
+        None => vec![durable(
+            member.durable(),
+            names.stored_in_any(message),
+            MAX_ACK_PENDING,
+        )],
+        Some(partitions) => (0..partitions.get())
+            .map(|partition| {
+                let filter = names.stored(message, partition).into_string();
+                durable(member.partition_durable(partition), filter, 1)
+            })
+            .collect(),
+    };
+    let redriven = names.redriven(member, message).into_string();
+    durables.push(durable(member.redrive_durable(), redriven, MAX_ACK_PENDING));
+    let heartbeat = connection.settings.pull_heartbeat.min(EXPIRES / 2);
+    let sources = durables.into_iter().enumerate();
+    let sources = sources.map(|(index, durable)| {
+        let call = format!("CONSUMER.MSG.NEXT.{stream}.{}", durable.name);
+        let pull = connection.api_subject(&call);
+        Source::new(durable, pull, format!("{inbox}.{index}"), heartbeat)
+    });
+    sources.collect()
+}
+
+/// Refuses a group whose members ask for another order, or another number of partitions: each would have a part of
+/// the messages twice, or nobody.
+pub(crate) async fn agree(
+    connection: &Connection,
+    stream: &str,
+    member: &Member,
+    subscribe: &Subscribe,
+) -> Result<(), Error> {
+    let exists = async |name| {
+        let durable = Durable {
+            stream: stream.to_owned(),
+            name,
+            filter: String::new(),
+            ack_wait: subscribe.ack_wait,
+            max_ack_pending: 0,
+        };
+        durable.exists(connection, "subscribe").await
+    };
+    let asked = subscribe.ordered.map_or(0, NonZeroU16::get);
+    let differs = match asked {
+        0 => exists(member.partition_durable(0)).await?,
+        partitions => {
+            exists(member.durable()).await?
+                || exists(member.partition_durable(partitions)).await?
+                || exists(member.partition_durable(0)).await?
+                    && !exists(member.partition_durable(partitions - 1)).await?
+        }
+    };
+    if differs {
+        return Err(error::other_order(
+            &subscribe.message,
+            &member.to_string(),
+            asked,
+        ));
+    }
+    Ok(())
+}
+
+impl Source {
+    fn new(durable: Durable, pull: Subject, reply: String, heartbeat: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            durable,
+            pull,
+            reply,
+            out: Arc::default(),
+            requested: 0,
+            heard: now,
+            heartbeat,
+            suspect: false,
+            not_before: now,
+            floor: 0,
+            floor_read: now,
+            gone: false,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.durable.name
+    }
+
+    pub(crate) fn requested(&self) -> usize {
+        self.requested
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// Whether a pull may be sent beside those that are out.
+    pub(crate) fn may_ask(&self, now: Instant) -> bool {
+        !self.gone && self.not_before <= now
+    }
+
+    /// Whether no pull is out, and one may be sent.
+    pub(crate) fn may_pull(&self, now: Instant) -> bool {
+        self.requested == 0 && self.may_ask(now)
+    }
+
+    /// The same for a partition.
+    pub(crate) fn may_pull_in_order(&self, now: Instant) -> bool {
+        self.out.held() == 0 && self.may_pull(now)
+    }
+
+    /// Notes that a message of it is out.
+    pub(crate) fn take(&self) -> Place {
+        self.out.take()
+    }
+
+    /// Makes sure that the consumer is there.
+    pub(crate) async fn ensure(
+        &mut self,
+        connection: &Connection,
+        operation: &'static str,
+        begin: Begin,
+    ) -> Result<(), Error> {
+        let info = self.durable.ensure(connection, operation, begin).await?;
+        self.stands_at(&info);
+        Ok(())
+    }
+
+    /// Makes the consumer again, where it stood when that was last asked: what was settled since comes again.
+    pub(crate) async fn recreate(&mut self, connection: &Connection) -> Result<(), Error> {
+        let begin = match self.floor {
+            0 => Begin::Oldest,
+            floor => Begin::At(floor + 1),
+        };
+        self.ensure(connection, "receive", begin).await?;
+        tracing::warn!(consumer = self.name(), ?begin, "a consumer was made again");
+        let now = Instant::now();
+        self.gone = false;
+        self.reconnected(now);
+        Ok(())
+    }
+
+    /// The stream was made anew.
+    pub(crate) fn begin_again(&mut self) {
+        self.floor = 0;
+        self.gone = true;
+    }
+
+    fn stands_at(&mut self, info: &Info) {
+        self.floor = info.ack_floor.stream_sequence;
+        self.floor_read = Instant::now();
+    }
+
+    /// Sends a pull for so many messages; a short one where partitions take turns.
+    pub(crate) async fn pull(
+        &mut self,
+        connection: &Connection,
+        batch: usize,
+        in_turn: bool,
+    ) -> Result<(), Error> {
+        let payload = if in_turn {
+            format!(r#"{{"batch":{batch},"expires":{}}}"#, TURN.as_nanos())
+        } else {
+            format!(
+                r#"{{"batch":{batch},"expires":{},"idle_heartbeat":{}}}"#,
+                EXPIRES.as_nanos(),
+                self.heartbeat.as_nanos()
+            )
+        };
+        let pull = self.pull.clone();
+        self.tell(connection, pull, self.reply.clone(), payload)
+            .await?;
+        self.requested += batch;
+        self.heard = Instant::now();
+        Ok(())
+    }
+
+    async fn tell(
+        &self,
+        connection: &Connection,
+        subject: Subject,
+        reply: String,
+        payload: String,
+    ) -> Result<(), Error> {
+        let sent = connection
+            .client
+            .publish_with_reply(subject, reply, payload.into());
+        match timeout_at(connection.call_deadline(), sent).await {
+            Ok(sent) => sent.map_err(|error| error::not_sent("receive", error)),
+            Err(_) => Err(error::queue_full("receive")),
+        }
+    }
+
+    /// A message came.
+    pub(crate) fn received(&mut self, now: Instant) {
+        self.requested = self.requested.saturating_sub(1);
+        self.heard = now;
+    }
+
+    /// The server says something of a pull, or where the consumer stands.
+    pub(crate) fn hear(&mut self, message: &Message, now: Instant) -> Status {
+        self.heard = now;
+        match message.status {
+            None => self.informed(&message.payload),
+            Some(StatusCode::IDLE_HEARTBEAT) => {}
+            Some(status) => {
+                let left = wire::number(message.headers.as_ref(), "Nats-Pending-Messages");
+                let left = left.and_then(|left| usize::try_from(left).ok());
+                self.requested = left.map_or(0, |left| self.requested.saturating_sub(left));
+                let text = message.description.as_deref().unwrap_or_default();
+                match status {
+                    // Its time is over.
+                    StatusCode::TIMEOUT | StatusCode::NOT_FOUND => {}
+                    StatusCode::REQUEST_TERMINATED if text.contains("Consumer Deleted") => {
+                        self.gone = true;
+                    }
+                    status => {
+                        self.not_before = now + PAUSE;
+                        tracing::debug!(consumer = self.name(), %status, text, "a pull was refused");
+                    }
+                }
+            }
+        }
+        if self.gone {
+            Status::Gone
+        } else {
+            Status::Fine
+        }
+    }
+
+    fn informed(&mut self, answer: &[u8]) {
+        match serde_json::from_slice::<Response<Info>>(answer) {
+            Ok(Response::Ok(info)) => {
+                self.stands_at(&info);
+                if std::mem::take(&mut self.suspect) || info.num_waiting == 0 {
+                    // No pull of ours is out, whatever became of it.
+                    self.requested = 0;
+                }
+            }
+            Ok(Response::Err { error }) => {
+                self.gone |= [NO_CONSUMER, NO_STREAM].contains(&error.error_code().0);
+            }
+            Err(error) => {
+                tracing::debug!(consumer = self.name(), %error, "where a consumer stands was not said");
+            }
+        }
+    }
+
+    /// Pulls that were sent before are not answered.
+    pub(crate) fn reconnected(&mut self, now: Instant) {
+        self.requested = 0;
+        self.suspect = false;
+        self.not_before = now;
+        self.heard = now;
+    }
+
+    /// Nobody listened for so long.
+    pub(crate) fn excuse(&mut self, away: Duration) {
+        self.heard += away;
+    }
+
+    /// When the server is to be asked, unless it is heard before.
+    pub(crate) fn next_check(&self) -> Instant {
+        if self.not_before > self.heard && self.requested == 0 {
+            return self.not_before;
+        }
+        self.heard + self.heartbeat * 2
+    }
+
+    /// Asks where the consumer stands, when it was silent for too long, or this is not known any more.
+    pub(crate) async fn check(
+        &mut self,
+        connection: &Connection,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let silent = self.requested > 0 && now >= self.heard + self.heartbeat * 2;
+        let unknown = now >= self.floor_read + POSITION;
+        if !(silent || unknown) || !connection.link.is_connected() {
+            self.heard = self.heard.max(now - self.heartbeat);
+            return Ok(());
+        }
+        self.heard = now;
+        self.suspect |= silent;
+        self.floor_read = now;
+        let info = connection.api_subject(&self.durable.info_call());
+        self.tell(connection, info, format!("{}.i", self.reply), String::new())
+            .await
+    }
+}

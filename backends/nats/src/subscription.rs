@@ -1,0 +1,397 @@
+//! A subscription at QoS 1 or 2: what is pulled from the durables of a group, or of one node of it.
+//!
+//! Pulls are sent from here and not by the client's own stream of messages: their size is bound to the free places of
+//! the handler, several durables share one subject to be delivered to, and what a server says to a pull is heard for each.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::{Message, Subscriber};
+use catga_core::{
+    Consumers, Delivery, Error, Name, QoS, StatsReader, Subscribe, Subscription, SubscriptionStats,
+    async_trait,
+};
+use futures_util::{FutureExt, StreamExt};
+use tokio::select;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::connection::Connection;
+use crate::names::Member;
+use crate::receipt::StreamReceipt;
+use crate::room::Room;
+use crate::source::{Source, Status};
+use crate::wire::{self, AckInfo, GENERATION};
+use crate::{absence, error, source};
+
+/// A member of a group.
+#[derive(Debug)]
+pub(crate) struct StreamSubscription {
+    connection: Arc<Connection>,
+    message: Name,
+    member: Arc<Member>,
+    qos: QoS,
+    ack_wait: Duration,
+    max_in_flight: usize,
+    room: Arc<Room>,
+    /// The ends of the leases of what was dropped unsettled, the first on top.
+    abandoned: BinaryHeap<Reverse<Instant>>,
+    /// When the stream was made whose sequences the sources know.
+    created: String,
+    /// One, or one for each partition; and one for what is redriven, the last.
+    sources: Vec<Source>,
+    /// Where the next round of pulls begins, when not all partitions can have one.
+    cursor: usize,
+    /// What replies to pulls begin with.
+    inbox: String,
+    /// Taken when the subscription is left.
+    subscriber: Option<Subscriber>,
+    /// The connection that the pulls were sent on.
+    epoch: u64,
+    /// When nobody received any more.
+    away_since: Instant,
+    waiting: Arc<AtomicU64>,
+    /// Forgets members of an `each_node` group that stay away.
+    sweeper: Option<AbortHandle>,
+}
+
+impl StreamSubscription {
+    /// Joins the group: when this returns, the group exists.
+    pub(crate) async fn join(
+        connection: Arc<Connection>,
+        subscribe: &Subscribe,
+    ) -> Result<Self, Error> {
+        let message = subscribe.message.clone();
+        let member = Arc::new(Member::of(&subscribe.consumers));
+        let route = connection
+            .routes
+            .route(&connection, "subscribe", &message)
+            .await?;
+        source::agree(&connection, &route.stream, &member, subscribe).await?;
+        let inbox = connection.client.new_inbox();
+        let mut sources = source::of(&connection, &route.stream, &member, subscribe, &inbox);
+        for source in &mut sources {
+            source
+                .ensure(&connection, "subscribe", subscribe.start.into())
+                .await?;
+        }
+        let wildcard = format!("{inbox}.>").into();
+        let subscriber = connection.subscribe("subscribe", wildcard, None).await?;
+        let sweeper = match &subscribe.consumers {
+            Consumers::EachNode { group, .. } if connection.settings.manage => {
+                let connection = Arc::downgrade(&connection);
+                let sweep = absence::keep_sweeping(
+                    connection,
+                    message.clone(),
+                    group.clone(),
+                    subscribe.absence,
+                );
+                Some(tokio::spawn(sweep).abort_handle())
+            }
+            _ => None,
+        };
+        Ok(Self {
+            epoch: connection.link.epoch(),
+            connection,
+            message,
+            member,
+            qos: subscribe.qos,
+            ack_wait: subscribe.ack_wait,
+            max_in_flight: subscribe.max_in_flight.max(1),
+            room: Arc::default(),
+            abandoned: BinaryHeap::new(),
+            created: route.created.clone(),
+            sources,
+            cursor: 0,
+            inbox,
+            subscriber: Some(subscriber),
+            away_since: Instant::now(),
+            waiting: Arc::default(),
+            sweeper,
+        })
+    }
+
+    /// Frees the places of what was dropped unsettled, when its lease is over.
+    fn free_abandoned(&mut self) {
+        while let Some(until) = self.room.abandoned() {
+            self.abandoned.push(Reverse(until));
+        }
+        let now = Instant::now();
+        while self
+            .abandoned
+            .peek()
+            .is_some_and(|Reverse(until)| *until <= now)
+        {
+            self.abandoned.pop();
+            self.room.free();
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.room.held() < self.max_in_flight
+    }
+
+    /// Takes what has arrived, until there are so many.
+    fn drain(&mut self, most: usize, into: &mut Vec<Delivery>) {
+        while into.len() < most && self.has_room() {
+            let next = self
+                .subscriber
+                .as_mut()
+                .and_then(|s| s.next().now_or_never());
+            let Some(Some(message)) = next else {
+                return;
+            };
+            into.extend(self.accept(message));
+        }
+    }
+
+    /// A delivery, unless the server speaks of a pull.
+    fn accept(&mut self, message: Message) -> Option<Delivery> {
+        let now = Instant::now();
+        if message.status.is_some() || message.reply.is_none() {
+            let index = self.index_of_reply(&message.subject)?;
+            let status = self.sources[index].hear(&message, now);
+            if status == Status::Gone {
+                tracing::warn!(message = %self.message, consumer = self.sources[index].name(), "a consumer is gone");
+            }
+            return None;
+        }
+        let ack = message.reply?;
+        let info = AckInfo::read(&ack)?;
+        let (index, partition) = self.index_of_subject(&message.subject);
+        self.sources[index].received(now);
+        if index == 0 {
+            self.waiting.store(info.pending, Ordering::Relaxed);
+        }
+        let headers = message.headers.as_ref();
+        let generation = wire::number(headers, GENERATION).unwrap_or(0);
+        let generation = u32::try_from(generation).unwrap_or(u32::MAX);
+        let envelope = wire::envelope(self.message.clone(), self.qos, headers, message.payload)
+            .with_partition(partition);
+        let count = u32::try_from(info.delivered).unwrap_or(u32::MAX);
+        let receipt = StreamReceipt::new(
+            Arc::clone(&self.connection),
+            ack,
+            Arc::clone(&self.member),
+            info,
+            generation,
+            self.qos,
+            (now, self.ack_wait),
+            (self.room.take(), self.sources[index].take()),
+        );
+        let delivery = Delivery::new(envelope, Box::new(receipt));
+        // Who redrives a message may have seen it handled half-way.
+        let delivery = delivery.with_may_have_run(generation > 0);
+        Some(delivery.with_count(count).with_generation(generation))
+    }
+
+    /// The source whose pull is answered: `{inbox}.{index}[.i]`.
+    fn index_of_reply(&self, subject: &str) -> Option<usize> {
+        let rest = subject.strip_prefix(&self.inbox)?.strip_prefix('.')?;
+        let index: usize = rest.split('.').next()?.parse().ok()?;
+        (index < self.sources.len()).then_some(index)
+    }
+
+    /// The source of a message, and its partition.
+    fn index_of_subject(&self, subject: &str) -> (usize, Option<u16>) {
+        let mut tokens = subject.split('.').skip(1);
+        let last = self.sources.len() - 1;
+        if tokens.next() != Some("s") {
+            return (last, None);
+        }
+        let partition = tokens.next().and_then(|token| token.parse::<u16>().ok());
+        let index = partition.map_or(0, usize::from);
+        // Without an order there is one source for all partitions.
+        (if last == 1 { 0 } else { index.min(last) }, partition)
+    }
+
+    /// Asks for as many messages as there are places free.
+    async fn pull(&mut self) -> Result<(), Error> {
+        if !self.connection.link.is_connected() {
+            return Ok(());
+        }
+        let held = self.room.held();
+        let (last, now) = (self.sources.len() - 1, Instant::now());
+        let mut free = self.max_in_flight.saturating_sub(held);
+        free = free.saturating_sub(self.sources[..last].iter().map(Source::requested).sum());
+        if held < self.max_in_flight && self.sources[last].may_pull(now) {
+            // Redrives are few: one at a time, which waits here when there is no place.
+            self.sources[last].pull(&self.connection, 1, false).await?;
+        }
+        if last == 1 {
+            let source = &mut self.sources[0];
+            let worth_it = source.requested() == 0 || free * 2 >= self.max_in_flight;
+            if free > 0 && worth_it && source.may_ask(now) {
+                source.pull(&self.connection, free, false).await?;
+            }
+            return Ok(());
+        }
+        let in_turn = self.max_in_flight < last;
+        for step in 0..last {
+            if free == 0 {
+                break;
+            }
+            let index = (self.cursor + step) % last;
+            if self.sources[index].may_pull_in_order(now) {
+                self.sources[index]
+                    .pull(&self.connection, 1, in_turn)
+                    .await?;
+                free -= 1;
+                if in_turn {
+                    self.cursor = index + 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes consumers again that are gone, where they were.
+    async fn repair(&mut self) -> Result<(), Error> {
+        let connection = Arc::clone(&self.connection);
+        while let Some(index) = self.sources.iter().position(Source::is_gone) {
+            connection.routes.forget(&self.message);
+            let route = connection
+                .routes
+                .route(&connection, "receive", &self.message)
+                .await?;
+            if route.created != self.created {
+                tracing::warn!(message = %self.message, "the stream was made anew; what the old one held is gone");
+                self.created.clone_from(&route.created);
+                // Its sequences begin again, and so do all consumers.
+                self.sources.iter_mut().for_each(Source::begin_again);
+                continue;
+            }
+            self.sources[index].recreate(&connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks after consumers that should have been heard.
+    async fn check(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        for source in &mut self.sources {
+            source.check(&self.connection, now).await?;
+        }
+        Ok(())
+    }
+
+    /// After a new connection no pull of the old one is answered.
+    fn catch_up(&mut self) {
+        let (now, epoch) = (Instant::now(), self.connection.link.epoch());
+        if std::mem::replace(&mut self.epoch, epoch) != epoch {
+            self.sources
+                .iter_mut()
+                .for_each(|source| source.reconnected(now));
+        }
+    }
+
+    fn leave(&mut self) -> Option<Subscriber> {
+        if let Some(sweeper) = self.sweeper.take() {
+            sweeper.abort();
+        }
+        self.subscriber.take()
+    }
+
+    async fn next(&mut self, max: usize, into: &mut Vec<Delivery>) -> Result<(), Error> {
+        let before = into.len();
+        let connection = Arc::clone(&self.connection);
+        loop {
+            if connection.closed.is_raised() || self.subscriber.is_none() {
+                return Err(error::closed("receive"));
+            }
+            self.catch_up();
+            self.free_abandoned();
+            self.drain(before + max, into);
+            if into.len() > before {
+                if let Err(error) = self.pull().await {
+                    // Whoever receives next is told, when there is nothing to hand out.
+                    tracing::debug!(message = %self.message, %error, "nothing more was asked for");
+                }
+                return Ok(());
+            }
+            self.repair().await?;
+            self.pull().await?;
+            let (room, epoch) = (self.has_room(), self.epoch);
+            let check = self.sources.iter().map(Source::next_check).min();
+            let mut check = check.expect("there are always two sources");
+            if let Some(Reverse(until)) = self.abandoned.peek() {
+                check = check.min(*until);
+            }
+            let subscriber = self.subscriber.as_mut().expect("checked above");
+            select! {
+                biased;
+                () = connection.closed.raised() => {}
+                message = subscriber.next(), if room => match message {
+                    Some(message) => into.extend(self.accept(message)),
+                    // The client closes it with the connection alone.
+                    None => return Err(error::closed("receive")),
+                },
+                // A partition whose message is settled can be asked again.
+                () = self.room.freed(), if !room || self.sources.len() > 2 => {}
+                () = connection.link.until(|link| link.epoch() != epoch) => {}
+                () = sleep_until(check) => self.check().await?,
+            }
+        }
+    }
+}
+
+/// Gives back what has arrived and nobody received.
+async fn give_back(connection: Arc<Connection>, mut subscriber: Subscriber) {
+    let by = connection.call_deadline();
+    let drained = timeout_at(by, subscriber.drain()).await;
+    if !matches!(drained, Ok(Ok(()))) {
+        return;
+    }
+    while let Ok(Some(message)) = timeout_at(by, subscriber.next()).await {
+        let ack = message.reply.filter(|ack| AckInfo::read(ack).is_some());
+        if let Some(ack) = ack {
+            // One that gets lost is redelivered when its lease ends.
+            let _ = connection
+                .publish("close", ack, None, "-NAK".into(), by)
+                .await;
+        }
+    }
+}
+
+#[async_trait]
+impl Subscription for StreamSubscription {
+    async fn recv(&mut self, max: usize, into: &mut Vec<Delivery>) -> Result<(), Error> {
+        // Nobody listened meanwhile, so that nobody was silent either.
+        let away = self.away_since.elapsed();
+        self.sources
+            .iter_mut()
+            .for_each(|source| source.excuse(away));
+        let received = self.next(max.max(1), into).await;
+        self.away_since = Instant::now();
+        received
+    }
+
+    async fn close(&mut self) -> Result<(), Error> {
+        if let Some(subscriber) = self.leave() {
+            give_back(Arc::clone(&self.connection), subscriber).await;
+        }
+        Ok(())
+    }
+
+    fn set_max_in_flight(&mut self, max_in_flight: usize) {
+        self.max_in_flight = max_in_flight.max(1);
+    }
+
+    fn stats_reader(&self) -> StatsReader {
+        let waiting = Arc::clone(&self.waiting);
+        StatsReader::new(move || SubscriptionStats::new(0, Some(waiting.load(Ordering::Relaxed))))
+    }
+}
+
+impl Drop for StreamSubscription {
+    fn drop(&mut self) {
+        if let (Some(subscriber), Ok(runtime)) =
+            (self.leave(), tokio::runtime::Handle::try_current())
+        {
+            runtime.spawn(give_back(Arc::clone(&self.connection), subscriber));
+        }
+    }
+}
