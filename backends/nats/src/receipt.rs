@@ -168,16 +168,15 @@ impl Receipt for StreamReceipt {
     }
 
     /// An ack at QoS 1 is queued.
-    fn try_settle(&mut self, settlement: Settlement) -> Result<Result<(), Error>, Settlement> {
+    fn try_settle(&mut self, settlement: &Settlement) -> Option<Result<(), Error>> {
         if !matches!(settlement, Settlement::Ack) || self.qos != QoS::AtLeastOnce {
-            return Err(settlement);
+            return None;
         }
-        let queued = self
+        let told = self
             .connection
-            .try_publish("settle", self.ack.clone(), None, "+ACK".into());
-        let told = queued.ok_or(settlement)?;
+            .try_publish("settle", self.ack.clone(), None, "+ACK".into())?;
         self.places = None;
-        Ok(told)
+        Some(told)
     }
 
     async fn extend(&mut self) -> Result<(), Error> {

@@ -116,7 +116,7 @@ async fn a_member_that_leaves_hands_on_what_it_did_not_finish() {
         if i == 0 {
             held.push(delivery);
         } else {
-            delivery.try_settle(Settlement::Ack).unwrap().unwrap();
+            delivery.try_settle(&Settlement::Ack).unwrap().unwrap();
         }
     }
     one.close().await.unwrap();
