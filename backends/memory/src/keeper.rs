@@ -40,7 +40,7 @@ impl Tables {
         self.replace(topics).await;
     }
 
-    /// Takes a ring out; what it holds goes to the other members of its group.
+    /// Takes a ring out; what it holds goes to the other members of its group, and is dropped where there are none.
     pub(crate) async fn leave(&self, message: &Name, group: Option<&Name>, ring: &Arc<Ring>) {
         let mut topics = Topics::clone(&self.topics.load());
         if let Some(topic) = topics.get_mut(message) {
@@ -51,10 +51,12 @@ impl Tables {
         }
         let heirs = group.and_then(|group| Some((topics.get(message)?.clone(), group)));
         self.replace(topics).await;
-        let Some((topic, group)) = heirs else { return };
-        while let (Some(heir), Some(envelope)) = (topic.member(group), ring.pop()) {
-            heir.push(envelope);
+        if let Some((topic, group)) = heirs {
+            while let (Some(heir), Some(envelope)) = (topic.member(group), ring.pop()) {
+                heir.push(envelope);
+            }
         }
+        ring.drop_rest();
     }
 
     /// Puts a new table in place and waits until nobody publishes by the old one.

@@ -48,6 +48,13 @@ impl Ring {
         self.ready.notified().await;
     }
 
+    /// Drops what nobody takes any more, and counts it.
+    pub(crate) fn drop_rest(&self) {
+        while self.queue.pop().is_some() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }

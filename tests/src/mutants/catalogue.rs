@@ -128,6 +128,7 @@ mutants! {
     /// What was dropped or suppressed is not counted.
     CountsNothing: [
         "back_pressure::slow_subscriber_at_most_once",
+        "lifecycle::what_is_left_at_most_once_is_counted",
     ],
     /// An ack gets lost, and the backend says that it was taken.
     LosesAcks: ["redelivery::slow_handler"],

@@ -20,6 +20,7 @@ scenarios! { Backend "lifecycle":
     Paused drain_under_load [52],
     Real drain_races [52],
     Paused drain_gives_back_what_was_fetched [30, 52],
+    Paused what_is_left_at_most_once_is_counted [52],
     Paused drain_deadline [53],
     Paused drop_without_shutdown [55],
     Paused shutdown_twice [56],
@@ -149,6 +150,27 @@ async fn drain_gives_back_what_was_fetched(bus: Bus) -> Result<()> {
     assert_eq!(journal.handled(), (0..10).collect::<Vec<_>>());
     let starts = journal.all(Step::Started);
     assert!(starts.iter().all(|note| note.attempt == 1), "counted");
+    Ok(())
+}
+
+/// Row 52: what waits at QoS 0 when its only handler stops is lost, and every loss is counted.
+async fn what_is_left_at_most_once_is_counted(bus: Bus) -> Result<()> {
+    let journal = Journal::default();
+    let play = journal.play(|_| async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Ok(())
+    });
+    let node = bus.node("a").state(play).concurrency(1);
+    let node = node.handlers(handlers![on_tick]).start().await?;
+    for id in 0..50 {
+        node.publish(Tick { id }).await?;
+    }
+    journal.wait(Step::Started, 2, SOON).await;
+    node.shutdown().await?;
+    let counted = node.handlers()[0].stats;
+    assert!(counted.dropped > 0, "nothing was left");
+    assert_eq!(counted.handled + counted.dropped, 50, "{counted:?}");
+    assert_eq!(journal.count(Step::Done), usize::try_from(counted.handled)?);
     Ok(())
 }
 
