@@ -67,12 +67,9 @@ async fn unknown_scheme(_: Bus) -> Result<()> {
 
 /// A scheme whose backend is not compiled in is refused by name, never served by another.
 async fn known_scheme_that_is_off(_: Bus) -> Result<()> {
-    for url in ["nats://u:sentinel@localhost", "redis://:sentinel@localhost"] {
-        let scheme = url.split(':').next().unwrap_or_default();
-        let node = Catga::builder().connect(url).handlers(handlers![]);
-        let part = format!("no driver for scheme \"{scheme}\"");
-        refused(node, ErrorKind::Config, &[&part, "available: memory"]).await;
-    }
+    let node = Catga::builder().connect("redis://:sentinel@localhost");
+    let parts = ["no driver for scheme \"redis\"", "available: memory"];
+    refused(node.handlers(handlers![]), ErrorKind::Config, &parts).await;
     Ok(())
 }
 
@@ -331,9 +328,9 @@ async fn guarantees_that_the_backend_has_not(_: Bus) -> Result<()> {
     let node = node.handlers(handlers![on_paid, on_moved, on_settle]);
     let parts = [
         "3 problems:",
-        "`Paid` is `exactly_once`, but the backend `plain` has no exactly_once (backends that have it: memory)",
-        "handles `Moved` ordered, but the backend `plain` has no ordered (backends that have it: memory)",
-        "`Settle` is idempotent, but the backend `plain` has no inbox (backends that have it: memory)",
+        "`Paid` is `exactly_once`, but the backend `plain` has no exactly_once (backends that have it: memory",
+        "handles `Moved` ordered, but the backend `plain` has no ordered (backends that have it: memory",
+        "`Settle` is idempotent, but the backend `plain` has no inbox (backends that have it: memory",
         "on_settle",
     ];
     refused(node, ErrorKind::Unsupported, &parts).await;
