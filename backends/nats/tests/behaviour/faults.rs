@@ -58,9 +58,11 @@ async fn nothing_acknowledged_is_lost_over_kills_of_the_server() {
     let (here, there) = (space.transport().await, space.transport().await);
     let short = in_group(QOS, "g").with_ack_wait(SECOND);
     let mut subscription = there.subscribe(&short).await.unwrap();
+    let (tell, mut stored) = tokio::sync::watch::channel(0);
     let publishing = tokio::spawn(async move {
         for i in 0..600_u32 {
             store(&*here, &i.to_string()).await;
+            tell.send_replace(i);
             sleep(Duration::from_millis(5)).await;
         }
     });
@@ -68,15 +70,17 @@ async fn nothing_acknowledged_is_lost_over_kills_of_the_server() {
         handle_all(&mut *subscription, 0..600).await;
         subscription
     });
-    let kills = tokio::task::spawn_blocking(move || {
-        for _ in 0..3 {
-            std::thread::sleep(Duration::from_millis(700));
+    // Each of them while messages are published: those before it are stored, and those after it are not.
+    for before in [150, 300, 450] {
+        let reached = stored.wait_for(|stored| *stored >= before);
+        timeout(4 * SOON, reached).await.unwrap().unwrap();
+        let killed = tokio::task::spawn_blocking(move || {
             server.kill().unwrap();
             server.restart().unwrap();
-        }
-        server
-    });
-    let _server = kills.await.unwrap();
+            server
+        });
+        server = killed.await.unwrap();
+    }
     publishing.await.unwrap();
     handling.await.unwrap();
 }
