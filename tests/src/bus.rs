@@ -8,6 +8,7 @@ use catga::{Capability, CatgaBuilder, HandlerError, QoS};
 
 use crate::mutants::{Mutant, Mutated};
 use crate::outcome::Lacking;
+use crate::site::{OwnServer, SiteOptions};
 use crate::subject::{Bug, Subject, Time};
 
 /// A fresh place on a backend, for the nodes of one scenario.
@@ -15,6 +16,8 @@ use crate::subject::{Bug, Subject, Time};
 pub struct Bus {
     subject: Subject,
     url: String,
+    /// Options that were added to the URL.
+    options: Vec<String>,
     seed: u64,
     mutant: Option<Mutant>,
     /// Whether a bug is planted, so that a failure is what is looked for.
@@ -34,6 +37,7 @@ impl Bus {
         Self {
             subject: subject.clone(),
             url: subject.fresh_url(scenario),
+            options: Vec::new(),
             seed,
             mutant: None,
             is_buggy: false,
@@ -86,7 +90,32 @@ impl Bus {
         self.url
             .push(if self.url.contains('?') { '&' } else { '?' });
         self.url.push_str(option);
+        self.options.push(option.to_owned());
         self
+    }
+
+    /// The same bus at another place, with the same options.
+    pub(crate) fn at(&self, url: String) -> Self {
+        let mut this = self.clone();
+        let options = std::mem::take(&mut this.options);
+        this.url = url;
+        options
+            .iter()
+            .fold(this, |this, option| this.with_option(option))
+    }
+
+    /// A server of the backend's kind that nobody else uses.
+    pub(crate) fn own_server(&self) -> Result<OwnServer> {
+        self.own_server_with(&SiteOptions::default())
+    }
+
+    /// A server of the backend's kind that nobody else uses, set up like this.
+    pub(crate) fn own_server_with(&self, options: &SiteOptions) -> Result<OwnServer> {
+        let Some(started) = self.subject.start_site(options) else {
+            let lacking = Lacking("nobody says how a server of its own is started".to_owned());
+            return Err(HandlerError::terminal(lacking));
+        };
+        Ok(OwnServer::new(started?, self.clone()))
     }
 
     /// The same bus with a limit that not every backend lets its users set: a scenario that needs it does not

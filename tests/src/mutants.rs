@@ -103,7 +103,11 @@ impl Driver for Mutated {
     }
 
     async fn connect(&self, url: &BackendUrl, options: &ConnectOptions) -> Result<Backend, Error> {
-        let mut backend = self.driver.connect(url, options).await?;
+        let connected = self.driver.connect(url, options).await;
+        if self.mutant == Some(Mutant::WaitsForAServer) && connected.is_err() {
+            std::future::pending::<()>().await;
+        }
+        let mut backend = connected?;
         let Some(mutant) = self.mutant else {
             return Ok(backend);
         };

@@ -39,6 +39,10 @@ mod request_failures;
 mod requests;
 mod retried_requests;
 mod round_trip;
+mod server_chaos;
+mod server_outage;
+mod server_publishing;
+mod server_resources;
 mod start;
 mod store_windows;
 mod versions;
@@ -93,6 +97,10 @@ pub fn suite() -> Vec<Scenario> {
         lost_answers::SCENARIOS,
         places::SCENARIOS,
         retried_requests::SCENARIOS,
+        server_chaos::SCENARIOS,
+        server_outage::SCENARIOS,
+        server_publishing::SCENARIOS,
+        server_resources::SCENARIOS,
     ]
     .concat()
 }

@@ -1,6 +1,7 @@
 //! One connection to NATS, and calls on it that end in time.
 
 use std::fmt;
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::select;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::closed::Closed;
 use crate::dead_letter::DeadStream;
@@ -30,6 +31,9 @@ const RESERVE: usize = 2048;
 
 /// Almost all answers come before this; then it is worth asking why one does not.
 const PROMPT: Duration = Duration::from_millis(100);
+
+/// How long what was handed to the client while there was no connection may take to be answered on the next one.
+const NEXT: Duration = Duration::from_millis(500);
 
 /// How long the server's word on a refused subscription may take from the client's reader to us.
 const WORD: Duration = Duration::from_millis(10);
@@ -71,12 +75,20 @@ pub(crate) struct Sent {
     expected: Expected,
     /// The refusals before it.
     refused: u64,
+    /// The connection that it went out on, where the server itself answers: on another one it does not.
+    epoch: Option<u64>,
 }
 
 impl Sent {
     /// Where it went.
     pub(crate) fn subject(&self) -> &Subject {
         &self.subject
+    }
+
+    /// It is another client that answers, whatever becomes of our connection meanwhile.
+    pub(crate) fn to_a_client(mut self) -> Self {
+        self.epoch = None;
+        self
     }
 }
 
@@ -269,6 +281,7 @@ impl Connection {
             subject: subject.clone(),
             expected,
             refused: self.link.refused(),
+            epoch: Some(self.link.epoch()),
         };
         let mut reply = sent.expected.subject();
         reply.push_str(tail);
@@ -302,11 +315,19 @@ impl Connection {
         }
         let (subject, since) = (&sent.subject, sent.refused);
         let denied = self.link.until(|link| link.has_refused(subject, since));
+        let cut_off = async {
+            let Some(epoch) = sent.epoch else {
+                return pending().await;
+            };
+            self.link.until(|link| link.epoch() != epoch).await;
+            sleep(NEXT).await;
+        };
         select! {
             biased;
             answer = answer => answer.map_err(|_| error::closed_meanwhile(operation)),
             () = denied => Err(error::denied(operation, subject)),
             () = self.closed.raised() => Err(error::closed_meanwhile(operation)),
+            () = cut_off => Err(error::cut_off(operation, subject)),
             () = sleep_until(by) => Err(error::unanswered(operation, subject)),
         }
     }
@@ -383,8 +404,14 @@ impl Connection {
         if self.closed.is_raised() || self.draining.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
-        let flushed = self.flush("close").await;
-        self.closed.raise();
+        // Whoever does not wait for the flush closes it all the same.
+        let closing = Closing(&self.closed);
+        let flushed = if self.is_connected() {
+            self.flush("close").await
+        } else {
+            Err(error::not_connected("close", None))
+        };
+        drop(closing);
         // Takes the connection down; when the client is stuck, dropping it does.
         let _ = timeout_at(self.call_deadline(), self.client.drain()).await;
         self.dispatcher.abort();
@@ -393,6 +420,15 @@ impl Connection {
             tracing::info!(late, "answers came late or twice and were dropped");
         }
         flushed
+    }
+}
+
+/// Raises the end of a connection, however its closing ends.
+struct Closing<'a>(&'a Closed);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.raise();
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) async fn request(
         let sent = connection
             .send("request", subject, &tail, headers, payload, by)
             .await?;
-        connection.answer(sent, by).await
+        connection.answer(sent.to_a_client(), by).await
     };
     let answer = answer.await.map_err(|error| match error.kind() {
         ErrorKind::Timeout => error::request_timeout(name, time_left.unwrap_or(FAR)),

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use catga_nats::NatsDriver;
 use catga_testkit::server::{NatsServer, Server};
+use catga_testkit::site::NatsSite;
 use catga_testkit::{Subject, conformance};
 
 fn main() -> ExitCode {
@@ -12,6 +13,15 @@ fn main() -> ExitCode {
     let url = server.url();
     let nats = Subject::new(NatsDriver, move |place| format!("{url}?namespace={place}"))
         .with_version(version.join("."))
+        .with_site(|options| NatsSite::start(options, permissions()))
         .without(&[15, 31, 65], "it is Redis that these are about");
     conformance([nats]).main()
+}
+
+/// The list of the README.
+fn permissions() -> &'static str {
+    let readme = include_str!("../README.md");
+    let (_, list) = readme.split_once("```permissions\n").expect("it is there");
+    let (list, _) = list.split_once("```").expect("it ends");
+    list
 }
