@@ -10,7 +10,7 @@ mod own;
 use std::fmt;
 use std::path::PathBuf;
 
-use catga_core::{Name, async_trait};
+use catga_core::{Name, NodeId, async_trait};
 
 pub use crate::server::{Server, ServerError};
 pub use certificates::{Authority, Certificate};
@@ -50,6 +50,19 @@ pub enum Secret {
     File(PathBuf),
 }
 
+/// What a user may not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Publish messages.
+    Publishing,
+    /// Listen to messages of QoS 0.
+    Listening,
+    /// Make a place where messages are stored.
+    Storing,
+    /// Hear answers.
+    Answers,
+}
+
 /// What is counted at a server, of all clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
@@ -85,6 +98,9 @@ pub trait Site: fmt::Debug + Send + Sync {
     /// All that a user needs to do everything, each entry as the backend's documentation lists it.
     fn permissions(&self) -> Vec<String>;
 
+    /// The same without what is needed for one thing.
+    fn permissions_without(&self, lack: Lack) -> Vec<String>;
+
     /// The ids of what is stored under a message's name, in its order.
     async fn stored(&self, message: &Name) -> Result<Vec<String>, ServerError>;
 
@@ -102,6 +118,14 @@ pub trait Site: fmt::Debug + Send + Sync {
 
     /// What a group has before it; none when there is no such group.
     async fn backlog(&self, message: &Name, group: &Name) -> Result<Option<Backlog>, ServerError>;
+
+    /// Whether a node is a member of an `each_node` group.
+    async fn has_member(
+        &self,
+        message: &Name,
+        group: &Name,
+        node: &NodeId,
+    ) -> Result<bool, ServerError>;
 
     /// What the server keeps for its clients now.
     fn counts(&self) -> Result<Counts, ServerError>;

@@ -39,8 +39,10 @@ mod request_failures;
 mod requests;
 mod retried_requests;
 mod round_trip;
+mod server_access;
 mod server_chaos;
 mod server_outage;
+mod server_permissions;
 mod server_publishing;
 mod server_resources;
 mod start;
@@ -97,8 +99,10 @@ pub fn suite() -> Vec<Scenario> {
         lost_answers::SCENARIOS,
         places::SCENARIOS,
         retried_requests::SCENARIOS,
+        server_access::SCENARIOS,
         server_chaos::SCENARIOS,
         server_outage::SCENARIOS,
+        server_permissions::SCENARIOS,
         server_publishing::SCENARIOS,
         server_resources::SCENARIOS,
     ]

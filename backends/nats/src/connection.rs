@@ -110,7 +110,7 @@ impl Connection {
         let inbox = subscribed.map_err(|error| error::not_subscribed("connect", error))?;
         let dispatcher = tokio::spawn(dispatch(inbox, Arc::clone(&replies))).abort_handle();
         let (jetstream, api) = jetstream_of(&client, &settings);
-        Ok(Self {
+        let this = Self {
             client,
             names,
             settings,
@@ -123,7 +123,10 @@ impl Connection {
             api,
             replies,
             dispatcher,
-        })
+        };
+        // Without answers everything later would only run out of time.
+        this.round_trip("connect").await?;
+        Ok(this)
     }
 
     pub(crate) fn check_open(&self, operation: &'static str) -> Result<(), Error> {
@@ -353,10 +356,16 @@ impl Connection {
         let expected = self.replies.expect();
         let mut expected = expected.ok_or_else(|| error::too_many_waiting(operation))?;
         let to_us = Subject::from(expected.subject());
+        let refused = self.link.refused();
         self.publish(operation, to_us.clone(), None, Bytes::new(), by)
             .await?;
+        let inbox = self.replies.wildcard();
+        let denied = self
+            .link
+            .until(|link| link.has_refused(&to_us, refused) || link.has_refused(&inbox, 0));
         select! {
             biased;
+            () = denied => Err(error::denied(operation, &inbox)),
             back = timeout_at(by, &mut expected.answer) => match back {
                 Ok(Ok(_)) => Ok(()),
                 _ => Err(error::unanswered(operation, &to_us)),

@@ -245,6 +245,18 @@ mutants! {
         "server_resources::a_group_that_is_deleted",
         "server_resources::data_that_is_wiped",
     ],
+    /// A connection is made without TLS, whatever is asked for.
+    ForgetsTls: [
+        "server_access::a_plain_server",
+    ],
+    /// The password that stood in its file at the start is used for ever.
+    RemembersThePassword: [
+        "server_access::another_password",
+    ],
+    /// A connect that fails says by which password.
+    ShowsThePassword: [
+        "server_access::secrets_are_nowhere",
+    ],
     /// A watcher that was too slow is not told.
     HidesLag: [
         "back_pressure::unread_watch",

@@ -1,15 +1,15 @@
 //! `nats-server`, administered with the raw client.
 
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 
-use async_nats::jetstream::consumer::{Consumer, pull};
+use async_nats::jetstream::consumer::{Consumer, Info, pull};
 use async_nats::jetstream::{self, stream::Stream};
-use catga_core::{Name, async_trait};
+use catga_core::{Name, NodeId, async_trait};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::{Backlog, Client, Counts, Secret, Site, SiteOptions};
+use super::{Backlog, Client, Counts, Lack, Secret, Site, SiteOptions};
 use crate::server::{NatsOptions, NatsServer, Server, ServerError};
 
 /// Who administers where there are users.
@@ -55,6 +55,15 @@ impl NatsSite {
     async fn stream(&self, message: &Name) -> Result<Stream, ServerError> {
         let stream = self.admin().await?.get_stream(stream_of(message)).await;
         stream.map_err(wrong)
+    }
+
+    async fn consumer(&self, message: &Name, durable: &str) -> Result<Option<Info>, ServerError> {
+        let stream = self.stream(message).await?;
+        match stream.consumer_info(durable).await {
+            Ok(info) => Ok(Some(info)),
+            Err(error) if error.to_string().contains("10014") => Ok(None),
+            Err(error) => Err(wrong(error)),
+        }
     }
 }
 
@@ -111,11 +120,11 @@ fn allowed(lines: &[String]) -> String {
         let (what, subject) = entry.expect("an entry as in `publish = \"catga.>\"`");
         subjects.entry(what).or_default().push(subject);
     }
-    let mut text = String::from(", permissions: {");
-    for (what, subjects) in subjects {
-        write!(text, " {what}: {subjects:?}").expect("a string takes all");
-    }
-    text + " }"
+    let lists: Vec<_> = subjects
+        .into_iter()
+        .map(|(what, subjects)| format!("{what}: {subjects:?}"))
+        .collect();
+    format!(", permissions: {{ {} }}", lists.join(", "))
 }
 
 #[derive(Deserialize)]
@@ -180,6 +189,22 @@ impl Site for NatsSite {
         self.permissions.clone()
     }
 
+    fn permissions_without(&self, lack: Lack) -> Vec<String> {
+        let entry = match lack {
+            Lack::Publishing => "publish = \"catga.>\"",
+            Lack::Listening => "subscribe = \"catga.e.>\"",
+            Lack::Storing => "publish = \"$JS.API.STREAM.CREATE.*\"",
+            Lack::Answers => "subscribe = \"_INBOX.>\"",
+        };
+        let mut entries = self.permissions();
+        entries.retain(|line| !line.starts_with(entry));
+        assert!(
+            entries.len() < self.permissions.len(),
+            "`{entry}` is not listed"
+        );
+        entries
+    }
+
     async fn stored(&self, message: &Name) -> Result<Vec<String>, ServerError> {
         let admin = self.admin().await?;
         let mut stream = match admin.get_stream(stream_of(message)).await {
@@ -242,15 +267,21 @@ impl Site for NatsSite {
     }
 
     async fn backlog(&self, message: &Name, group: &Name) -> Result<Option<Backlog>, ServerError> {
-        let stream = self.stream(message).await?;
-        Ok(match stream.consumer_info(&durable_of(group)).await {
-            Ok(info) => Some(Backlog {
-                pending: info.num_ack_pending as u64,
-                waiting: info.num_pending,
-            }),
-            Err(error) if error.to_string().contains("10014") => None,
-            Err(error) => return Err(wrong(error)),
-        })
+        let info = self.consumer(message, &durable_of(group)).await?;
+        Ok(info.map(|info| Backlog {
+            pending: info.num_ack_pending as u64,
+            waiting: info.num_pending,
+        }))
+    }
+
+    async fn has_member(
+        &self,
+        message: &Name,
+        group: &Name,
+        node: &NodeId,
+    ) -> Result<bool, ServerError> {
+        let durable = format!("{}~{}", durable_of(group), durable_of(node));
+        Ok(self.consumer(message, &durable).await?.is_some())
     }
 
     fn counts(&self) -> Result<Counts, ServerError> {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::crew::Crew;
 use crate::harness::{Bus, is_long, scenarios};
+use crate::worker::Part;
 
 scenarios! { Backend "server_chaos":
     Real long_run [58, 22, 57],
@@ -59,7 +60,7 @@ async fn run(bus: Bus, once: bool) -> Result<()> {
     let mut crew = Crew::of_processes(&server.bus(), once).await?;
     let members = ["a", "b", "c"];
     for member in members {
-        crew.start(member, |part| part.concurrency = 64).await?;
+        crew.start(member, working).await?;
     }
     let load = crew.load(0, plan.per_second);
     let began = Instant::now();
@@ -100,7 +101,13 @@ async fn run(bus: Bus, once: bool) -> Result<()> {
 
 async fn kill_worker(crew: &mut Crew, name: &str) -> Result<()> {
     crew.kill(name)?;
-    crew.start(name, |part| part.concurrency = 64).await
+    crew.start(name, working).await
+}
+
+/// Long enough that some are always at it.
+fn working(part: &mut Part) {
+    part.takes = Duration::from_millis(10);
+    part.concurrency = 64;
 }
 
 #[allow(clippy::print_stdout, reason = "the verdict is what such a run is for")]
