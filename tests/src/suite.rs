@@ -19,6 +19,7 @@ mod derived_requests;
 mod exactly_once;
 mod exactly_once_faults;
 mod hostile;
+mod hostile_keys;
 mod idempotency;
 mod inbox;
 mod inbox_faults;
@@ -66,6 +67,7 @@ pub fn suite() -> Vec<Scenario> {
         request_failures::SCENARIOS,
         lifecycle::SCENARIOS,
         hostile::SCENARIOS,
+        hostile_keys::SCENARIOS,
         cancel::SCENARIOS,
         chaos::SCENARIOS,
         redrive::SCENARIOS,

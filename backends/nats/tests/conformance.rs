@@ -14,6 +14,10 @@ fn main() -> ExitCode {
     let nats = Subject::new(NatsDriver, move |place| format!("{url}?namespace={place}"))
         .with_version(version.join("."))
         .with_site(|options| NatsSite::start(options, permissions()))
+        .with_bug(
+            "inbox_prefix=elsewhere",
+            &["server_permissions::the_list_is_enough"],
+        )
         .without(&[15, 31, 65], "it is Redis that these are about");
     conformance([nats]).main()
 }

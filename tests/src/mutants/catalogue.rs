@@ -56,6 +56,7 @@ mutants! {
     /// Every second message is stored after the one that is published next.
     SwapsNeighbours: [
         "ordering::one_member",
+        "hostile_keys::keys_are_only_keys",
         "server_outage::order_across_cuts",
         "server_outage::order_across_cuts_at_most_once",
     ],

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use async_nats::jetstream;
 use async_nats::jetstream::consumer::{Consumer, Info, pull};
-use async_nats::jetstream::{self, stream::Stream};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use async_nats::jetstream::stream::Stream;
 use catga_core::{Name, NodeId, async_trait};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -61,7 +63,7 @@ impl NatsSite {
         let stream = self.stream(message).await?;
         match stream.consumer_info(durable).await {
             Ok(info) => Ok(Some(info)),
-            Err(error) if error.to_string().contains("10014") => Ok(None),
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(None),
             Err(error) => Err(wrong(error)),
         }
     }
