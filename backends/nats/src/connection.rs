@@ -71,6 +71,8 @@ pub(crate) struct Sent {
     expected: Expected,
     /// The refusals before it.
     refused: u64,
+    /// The connections that were lost before it.
+    lost: u64,
 }
 
 impl Sent {
@@ -269,6 +271,7 @@ impl Connection {
             subject: subject.clone(),
             expected,
             refused: self.link.refused(),
+            lost: self.link.lost(),
         };
         let mut reply = sent.expected.subject();
         reply.push_str(tail);
@@ -293,20 +296,23 @@ impl Connection {
         }
     }
 
-    /// Waits for the answer.
+    /// Waits for the answer. It does not come by another connection than the question went by: when that is lost
+    /// the caller asks again, with the same id.
     pub(crate) async fn answer(&self, mut sent: Sent, by: Instant) -> Result<Message, Error> {
         let operation = sent.operation;
         let answer = &mut sent.expected.answer;
         if let Ok(answer) = timeout_at(by.min(Instant::now() + PROMPT), &mut *answer).await {
             return answer.map_err(|_| error::closed_meanwhile(operation));
         }
-        let (subject, since) = (&sent.subject, sent.refused);
+        let (subject, since, before) = (&sent.subject, sent.refused, sent.lost);
         let denied = self.link.until(|link| link.has_refused(subject, since));
+        let lost = self.link.until(|link| link.lost() != before);
         select! {
             biased;
             answer = answer => answer.map_err(|_| error::closed_meanwhile(operation)),
             () = denied => Err(error::denied(operation, subject)),
             () = self.closed.raised() => Err(error::closed_meanwhile(operation)),
+            () = lost => Err(error::lost(operation, subject)),
             () = sleep_until(by) => Err(error::unanswered(operation, subject)),
         }
     }

@@ -140,6 +140,19 @@ pub(crate) fn unanswered(operation: &'static str, subject: &str) -> Error {
     .with_unknown_outcome()
 }
 
+/// Something was handed over, and the connection that its answer was to come by is gone.
+pub(crate) fn lost(operation: &'static str, subject: &str) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        operation,
+        format!(
+            "the connection to NATS was lost before `{subject}` answered: it may have been done"
+        ),
+    )
+    .with_retry(Retry::Reconnect)
+    .with_unknown_outcome()
+}
+
 /// Something was handed over before this connection was closed.
 pub(crate) fn closed_meanwhile(operation: &'static str) -> Error {
     closed(operation).with_unknown_outcome()

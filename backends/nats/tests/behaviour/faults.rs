@@ -157,6 +157,42 @@ async fn a_publish_to_a_paused_server_may_be_stored_and_its_retry_is_a_duplicate
 }
 
 #[tokio::test]
+async fn a_connection_that_is_lost_ends_the_wait_for_an_answer() {
+    let server = NatsServer::start().unwrap();
+    let proxy = Proxy::start(server.address(), 7).await.unwrap();
+    let space = Space::at(&format!("nats://{}", proxy.address()));
+    let bus = space.transport().await;
+    publish(&*bus, QOS, "first").await;
+    let jetstream = raw(&server.url()).await;
+    proxy.set(Direction::ToClient, Fault::BlackHole);
+    let unanswered = tokio::spawn({
+        let bus = Arc::clone(&bus);
+        async move {
+            let mut envelope = message(QOS, "second");
+            let outcome = bus.publish(&mut envelope, SOON).await;
+            (envelope, outcome)
+        }
+    });
+    until("it is stored", async || {
+        let mut stored = jetstream.get_stream(stream(&space)).await.unwrap();
+        stored.info().await.unwrap().state.messages == 2
+    })
+    .await;
+    proxy.set(Direction::ToClient, Fault::Pass);
+    let lost = Instant::now();
+    proxy.reset();
+    let (mut envelope, outcome) = unanswered.await.unwrap();
+    let error = outcome.unwrap_err();
+    assert!(lost.elapsed() < SECOND, "{:?}", lost.elapsed());
+    assert_eq!(
+        (error.kind(), error.retry(), error.may_be_stored()),
+        (ErrorKind::Unavailable, Retry::Reconnect, true),
+        "{error:?}"
+    );
+    assert!(bus.publish(&mut envelope, SOON).await.unwrap().duplicate);
+}
+
+#[tokio::test]
 async fn an_ack_that_is_cut_off_leaves_the_outcome_unknown() {
     let server = NatsServer::start().unwrap();
     let proxy = Proxy::start(server.address(), 7).await.unwrap();
