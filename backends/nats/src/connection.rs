@@ -12,6 +12,7 @@ use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::select;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -46,6 +47,8 @@ pub(crate) struct Connection {
     pub(crate) routes: Routes,
     /// The stream of dead letters, when it was found.
     pub(crate) dead: DeadStream,
+    /// Told when a publish met a full stream.
+    pub(crate) full: Arc<Notify>,
     jetstream: jetstream::Context,
     /// What subjects of JetStream's API begin with.
     api: String,
@@ -109,6 +112,7 @@ impl Connection {
             draining: AtomicBool::new(false),
             routes: Routes::default(),
             dead: DeadStream::default(),
+            full: Arc::default(),
             jetstream,
             api,
             replies,
@@ -404,6 +408,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.closed.raise();
         self.dispatcher.abort();
     }
 }

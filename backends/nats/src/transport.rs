@@ -103,10 +103,10 @@ impl NatsTransport {
         let subject = sent.subject().clone();
         let answer = connection.answer(sent, by.min(from_now(ANSWER))).await?;
         let stored = store::read("publish", &subject, &answer, connection.settings.manage);
-        if let Err(error) = &stored
-            && error.kind() == ErrorKind::NotFound
-        {
-            connection.routes.forget(name);
+        match stored.as_ref().map_err(Error::kind) {
+            Err(ErrorKind::NotFound) => connection.routes.forget(name),
+            Err(ErrorKind::LimitReached) => connection.full.notify_one(),
+            _ => {}
         }
         stored.map(Published::from)
     }

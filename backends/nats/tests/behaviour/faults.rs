@@ -363,6 +363,40 @@ async fn a_full_stream_rejects_and_recovers() {
 }
 
 #[tokio::test]
+async fn a_full_stream_makes_room_by_what_all_groups_have_handled() {
+    let space = Space::new();
+    let bounded = space.try_connect("?max_bytes=20000").await.unwrap();
+    let bus = bounded.transport;
+    let mut quick = bus.subscribe(&in_group(QOS, "quick")).await.unwrap();
+    let mut slow = bus.subscribe(&in_group(QOS, "slow")).await.unwrap();
+    let fill = async |from: u32| {
+        for i in from.. {
+            let text = format!("{i:0500}");
+            if let Err(error) = bus.publish(&mut message(QOS, &text), SOON).await {
+                assert_eq!(error.kind(), ErrorKind::LimitReached, "{error:?}");
+                return i;
+            }
+        }
+        unreachable!("the stream has a bound")
+    };
+    let stored = fill(0).await;
+    handle_all(&mut *quick, 0..stored).await;
+    // One group alone makes no room: the other still needs all of it.
+    let jetstream = raw(crate::shared()).await;
+    let mut kept = jetstream.get_stream(stream(&space)).await.unwrap();
+    for _ in 0..3 {
+        nothing(&mut *quick).await;
+        assert_eq!(fill(stored).await, stored);
+    }
+    assert_eq!(kept.info().await.unwrap().state.messages, u64::from(stored));
+    handle_all(&mut *slow, 0..stored).await;
+    store(&*bus, &format!("{stored:0500}")).await;
+    handle_all(&mut *quick, stored..=stored).await;
+    handle_all(&mut *slow, stored..=stored).await;
+    assert!(kept.info().await.unwrap().state.first_sequence > u64::from(stored));
+}
+
+#[tokio::test]
 async fn what_may_not_be_published_is_rejected_and_not_waited_for() {
     let lines = "authorization { users: [ { user: app, password: app, permissions: { publish: { deny: [\"*.s.>\", \"*.r.>\"] } } } ] }";
     let server = NatsServer::with(&NatsOptions::default().config(lines)).unwrap();
