@@ -218,12 +218,14 @@ async fn churn(bus: Bus) -> Result<()> {
         .handlers(handlers![on_work, on_tick])
         .start()
         .await?;
+    // A server and its clients on one machine are to have time for the messages too.
+    let pause = bus.by_clock(Duration::ZERO, Duration::from_millis(50));
     let (stop, stopped) = watch::channel(false);
     let mut chance = bus.chance();
     let churners: Vec<_> = (0..50)
         .map(|i| {
             let (node, stopped) = (node.clone(), stopped.clone());
-            tokio::spawn(come_and_go(node, i, lease, chance.fork(), stopped))
+            tokio::spawn(come_and_go(node, i, (lease, pause), chance.fork(), stopped))
         })
         .collect();
     for first in (0..MESSAGES).step_by(10) {
@@ -269,7 +271,7 @@ async fn churn(bus: Bus) -> Result<()> {
 async fn come_and_go(
     node: Catga,
     number: u32,
-    lease: Duration,
+    (lease, pause): (Duration, Duration),
     mut chance: fastrand::Rng,
     stopped: watch::Receiver<bool>,
 ) -> Result<usize> {
@@ -306,6 +308,7 @@ async fn come_and_go(
                 .settle(Settlement::Release { began: false })
                 .await?;
         }
+        tokio::time::sleep(pause).await;
     }
     Ok(turns)
 }
