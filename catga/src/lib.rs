@@ -76,10 +76,10 @@ pub use catga_core::Cbor;
 pub use catga_core::MessagePack;
 pub use catga_core::{
     Backend, Bytes, Capabilities, Capability, Codec, CommitStore, ConnectOptions, DeadLetter,
-    DeadLetterFilter, DeadLetterId, DeadLetters, Descriptor, Driver, Envelope, Error, ErrorKind,
-    Event, Headers, InboxStore, IsEvent, IsRequest, Json, Kind, Load, Message, MessageId, Name,
-    NodeEvent, NodeId, NodeInfo, NodeRegistry, Page, Published, QoS, Reason, ReasonKind, Request,
-    Retry, RoutingKey, Stored,
+    DeadLetterFilter, DeadLetterId, DeadLetters, Descriptor, Driver, Encoded, Envelope, Error,
+    ErrorKind, Event, Headers, InboxStore, IsEvent, IsRequest, Json, Kind, Load, Message,
+    MessageId, Name, NodeEvent, NodeId, NodeInfo, NodeRegistry, Page, Published, QoS, Reason,
+    ReasonKind, Request, Retry, RoutingKey, Stored,
 };
 #[cfg(feature = "macros")]
 pub use catga_macros::{Event, Request, handler};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catga_core::{
-    Capability, Envelope, Error, ErrorKind, Kind, MessageId, NodeId, QoS, Request, Retry, Target,
+    Capability, Encoded, Envelope, Error, ErrorKind, Kind, MessageId, NodeId, QoS, Request, Retry,
+    Target,
 };
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -281,7 +282,8 @@ impl Inner {
             && !is_idempotent::<R>()
         {
             let bytes = letter.payload().as_bytes().expect("a letter is encoded");
-            let request = self.codecs.decode(letter.content_type(), bytes)?;
+            let payload = Encoded::new(&self.codecs, letter.content_type(), bytes);
+            let request = R::from_version(letter.version(), &payload)?;
             let arrival = Arrival::of(letter, attempt);
             return self
                 .call_here(entry, call, request, arrival, deadline)
@@ -295,7 +297,7 @@ impl Inner {
             .await?;
         match reply.result {
             Ok(bytes) => {
-                let response = self.codecs.decode(&reply.content_type, &bytes);
+                let response = self.codecs.decode(reply.content_type.as_deref(), &bytes);
                 response.map_err(Error::with_unknown_outcome)
             }
             Err(remote) => Err(remote.into_error("send")),
