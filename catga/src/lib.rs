@@ -33,6 +33,11 @@ mod layer_tests;
 mod layered;
 mod lent;
 mod members;
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "no_metrics.rs"]
+mod metrics;
 #[cfg(all(test, shuttle))]
 mod models;
 mod origin;
@@ -61,6 +66,10 @@ pub mod __private;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/guarantees-explained.md")]
 mod guarantees_explained {}
+
+#[cfg(all(doctest, feature = "metrics"))]
+#[doc = include_str!("../../docs/metrics.md")]
+mod metrics_explained {}
 
 /// What is particular to `memory://`: the store that handlers [`Commit`] to.
 #[cfg(feature = "memory")]

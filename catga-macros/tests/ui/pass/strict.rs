@@ -55,7 +55,7 @@ pub struct Frame {
 #[derive(Request)]
 #[response(Bytes)]
 #[message(codec = "raw")]
-struct Mirror(catga::Bytes);
+struct Mirror(Bytes);
 
 /// Raw, by reference.
 #[handler]
