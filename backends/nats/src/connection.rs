@@ -21,7 +21,7 @@ use crate::link::Link;
 use crate::names::Names;
 use crate::options::Settings;
 use crate::replies::{Expected, Replies};
-use crate::streams::Routes;
+use crate::streams::{Routes, Subjects};
 use crate::time::from_now;
 use crate::{credentials, error};
 
@@ -44,6 +44,7 @@ pub(crate) struct Connection {
     draining: AtomicBool,
     /// The streams of messages that were found.
     pub(crate) routes: Routes,
+    pub(crate) subjects: Subjects,
     /// The stream of dead letters, when it was found.
     pub(crate) dead: DeadStream,
     jetstream: jetstream::Context,
@@ -106,6 +107,7 @@ impl Connection {
             closed: Closed::default(),
             draining: AtomicBool::new(false),
             routes: Routes::default(),
+            subjects: Subjects::default(),
             dead: DeadStream::default(),
             jetstream,
             api,
