@@ -22,7 +22,7 @@ use crate::link::Link;
 use crate::names::Names;
 use crate::options::Settings;
 use crate::replies::{Expected, Replies};
-use crate::streams::Routes;
+use crate::streams::{Routes, Subjects};
 use crate::time::from_now;
 use crate::{credentials, error};
 
@@ -45,6 +45,7 @@ pub(crate) struct Connection {
     draining: AtomicBool,
     /// The streams of messages that were found.
     pub(crate) routes: Routes,
+    pub(crate) subjects: Subjects,
     /// The stream of dead letters, when it was found.
     pub(crate) dead: DeadStream,
     /// Told when a publish met a full stream.
@@ -111,6 +112,7 @@ impl Connection {
             closed: Closed::default(),
             draining: AtomicBool::new(false),
             routes: Routes::default(),
+            subjects: Subjects::default(),
             dead: DeadStream::default(),
             full: Arc::default(),
             jetstream,

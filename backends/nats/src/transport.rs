@@ -64,7 +64,9 @@ impl NatsTransport {
         let payload = wire::payload("publish", envelope, connection.max_payload())?;
         let id = envelope.id().map(|id| id.to_string());
         let headers = wire::headers(envelope, id.as_deref());
-        let subject = connection.names.event(envelope.name());
+        let subject = connection
+            .subjects
+            .event(&connection.names, envelope.name());
         Ok((subject, headers, payload))
     }
 
