@@ -33,6 +33,11 @@ mod layer_tests;
 mod layered;
 mod lent;
 mod members;
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "no_metrics.rs"]
+mod metrics;
 #[cfg(all(test, shuttle))]
 mod models;
 mod origin;
@@ -62,6 +67,10 @@ pub mod __private;
 #[doc = include_str!("../../docs/guarantees-explained.md")]
 mod guarantees_explained {}
 
+#[cfg(all(doctest, feature = "metrics"))]
+#[doc = include_str!("../../docs/metrics.md")]
+mod metrics_explained {}
+
 /// What is particular to `memory://`: the store that handlers [`Commit`] to.
 #[cfg(feature = "memory")]
 pub mod memory {
@@ -76,10 +85,10 @@ pub use catga_core::Cbor;
 pub use catga_core::MessagePack;
 pub use catga_core::{
     Backend, Bytes, Capabilities, Capability, Codec, CommitStore, ConnectOptions, DeadLetter,
-    DeadLetterFilter, DeadLetterId, DeadLetters, Descriptor, Driver, Envelope, Error, ErrorKind,
-    Event, Headers, InboxStore, IsEvent, IsRequest, Json, Kind, Load, Message, MessageId, Name,
-    NodeEvent, NodeId, NodeInfo, NodeRegistry, Page, Published, QoS, Reason, ReasonKind, Request,
-    Retry, RoutingKey, Stored,
+    DeadLetterFilter, DeadLetterId, DeadLetters, Descriptor, Driver, Encoded, Envelope, Error,
+    ErrorKind, Event, Headers, InboxStore, IsEvent, IsRequest, Json, Kind, Load, Message,
+    MessageId, Name, NodeEvent, NodeId, NodeInfo, NodeRegistry, Page, Published, QoS, Reason,
+    ReasonKind, Request, Retry, RoutingKey, Stored,
 };
 #[cfg(feature = "macros")]
 pub use catga_macros::{Event, Request, handler};

@@ -208,6 +208,7 @@ pub(crate) async fn supervise(
     if tokio::time::timeout_at(soon, ended).await.is_err() {
         tracing::warn!("a subscription could not be closed in time");
     }
+    inner.metrics.tell(&inner.table);
     let transport = &inner.backend.transport;
     // Two waits: what cannot be flushed is to be closed all the same.
     let flushed = tokio::time::timeout(A_ROUND_TRIP, transport.flush()).await;

@@ -11,6 +11,9 @@ use crate::outcome::Lacking;
 use crate::site::{OwnServer, SiteOptions};
 use crate::subject::{Bug, Subject, Time};
 
+/// A duplicate window that a scenario can wait for. A machine that does much else stores within a quarter of it.
+const WINDOW: Duration = Duration::from_secs(2);
+
 /// A fresh place on a backend, for the nodes of one scenario.
 #[derive(Clone, Debug)]
 pub struct Bus {
@@ -20,6 +23,8 @@ pub struct Bus {
     options: Vec<String>,
     seed: u64,
     mutant: Option<Mutant>,
+    /// Whether its duplicate window ends soon.
+    short_window: bool,
     /// Whether a bug is planted, so that a failure is what is looked for.
     is_buggy: bool,
 }
@@ -40,6 +45,7 @@ impl Bus {
             options: Vec::new(),
             seed,
             mutant: None,
+            short_window: false,
             is_buggy: false,
         }
     }
@@ -132,11 +138,29 @@ impl Bus {
     /// A node of the service `suite`.
     pub(crate) fn node(&self, id: &str) -> CatgaBuilder {
         let driver = Mutated::new(Arc::clone(self.subject.driver()), self.mutant);
-        Catga::builder()
+        let node = Catga::builder()
             .driver(driver)
             .connect(&self.url)
             .service("suite")
-            .node(id)
+            .node(id);
+        if self.short_window {
+            node.publish_deadline(WINDOW / 4).duplicate_window(WINDOW)
+        } else {
+            node
+        }
+    }
+
+    /// The same bus with a duplicate window whose end can be waited for, by the clock on the wall too.
+    pub(crate) fn with_short_window(mut self) -> Self {
+        self.short_window = self.subject.time() == Time::Wall;
+        self
+    }
+
+    /// Waits until the duplicate window of what was published has ended.
+    pub(crate) async fn after_the_window(&self) {
+        // That of a node that was not told otherwise is 2 minutes.
+        let window = self.by_clock(Duration::from_secs(180), WINDOW + WINDOW / 8);
+        tokio::time::sleep(window).await;
     }
 
     /// A node that handles nothing: publishes, looks on, and keeps the bus alive.
@@ -156,6 +180,30 @@ impl Bus {
             Time::Timers => long,
             Time::Wall => long / 40,
         }
+    }
+
+    /// One time where only tokio's timers matter, another by the clock on the wall.
+    pub(crate) fn by_clock(&self, timers: Duration, wall: Duration) -> Duration {
+        match self.subject.time() {
+            Time::Timers => timers,
+            Time::Wall => wall,
+        }
+    }
+
+    /// Whether the backend claims an ability.
+    pub(crate) fn has(&self, capability: Capability) -> bool {
+        self.subject.capabilities().has(capability)
+    }
+
+    /// Whether a message may have this number when it is handled again, and was only given back before: where releases
+    /// are not counted, no other than the first.
+    pub(crate) fn allows_after_release(&self, attempt: u32, releases: u32) -> bool {
+        let counted = if self.has(Capability::UncountedRelease) {
+            0
+        } else {
+            releases
+        };
+        (1..=1 + counted).contains(&attempt)
     }
 
     /// The levels that the backend claims.
@@ -184,7 +232,7 @@ impl Bus {
     pub(crate) async fn quiet(&self, long: Duration) {
         let time = match self.subject.time() {
             Time::Timers => long,
-            Time::Wall => (long / 100).clamp(Duration::from_secs(1), Duration::from_secs(4)),
+            Time::Wall => (long / 100).clamp(Duration::from_secs(1), Duration::from_secs(2)),
         };
         tokio::time::sleep(time).await;
     }

@@ -24,7 +24,7 @@ use membership::MutatedRegistry;
 use sending::MutatedTransport;
 
 use crate::bus::Bus;
-use crate::subject::Bug;
+use crate::subject::{Bug, Subject};
 
 /// A bug that is planted: of the kit, or of the backend's own.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,14 @@ impl Planted {
         match self {
             Self::Mutant(mutant) => mutant.caught_by(),
             Self::Bug(bug) => bug.caught_by,
+        }
+    }
+
+    /// Whether a scenario can feel it on a backend.
+    pub(crate) fn is_felt(&self, scenario: &str, subject: &Subject) -> bool {
+        match self {
+            Self::Mutant(mutant) => mutant.is_felt(scenario, subject),
+            Self::Bug(_) => true,
         }
     }
 

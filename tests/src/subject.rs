@@ -184,6 +184,12 @@ impl Subject {
         self.0.embedded
     }
 
+    /// Whether it claims at QoS 2 what it hands out, so that a copy waits at the backend; elsewhere the runtime claims, in
+    /// the inbox.
+    pub(crate) fn hands_out_claimed(&self) -> bool {
+        self.is_embedded()
+    }
+
     pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
         &self.0.driver
     }

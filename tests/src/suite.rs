@@ -33,6 +33,7 @@ mod membership;
 mod names;
 mod ordering;
 mod places;
+mod raw_payloads;
 mod redelivery;
 mod redrive;
 mod redrive_once;
@@ -59,6 +60,7 @@ pub fn suite() -> Vec<Scenario> {
     [
         start::SCENARIOS,
         round_trip::SCENARIOS,
+        raw_payloads::SCENARIOS,
         delivery::SCENARIOS,
         redelivery::SCENARIOS,
         dead_letters::SCENARIOS,

@@ -1,7 +1,6 @@
 //! One connection to NATS, and calls on it that end in time.
 
 use std::fmt;
-use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,8 +12,9 @@ use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::select;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::closed::Closed;
 use crate::dead_letter::DeadStream;
@@ -22,7 +22,7 @@ use crate::link::Link;
 use crate::names::Names;
 use crate::options::Settings;
 use crate::replies::{Expected, Replies};
-use crate::streams::Routes;
+use crate::streams::{Routes, Subjects};
 use crate::time::from_now;
 use crate::{credentials, error};
 
@@ -31,9 +31,6 @@ const RESERVE: usize = 2048;
 
 /// Almost all answers come before this; then it is worth asking why one does not.
 const PROMPT: Duration = Duration::from_millis(100);
-
-/// How long what was handed to the client while there was no connection may take to be answered on the next one.
-const NEXT: Duration = Duration::from_millis(500);
 
 /// How long the server's word on a refused subscription may take from the client's reader to us.
 const WORD: Duration = Duration::from_millis(10);
@@ -48,8 +45,11 @@ pub(crate) struct Connection {
     draining: AtomicBool,
     /// The streams of messages that were found.
     pub(crate) routes: Routes,
+    pub(crate) subjects: Subjects,
     /// The stream of dead letters, when it was found.
     pub(crate) dead: DeadStream,
+    /// Told when a publish met a full stream.
+    pub(crate) full: Arc<Notify>,
     jetstream: jetstream::Context,
     /// What subjects of JetStream's API begin with.
     api: String,
@@ -75,20 +75,14 @@ pub(crate) struct Sent {
     expected: Expected,
     /// The refusals before it.
     refused: u64,
-    /// The connection that it went out on, where the server itself answers: on another one it does not.
-    epoch: Option<u64>,
+    /// The connections that were lost before it.
+    lost: u64,
 }
 
 impl Sent {
     /// Where it went.
     pub(crate) fn subject(&self) -> &Subject {
         &self.subject
-    }
-
-    /// It is another client that answers, whatever becomes of our connection meanwhile.
-    pub(crate) fn to_a_client(mut self) -> Self {
-        self.epoch = None;
-        self
     }
 }
 
@@ -118,7 +112,9 @@ impl Connection {
             closed: Closed::default(),
             draining: AtomicBool::new(false),
             routes: Routes::default(),
+            subjects: Subjects::default(),
             dead: DeadStream::default(),
+            full: Arc::default(),
             jetstream,
             api,
             replies,
@@ -284,7 +280,7 @@ impl Connection {
             subject: subject.clone(),
             expected,
             refused: self.link.refused(),
-            epoch: Some(self.link.epoch()),
+            lost: self.link.lost(),
         };
         let mut reply = sent.expected.subject();
         reply.push_str(tail);
@@ -309,28 +305,23 @@ impl Connection {
         }
     }
 
-    /// Waits for the answer.
+    /// Waits for the answer. It does not come by another connection than the question went by: when that is lost
+    /// the caller asks again, with the same id.
     pub(crate) async fn answer(&self, mut sent: Sent, by: Instant) -> Result<Message, Error> {
         let operation = sent.operation;
         let answer = &mut sent.expected.answer;
         if let Ok(answer) = timeout_at(by.min(Instant::now() + PROMPT), &mut *answer).await {
             return answer.map_err(|_| error::closed_meanwhile(operation));
         }
-        let (subject, since) = (&sent.subject, sent.refused);
+        let (subject, since, before) = (&sent.subject, sent.refused, sent.lost);
         let denied = self.link.until(|link| link.has_refused(subject, since));
-        let cut_off = async {
-            let Some(epoch) = sent.epoch else {
-                return pending().await;
-            };
-            self.link.until(|link| link.epoch() != epoch).await;
-            sleep(NEXT).await;
-        };
+        let lost = self.link.until(|link| link.lost() != before);
         select! {
             biased;
             answer = answer => answer.map_err(|_| error::closed_meanwhile(operation)),
             () = denied => Err(error::denied(operation, subject)),
             () = self.closed.raised() => Err(error::closed_meanwhile(operation)),
-            () = cut_off => Err(error::cut_off(operation, subject)),
+            () = lost => Err(error::lost(operation, subject)),
             () = sleep_until(by) => Err(error::unanswered(operation, subject)),
         }
     }
@@ -443,6 +434,7 @@ impl Drop for Closing<'_> {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.closed.raise();
         self.dispatcher.abort();
     }
 }

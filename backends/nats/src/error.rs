@@ -154,13 +154,13 @@ pub(crate) fn unanswered(operation: &'static str, subject: &str) -> Error {
     .with_unknown_outcome()
 }
 
-/// Something was handed over, and the connection was lost before the answer came.
-pub(crate) fn cut_off(operation: &'static str, subject: &str) -> Error {
+/// Something was handed over, and the connection that its answer was to come by is gone.
+pub(crate) fn lost(operation: &'static str, subject: &str) -> Error {
     Error::new(
         ErrorKind::Unavailable,
         operation,
         format!(
-            "the connection was lost before `{subject}` answered, and is back: it may have been done"
+            "the connection to NATS was lost before `{subject}` answered: it may have been done"
         ),
     )
     .with_retry(Retry::Reconnect)

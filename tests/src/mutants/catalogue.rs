@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use catga_core::Capability;
+
+use crate::subject::Subject;
+
 macro_rules! mutants {
     ($($(#[doc = $bug:literal])* $mutant:ident: [$($scenario:literal),* $(,)?],)*) => {
         /// One bug, planted around a backend.
@@ -39,6 +43,12 @@ macro_rules! mutants {
         }
     };
 }
+
+/// What the inbox decides, where the backend does not claim what it hands out.
+const IN_THE_INBOX: &[&str] = &[
+    "exactly_once::two_copies_at_one_moment",
+    "chaos::exactly_once",
+];
 
 mutants! {
     /// Every 100th message that is published is dropped, and the publish is Ok.
@@ -95,6 +105,7 @@ mutants! {
     ],
     /// One bit of a payload is another one when it arrives.
     FlipsABit: [
+        "raw_payloads::events",
         "round_trip::at_least_once",
         "round_trip::bytes",
     ],
@@ -180,6 +191,7 @@ mutants! {
     /// The inbox grants every claim.
     GrantsEveryClaim: [
         "idempotency::a_response_is_kept",
+        "exactly_once::two_copies_at_one_moment",
     ],
     /// The inbox takes a claim that failed for one that was completed.
     KeepsFailedClaims: [
@@ -265,6 +277,21 @@ mutants! {
 }
 
 impl Mutant {
+    /// Whether a scenario can feel it on a backend.
+    pub(crate) fn is_felt(self, scenario: &str, subject: &Subject) -> bool {
+        let (claimed, claims) = (subject.capabilities(), subject.hands_out_claimed());
+        match self {
+            Self::CountsReleases => claimed.has(Capability::UncountedRelease),
+            Self::NeverUnregisters | Self::ForgetsWhoWasThere | Self::HidesLag => {
+                claimed.has(Capability::Nodes)
+            }
+            // The second one's claim is not granted.
+            Self::HandsOutTwice => claims || !IN_THE_INBOX.contains(&scenario),
+            Self::GrantsEveryClaim => !claims || !IN_THE_INBOX.contains(&scenario),
+            _ => true,
+        }
+    }
+
     pub(super) const fn is_about_publishing(self) -> bool {
         matches!(
             self,

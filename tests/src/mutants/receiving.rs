@@ -219,6 +219,16 @@ pub(super) struct MutatedInbox {
     pub(super) inbox: Arc<dyn InboxStore>,
 }
 
+impl MutatedInbox {
+    /// Whether whoever holds a claim is told so, whatever became of it.
+    fn forgets_owners(&self) -> bool {
+        matches!(
+            self.mutant,
+            Mutant::GrantsEveryClaim | Mutant::CompletesBeforeTheEffect
+        )
+    }
+}
+
 #[async_trait]
 impl InboxStore for MutatedInbox {
     async fn claim(
@@ -229,6 +239,11 @@ impl InboxStore for MutatedInbox {
         generation: u32,
     ) -> Result<ClaimOutcome, Error> {
         let outcome = self.inbox.claim(key, owner, lease, generation).await;
+        if self.mutant == Mutant::CompletesBeforeTheEffect
+            && let Ok(ClaimOutcome::Granted(claim)) = &outcome
+        {
+            self.inbox.complete(claim, None, None).await?;
+        }
         if self.mutant != Mutant::GrantsEveryClaim {
             return outcome;
         }
@@ -240,7 +255,7 @@ impl InboxStore for MutatedInbox {
 
     async fn renew(&self, claim: &mut Claim, lease: Duration) -> Result<(), Error> {
         match self.inbox.renew(claim, lease).await {
-            Err(_) if self.mutant == Mutant::GrantsEveryClaim => Ok(()),
+            Err(_) if self.forgets_owners() => Ok(()),
             outcome => outcome,
         }
     }
@@ -252,7 +267,7 @@ impl InboxStore for MutatedInbox {
         effects: Option<&Effects>,
     ) -> Result<(), Error> {
         match self.inbox.complete(claim, response, effects).await {
-            Err(_) if self.mutant == Mutant::GrantsEveryClaim => Ok(()),
+            Err(_) if self.forgets_owners() => Ok(()),
             outcome => outcome,
         }
     }
@@ -261,7 +276,10 @@ impl InboxStore for MutatedInbox {
         if self.mutant == Mutant::KeepsFailedClaims {
             return self.inbox.complete(claim, None, None).await;
         }
-        self.inbox.release(claim, end).await
+        match self.inbox.release(claim, end).await {
+            Err(_) if self.mutant == Mutant::CompletesBeforeTheEffect => Ok(()),
+            outcome => outcome,
+        }
     }
 
     fn commit_store(&self) -> Option<&(dyn Any + Send + Sync)> {

@@ -157,6 +157,42 @@ async fn a_publish_to_a_paused_server_may_be_stored_and_its_retry_is_a_duplicate
 }
 
 #[tokio::test]
+async fn a_connection_that_is_lost_ends_the_wait_for_an_answer() {
+    let server = NatsServer::start().unwrap();
+    let proxy = Proxy::start(server.address(), 7).await.unwrap();
+    let space = Space::at(&format!("nats://{}", proxy.address()));
+    let bus = space.transport().await;
+    publish(&*bus, QOS, "first").await;
+    let jetstream = raw(&server.url()).await;
+    proxy.set(Direction::ToClient, Fault::BlackHole);
+    let unanswered = tokio::spawn({
+        let bus = Arc::clone(&bus);
+        async move {
+            let mut envelope = message(QOS, "second");
+            let outcome = bus.publish(&mut envelope, SOON).await;
+            (envelope, outcome)
+        }
+    });
+    until("it is stored", async || {
+        let mut stored = jetstream.get_stream(stream(&space)).await.unwrap();
+        stored.info().await.unwrap().state.messages == 2
+    })
+    .await;
+    proxy.set(Direction::ToClient, Fault::Pass);
+    let lost = Instant::now();
+    proxy.reset();
+    let (mut envelope, outcome) = unanswered.await.unwrap();
+    let error = outcome.unwrap_err();
+    assert!(lost.elapsed() < SECOND, "{:?}", lost.elapsed());
+    assert_eq!(
+        (error.kind(), error.retry(), error.may_be_stored()),
+        (ErrorKind::Unavailable, Retry::Reconnect, true),
+        "{error:?}"
+    );
+    assert!(bus.publish(&mut envelope, SOON).await.unwrap().duplicate);
+}
+
+#[tokio::test]
 async fn an_ack_that_is_cut_off_leaves_the_outcome_unknown() {
     let server = NatsServer::start().unwrap();
     let proxy = Proxy::start(server.address(), 7).await.unwrap();
@@ -324,6 +360,40 @@ async fn a_full_stream_rejects_and_recovers() {
     let full = jetstream.get_stream(stream(&space)).await.unwrap();
     full.purge().await.unwrap();
     publish(&*bus, QOS, &text).await;
+}
+
+#[tokio::test]
+async fn a_full_stream_makes_room_by_what_all_groups_have_handled() {
+    let space = Space::new();
+    let bounded = space.try_connect("?max_bytes=20000").await.unwrap();
+    let bus = bounded.transport;
+    let mut quick = bus.subscribe(&in_group(QOS, "quick")).await.unwrap();
+    let mut slow = bus.subscribe(&in_group(QOS, "slow")).await.unwrap();
+    let fill = async |from: u32| {
+        for i in from.. {
+            let text = format!("{i:0500}");
+            if let Err(error) = bus.publish(&mut message(QOS, &text), SOON).await {
+                assert_eq!(error.kind(), ErrorKind::LimitReached, "{error:?}");
+                return i;
+            }
+        }
+        unreachable!("the stream has a bound")
+    };
+    let stored = fill(0).await;
+    handle_all(&mut *quick, 0..stored).await;
+    // One group alone makes no room: the other still needs all of it.
+    let jetstream = raw(crate::shared()).await;
+    let mut kept = jetstream.get_stream(stream(&space)).await.unwrap();
+    for _ in 0..3 {
+        nothing(&mut *quick).await;
+        assert_eq!(fill(stored).await, stored);
+    }
+    assert_eq!(kept.info().await.unwrap().state.messages, u64::from(stored));
+    handle_all(&mut *slow, 0..stored).await;
+    store(&*bus, &format!("{stored:0500}")).await;
+    handle_all(&mut *quick, stored..=stored).await;
+    handle_all(&mut *slow, stored..=stored).await;
+    assert!(kept.info().await.unwrap().state.first_sequence > u64::from(stored));
 }
 
 #[tokio::test]
