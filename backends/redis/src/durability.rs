@@ -5,10 +5,12 @@ use redis::Value;
 
 use crate::error;
 use crate::server::Server;
+use crate::time::from_now;
 use crate::value;
 
 /// Reads the server's settings as far as we may, says what they are worth, and refuses weak ones where that is asked for.
 pub(crate) async fn check(server: &Server) -> Result<(), Error> {
+    greet(server).await?;
     let info = info(server).await?;
     if let Some(info) = &info {
         // Valkey tells the version of Redis that it is compatible with, which is 7.2.
@@ -46,6 +48,18 @@ pub(crate) async fn check(server: &Server) -> Result<(), Error> {
         ),
     }
     Ok(())
+}
+
+/// A connection that was made is not one yet: the server may ask who we are, or say nothing.
+async fn greet(server: &Server) -> Result<(), Error> {
+    let within = server.settings.connect_timeout;
+    let hosts = server.settings.shown_hosts();
+    let ping = redis::cmd("PING");
+    match server.ask("connect", "PING", &ping, from_now(within)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error::connect(&error, &hosts)),
+        Err(_) => Err(error::connect_timeout(&hosts, within)),
+    }
 }
 
 /// What was found; `None` where we may not ask.

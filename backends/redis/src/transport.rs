@@ -223,7 +223,12 @@ impl Transport for RedisTransport {
     }
 
     async fn subscribe(&self, subscribe: &Subscribe) -> Result<Box<dyn Subscription>, Error> {
-        self.connection.server.check_open("subscribe")?;
+        let server = &self.connection.server;
+        server.check_open("subscribe")?;
+        // What this process published before is older than the subscription.
+        let by = server.call_deadline();
+        server.link.live("subscribe", by).await?;
+        self.connection.writer.flush("subscribe", by).await?;
         let connection = Arc::clone(&self.connection);
         match subscribe.qos {
             QoS::AtMostOnce if subscribe.ordered.is_some() => {

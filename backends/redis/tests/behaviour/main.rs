@@ -8,9 +8,11 @@
 )]
 
 mod application;
+mod connecting;
 mod dead_letters;
 mod events;
 mod exactly_once;
+mod faults;
 mod inbox;
 mod requests;
 mod settling;
