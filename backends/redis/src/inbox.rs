@@ -153,7 +153,7 @@ fn add_response(call: &mut Cmd, response: Option<&Reply>, limit: usize) {
     let large = body.len() > limit;
     let body = if large { &[][..] } else { &body[..] };
     call.arg(body)
-        .arg(&response.content_type)
+        .arg(response.content_type.as_deref().unwrap_or_default())
         .arg(failed)
         .arg(u8::from(large));
 }
@@ -167,6 +167,7 @@ fn completed(told: Vec<Value>) -> ClaimOutcome {
     let response = match (body, content_type) {
         (Some(body), Some(content_type)) if !large => {
             let content_type = String::from_utf8_lossy(&content_type).into_owned();
+            let content_type = Some(content_type).filter(|it| !it.is_empty());
             if failed.as_deref() == Some(b"1") {
                 serde_json::from_slice::<RemoteError>(&body)
                     .ok()
@@ -174,7 +175,10 @@ fn completed(told: Vec<Value>) -> ClaimOutcome {
             } else {
                 Some(Reply::ok(body.into()))
             }
-            .map(|reply| reply.with_content_type(content_type))
+            .map(|reply| match content_type {
+                Some(content_type) => reply.with_content_type(content_type),
+                None => reply,
+            })
         }
         _ => None,
     };

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use catga_core::{
-    Envelope, Error, ErrorKind, Headers, Json, MessageId, RemoteError, Reply, Target,
-};
+use catga_core::{Envelope, Error, ErrorKind, Headers, MessageId, RemoteError, Reply, Target};
 use redis::{Cmd, Value};
 use tokio::select;
 use tokio::sync::oneshot;
@@ -134,21 +132,18 @@ impl Asked {
     }
 }
 
-/// A reply as it is published: a payload as it is, with a field where it is no JSON; an error as JSON, with a field. The
+/// A reply as it is published: a payload as it is, with a field where its content type is not the response's default; an error as JSON, with a field. The
 /// channel comes first.
 pub(crate) fn write_reply(address: &str, reply: &Reply) -> (String, Vec<u8>) {
     let (channel, token) = address.split_once(' ').unwrap_or((address, ""));
     let frame = match &reply.result {
-        Ok(payload) if reply.content_type == Json::CONTENT_TYPE => {
-            wire::frame(None, &[(TO, token)], payload)
-        }
-        Ok(payload) => {
-            let ours = [
-                (TO, token),
-                (Headers::CONTENT_TYPE, reply.content_type.as_str()),
-            ];
-            wire::frame(None, &ours, payload)
-        }
+        Ok(payload) => match &reply.content_type {
+            None => wire::frame(None, &[(TO, token)], payload),
+            Some(content_type) => {
+                let ours = [(TO, token), (Headers::CONTENT_TYPE, content_type)];
+                wire::frame(None, &ours, payload)
+            }
+        },
         Err(error) => {
             let json = serde_json::to_vec(error).expect("texts and numbers");
             wire::frame(None, &[(TO, token), (ERROR, error.kind.as_str())], &json)
@@ -171,7 +166,10 @@ fn read_reply(read: &Read) -> Reply {
         });
         return Reply::err(error);
     }
-    Reply::ok(payload).with_content_type(read.envelope.content_type())
+    let mut reply = Reply::ok(payload);
+    let content_type = read.envelope.content_type();
+    reply.content_type = content_type.map(|content_type| content_type.to_owned().into());
+    reply
 }
 
 #[cfg(test)]
