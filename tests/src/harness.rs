@@ -14,6 +14,10 @@ use std::time::Duration;
 use catga::prelude::{Catga, Result};
 use catga::{Backend, DeadLetter, DeadLetterFilter};
 use tokio::runtime::Builder;
+#[allow(
+    clippy::disallowed_types,
+    reason = "scenarios wait for it, and no message"
+)]
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
@@ -140,6 +144,10 @@ impl Scenario {
 
 /// A core of its own for what never waits: more of these at once would each take longer.
 fn core(time: Time) -> Option<SemaphorePermit<'static>> {
+    #[allow(
+        clippy::disallowed_types,
+        reason = "scenarios wait for it, and no message"
+    )]
     static CORES: LazyLock<Semaphore> =
         LazyLock::new(|| Semaphore::new(thread::available_parallelism().map_or(1, Into::into)));
     let runtime = Builder::new_current_thread().build();

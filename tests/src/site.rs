@@ -83,7 +83,7 @@ pub struct Backlog {
     pub waiting: u64,
 }
 
-/// A server, and what an administrator does to it. Messages and groups are those of the namespace `catga`.
+/// A server, and what an administrator does to it, with an error where the server does not let him. Messages and groups are those of the namespace `catga`.
 #[async_trait]
 pub trait Site: fmt::Debug + Send + Sync {
     /// The server.
@@ -128,8 +128,14 @@ pub trait Site: fmt::Debug + Send + Sync {
     ) -> Result<bool, ServerError>;
 
     /// What the server keeps for its clients now.
+    ///
+    /// # Errors
+    /// When it does not answer.
     fn counts(&self) -> Result<Counts, ServerError>;
 
     /// Gives the user another password: who is connected by the old one is sent away.
+    ///
+    /// # Errors
+    /// When the server does not take it.
     fn change_password(&mut self, password: &str) -> Result<(), ServerError>;
 }

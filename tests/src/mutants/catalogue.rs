@@ -235,6 +235,11 @@ mutants! {
         "membership::join_update_leave",
         "membership::a_late_joiner_sees_everybody",
     ],
+    /// Whoever closes a connection is not told of what could not be sent.
+    HidesTheUnflushed: [
+        "server_outage::shutdown_while_it_is_down",
+        "server_outage::shutdown_while_it_is_down_at_most_once",
+    ],
     /// A publish is Ok before the message is stored.
     AnswersBeforeItIsStored: [
         "server_publishing::ok_means_stored",

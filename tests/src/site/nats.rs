@@ -92,8 +92,9 @@ fn configured(options: &SiteOptions) -> NatsOptions {
     }
     if let Some(made) = &options.certificate {
         nats = nats.config(&format!(
-            "tls {{ cert_file: {:?}, key_file: {:?} }}",
-            made.certificate, made.key
+            "tls {{ cert_file: \"{}\", key_file: \"{}\" }}",
+            made.certificate.display(),
+            made.key.display()
         ));
     }
     if has_users(options) {

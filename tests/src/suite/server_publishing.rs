@@ -226,9 +226,10 @@ async fn a_full_stream_rejects(bus: Bus) -> Result<()> {
 
 /// Row 16: a server without room. (By a limit of the server: not everybody may mount a file system.)
 async fn a_full_server_rejects(bus: Bus) -> Result<()> {
-    let mut options = SiteOptions::default();
-    options.room = Some(100_000);
-    let server = bus.own_server_with(&options)?;
+    let server = bus.own_server_with(&SiteOptions {
+        room: Some(100_000),
+        ..SiteOptions::default()
+    })?;
     full(&server, server.bus()).await
 }
 
