@@ -56,7 +56,7 @@ async fn refused(server: &OwnServer, client: &Client) -> Result<Error> {
     let proxy: Proxy = server.proxy().await?;
     let at = proxy.address();
     let bus = server.bus_at(&at.to_string(), client);
-    let started = timeout(3 * SECOND, start(&bus)).await;
+    let started = timeout(SOON / 2, start(&bus)).await;
     let error = started.expect("it hangs").expect_err("it may not get in");
     assert_eq!(error.retry(), Retry::Never, "{error:?}");
     sleep(SECOND / 2).await;
@@ -93,7 +93,7 @@ fn assert_forbidden(error: &Error, began: Instant) {
     let (kind, stored) = (error.kind(), error.may_be_stored());
     assert_eq!((kind, stored), (ErrorKind::Permission, false), "{error:?}");
     assert_eq!(error.retry(), Retry::Never, "{error:?}");
-    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+    assert!(began.elapsed() < 2 * SECOND, "{:?}", began.elapsed());
 }
 
 /// Row 66: who may not publish is told so at the call; at QoS 0, where nobody waits, in the log.

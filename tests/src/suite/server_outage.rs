@@ -71,7 +71,7 @@ async fn a_server_that_does_not_greet(bus: Bus) -> Result<()> {
     server.pause()?;
     let bus = server.bus().limited("connect_timeout=500ms")?;
     let journal = Journal::default();
-    let refused = timeout(3 * SECOND, start(&bus, &journal, handlers![on_work])).await;
+    let refused = timeout(SOON / 2, start(&bus, &journal, handlers![on_work])).await;
     let error = refused
         .expect("it hangs, and says nothing")
         .expect_err("nobody answers");

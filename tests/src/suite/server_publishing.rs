@@ -103,7 +103,11 @@ async fn nobody_keeps_it(bus: Bus) -> Result<()> {
     let error = error.expect_err("there is no place for it");
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
     assert!(!error.may_be_stored(), "{error:?}");
-    assert!(began.elapsed() < SECOND, "it waited {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < 2 * SECOND,
+        "it waited {:?}",
+        began.elapsed()
+    );
     Ok(())
 }
 
@@ -296,7 +300,8 @@ async fn an_outage_at_most_once(bus: Bus) -> Result<()> {
     let (mut taken, mut refused) = (vec![0], 0);
     while let Some(ended) = calls.join_next().await {
         let (id, published, took) = ended?;
-        assert!(took < SECOND / 2 + 2 * SLACK, "it took {took:?}");
+        // So many at once take their time to be polled.
+        assert!(took < SECOND / 2 + 8 * SLACK, "it took {took:?}");
         match published {
             Ok(()) => taken.push(id),
             Err(error) => {
