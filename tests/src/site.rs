@@ -4,6 +4,7 @@
 //! [`Subject`](crate::Subject) says by [`with_site`](crate::Subject::with_site) how to start one.
 
 mod certificates;
+mod disk;
 mod nats;
 mod own;
 
@@ -14,6 +15,7 @@ use catga_core::{Name, NodeId, async_trait};
 
 pub use crate::server::{Server, ServerError};
 pub use certificates::{Authority, Certificate};
+pub(crate) use disk::SmallDisk;
 pub use nats::NatsSite;
 pub(crate) use own::OwnServer;
 
@@ -29,6 +31,8 @@ pub struct SiteOptions {
     pub permissions: Option<Vec<String>>,
     /// How many bytes the server may store.
     pub room: Option<u64>,
+    /// Where it stores them.
+    pub folder: Option<PathBuf>,
 }
 
 /// Who connects.

@@ -90,6 +90,9 @@ fn configured(options: &SiteOptions) -> NatsOptions {
     if let Some(room) = options.room {
         nats = nats.room(room);
     }
+    if let Some(folder) = &options.folder {
+        nats = nats.store(folder);
+    }
     if let Some(made) = &options.certificate {
         nats = nats.config(&format!(
             "tls {{ cert_file: \"{}\", key_file: \"{}\" }}",
