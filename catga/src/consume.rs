@@ -36,6 +36,7 @@ pub(crate) async fn run(
     let mut batch = Vec::new();
     let mut caller = entry.caller();
     let mut errors = 0;
+    let mut left = Vec::new();
     let mut limit = entry.slots.limit();
     let mut at_once = if entry.layered.is_some() { 1 } else { BATCH };
     // Nobody else subscribes for this handler: the first is the one.
@@ -77,14 +78,22 @@ pub(crate) async fn run(
                 }
             }
         }
-        let waited = handle_all(&inner, &entry, &mut *caller, &mut batch).await;
+        let (waited, back) = handle_all(&inner, &entry, &mut *caller, &mut batch).await;
+        if !inner.lifecycle.is_running() {
+            left = back;
+            break;
+        }
+        give_all_back(&entry, back).await;
         // Those behind it went back: one at a time, until layers are ready at once again.
         at_once = if waited { 1 } else { (at_once * 2).min(BATCH) };
     }
     if let Err(error) = subscription.close().await {
         tracing::warn!(messaging.destination.name = %entry.message, messaging.consumer.group.name = %entry.group, %error, "the subscription could not be closed");
     }
-    handle_all(&inner, &entry, &mut *caller, &mut batch).await;
+    // Not before: the broker might hand it to this very subscription again.
+    give_all_back(&entry, left).await;
+    let (_, back) = handle_all(&inner, &entry, &mut *caller, &mut batch).await;
+    give_all_back(&entry, back).await;
 }
 
 /// Marks a handler whose messages arrive no more.
@@ -96,15 +105,14 @@ impl Drop for Ended {
     }
 }
 
-/// Starts the handler for each delivery of a batch, as places come free. What cannot be started goes back,
-/// and all behind it, in their order: when the application drains, the handler is paused or its layers make it
-/// wait. Whether they did.
+/// Starts the handler for each delivery of a batch, as places come free. Whether layers made them wait, and what cannot be
+/// started, with all behind it: when the application drains, the handler is paused or its layers make it wait.
 async fn handle_all(
     inner: &Arc<Inner>,
     entry: &Arc<Entry>,
     caller: &mut dyn Caller,
     batch: &mut Vec<Delivery>,
-) -> bool {
+) -> (bool, Vec<Delivery>) {
     let received = Instant::now();
     let (mut in_place, mut waited) = (true, false);
     // That of the delivery before, which was done with at once: the next takes its place.
@@ -157,11 +165,14 @@ async fn handle_all(
             tokio::spawn(job.go_on(left));
         }
     }
-    // Each goes in front of those that went back before it.
-    for delivery in back.into_iter().rev() {
+    (waited, back)
+}
+
+/// Gives back what could not be started, in its order: each goes in front of those that went back before it.
+async fn give_all_back(entry: &Entry, deliveries: Vec<Delivery>) {
+    for delivery in deliveries.into_iter().rev() {
         give_back(entry, delivery).await;
     }
-    waited
 }
 
 /// Until when a delivery may wait here before it is given back: its lease runs. One that nobody would take

@@ -77,6 +77,12 @@ pub mod memory {
     pub use catga_memory::{Memory, MemoryTransaction};
 }
 
+/// What handlers commit to on `redis://`.
+#[cfg(feature = "redis")]
+pub mod redis {
+    pub use catga_redis::{Redis, RedisTransaction};
+}
+
 pub use app::Catga;
 pub use builder::CatgaBuilder;
 #[cfg(feature = "cbor")]

@@ -8,15 +8,23 @@ use catga::{Capability, CatgaBuilder, HandlerError, QoS};
 
 use crate::mutants::{Mutant, Mutated};
 use crate::outcome::Lacking;
+use crate::site::{OwnServer, SiteOptions};
 use crate::subject::{Bug, Subject, Time};
+
+/// A duplicate window that a scenario can wait for. A machine that does much else stores within a quarter of it.
+const WINDOW: Duration = Duration::from_secs(2);
 
 /// A fresh place on a backend, for the nodes of one scenario.
 #[derive(Clone, Debug)]
 pub struct Bus {
     subject: Subject,
     url: String,
+    /// Options that were added to the URL.
+    options: Vec<String>,
     seed: u64,
     mutant: Option<Mutant>,
+    /// Whether its duplicate window ends soon.
+    short_window: bool,
     /// Whether a bug is planted, so that a failure is what is looked for.
     is_buggy: bool,
 }
@@ -34,8 +42,10 @@ impl Bus {
         Self {
             subject: subject.clone(),
             url: subject.fresh_url(scenario),
+            options: Vec::new(),
             seed,
             mutant: None,
+            short_window: false,
             is_buggy: false,
         }
     }
@@ -86,7 +96,32 @@ impl Bus {
         self.url
             .push(if self.url.contains('?') { '&' } else { '?' });
         self.url.push_str(option);
+        self.options.push(option.to_owned());
         self
+    }
+
+    /// The same bus at another place, with the same options.
+    pub(crate) fn at(&self, url: String) -> Self {
+        let mut this = self.clone();
+        let options = std::mem::take(&mut this.options);
+        this.url = url;
+        options
+            .iter()
+            .fold(this, |this, option| this.with_option(option))
+    }
+
+    /// A server of the backend's kind that nobody else uses.
+    pub(crate) fn own_server(&self) -> Result<OwnServer> {
+        self.own_server_with(&SiteOptions::default())
+    }
+
+    /// A server of the backend's kind that nobody else uses, set up like this.
+    pub(crate) fn own_server_with(&self, options: &SiteOptions) -> Result<OwnServer> {
+        let Some(started) = self.subject.start_site(options) else {
+            let lacking = Lacking("nobody says how a server of its own is started".to_owned());
+            return Err(HandlerError::terminal(lacking));
+        };
+        Ok(OwnServer::new(started?, self.clone()))
     }
 
     /// The same bus with a limit that not every backend lets its users set: a scenario that needs it does not
@@ -103,11 +138,29 @@ impl Bus {
     /// A node of the service `suite`.
     pub(crate) fn node(&self, id: &str) -> CatgaBuilder {
         let driver = Mutated::new(Arc::clone(self.subject.driver()), self.mutant);
-        Catga::builder()
+        let node = Catga::builder()
             .driver(driver)
             .connect(&self.url)
             .service("suite")
-            .node(id)
+            .node(id);
+        if self.short_window {
+            node.publish_deadline(WINDOW / 4).duplicate_window(WINDOW)
+        } else {
+            node
+        }
+    }
+
+    /// The same bus with a duplicate window whose end can be waited for, by the clock on the wall too.
+    pub(crate) fn with_short_window(mut self) -> Self {
+        self.short_window = self.subject.time() == Time::Wall;
+        self
+    }
+
+    /// Waits until the duplicate window of what was published has ended.
+    pub(crate) async fn after_the_window(&self) {
+        // That of a node that was not told otherwise is 2 minutes.
+        let window = self.by_clock(Duration::from_secs(180), WINDOW + WINDOW / 8);
+        tokio::time::sleep(window).await;
     }
 
     /// A node that handles nothing: publishes, looks on, and keeps the bus alive.
@@ -127,6 +180,30 @@ impl Bus {
             Time::Timers => long,
             Time::Wall => long / 40,
         }
+    }
+
+    /// One time where only tokio's timers matter, another by the clock on the wall.
+    pub(crate) fn by_clock(&self, timers: Duration, wall: Duration) -> Duration {
+        match self.subject.time() {
+            Time::Timers => timers,
+            Time::Wall => wall,
+        }
+    }
+
+    /// Whether the backend claims an ability.
+    pub(crate) fn has(&self, capability: Capability) -> bool {
+        self.subject.capabilities().has(capability)
+    }
+
+    /// Whether a message may have this number when it is handled again, and was only given back before: where releases
+    /// are not counted, no other than the first.
+    pub(crate) fn allows_after_release(&self, attempt: u32, releases: u32) -> bool {
+        let counted = if self.has(Capability::UncountedRelease) {
+            0
+        } else {
+            releases
+        };
+        (1..=1 + counted).contains(&attempt)
     }
 
     /// The levels that the backend claims.
@@ -155,7 +232,7 @@ impl Bus {
     pub(crate) async fn quiet(&self, long: Duration) {
         let time = match self.subject.time() {
             Time::Timers => long,
-            Time::Wall => (long / 100).clamp(Duration::from_secs(1), Duration::from_secs(4)),
+            Time::Wall => (long / 100).clamp(Duration::from_secs(1), Duration::from_secs(2)),
         };
         tokio::time::sleep(time).await;
     }

@@ -212,7 +212,8 @@ fn planted_trial(
         }
         let asked = suite.iter().filter(|scenario| {
             let listed = planted.caught_by().contains(&scenario.name());
-            scenario.runs_on(&subject) && (listed || everything && is_quick(scenario))
+            let asked = listed && planted.is_felt(scenario.name(), &subject);
+            scenario.runs_on(&subject) && (asked || everything && is_quick(scenario))
         });
         for scenario in asked {
             let bus = planted.plant(Bus::on(&subject, scenario.name(), seed));

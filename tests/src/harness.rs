@@ -6,17 +6,19 @@ use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
-use catga::prelude::Result;
+use catga::prelude::{Catga, Result};
 use catga::{Backend, DeadLetter, DeadLetterFilter};
 use tokio::runtime::Builder;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 pub(crate) use crate::bus::Bus;
+use crate::messages::Ask;
 use crate::outcome::{Failure, Outcome, print_panics};
 use crate::subject::{Subject, Time};
 
@@ -24,7 +26,17 @@ use crate::subject::{Subject, Time};
 /// machine that does something else meanwhile.
 fn budget() -> Duration {
     let given = std::env::var("CATGA_BUDGET").ok();
-    Duration::from_secs(given.and_then(|budget| budget.parse().ok()).unwrap_or(20))
+    let usual = if is_long() { 600 } else { 20 };
+    Duration::from_secs(
+        given
+            .and_then(|budget| budget.parse().ok())
+            .unwrap_or(usual),
+    )
+}
+
+/// Whether runs that take minutes are asked for: `CATGA_LONG=1`.
+pub(crate) fn is_long() -> bool {
+    std::env::var_os("CATGA_LONG").is_some()
 }
 
 /// The longest to wait for what is to happen, by the scenario's clock.
@@ -94,6 +106,7 @@ impl Scenario {
     /// Runs the scenario on a thread and a runtime of its own.
     #[must_use]
     pub fn run(&self, bus: Bus) -> Outcome {
+        let _core = core(bus.subject().time());
         let (end, ended) = mpsc::channel();
         let Self { clock, run, .. } = *self;
         let claimed = bus.subject().capabilities();
@@ -123,6 +136,18 @@ impl Scenario {
             })
         })
     }
+}
+
+/// A core of its own for what never waits: more of these at once would each take longer.
+fn core(time: Time) -> Option<SemaphorePermit<'static>> {
+    static CORES: LazyLock<Semaphore> =
+        LazyLock::new(|| Semaphore::new(thread::available_parallelism().map_or(1, Into::into)));
+    let runtime = Builder::new_current_thread().build();
+    let runtime = runtime.expect("a runtime without drivers can be made");
+    (time == Time::Timers).then(|| {
+        let core = runtime.block_on(CORES.acquire());
+        core.expect("nobody closes it")
+    })
 }
 
 impl Clock {
@@ -183,6 +208,25 @@ pub(crate) fn wait_until(
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
+}
+
+/// Waits until a node sees so many nodes, itself among them. Where there is no registry the broker alone knows them, from
+/// the moment when they have started.
+#[track_caller]
+pub(crate) fn wait_for_nodes(node: &Catga, count: usize) -> impl Future<Output = ()> {
+    let node = node.clone();
+    let told = node.backend().registry.is_some();
+    wait_until(format!("{count} nodes are seen"), SOON, move || {
+        !told || node.nodes().len() == count
+    })
+}
+
+/// Ends a scenario that means nothing where no node knows another, by the refusal that users are given.
+pub(crate) async fn needs_nodes(node: &Catga) -> Result<()> {
+    if node.backend().registry.is_none() {
+        node.broadcast(Ask { id: 0 }).await?;
+    }
+    Ok(())
 }
 
 /// Polls a future up to `polls` times, then drops it where it stands.

@@ -3,6 +3,7 @@
 //! A mutant stands around a backend, whichever it is, and does one thing wrong. [`Mutant::caught_by`] names the
 //! scenarios that have to fail on it; the run shows that they do.
 
+mod access;
 mod catalogue;
 mod membership;
 pub(crate) mod receiving;
@@ -23,7 +24,7 @@ use membership::MutatedRegistry;
 use sending::MutatedTransport;
 
 use crate::bus::Bus;
-use crate::subject::Bug;
+use crate::subject::{Bug, Subject};
 
 /// A bug that is planted: of the kit, or of the backend's own.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +47,14 @@ impl Planted {
         match self {
             Self::Mutant(mutant) => mutant.caught_by(),
             Self::Bug(bug) => bug.caught_by,
+        }
+    }
+
+    /// Whether a scenario can feel it on a backend.
+    pub(crate) fn is_felt(&self, scenario: &str, subject: &Subject) -> bool {
+        match self {
+            Self::Mutant(mutant) => mutant.is_felt(scenario, subject),
+            Self::Bug(_) => true,
         }
     }
 
@@ -103,7 +112,18 @@ impl Driver for Mutated {
     }
 
     async fn connect(&self, url: &BackendUrl, options: &ConnectOptions) -> Result<Backend, Error> {
-        let mut backend = self.driver.connect(url, options).await?;
+        let url = &self
+            .mutant
+            .map_or(Ok(url.clone()), |bug| access::instead(bug, url))?;
+        let connected = self.driver.connect(url, options).await;
+        let mut backend = match (self.mutant, connected) {
+            (Some(Mutant::WaitsForAServer), Err(_)) => std::future::pending().await,
+            (Some(Mutant::ShowsThePassword), Err(error)) => {
+                let password = url.password().unwrap_or_default().to_owned();
+                return Err(error.with_context("password", password));
+            }
+            (_, connected) => connected?,
+        };
         let Some(mutant) = self.mutant else {
             return Ok(backend);
         };

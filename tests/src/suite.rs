@@ -19,6 +19,7 @@ mod derived_requests;
 mod exactly_once;
 mod exactly_once_faults;
 mod hostile;
+mod hostile_keys;
 mod idempotency;
 mod inbox;
 mod inbox_faults;
@@ -40,6 +41,12 @@ mod request_failures;
 mod requests;
 mod retried_requests;
 mod round_trip;
+mod server_access;
+mod server_chaos;
+mod server_outage;
+mod server_permissions;
+mod server_publishing;
+mod server_resources;
 mod start;
 mod store_windows;
 mod versions;
@@ -62,6 +69,7 @@ pub fn suite() -> Vec<Scenario> {
         request_failures::SCENARIOS,
         lifecycle::SCENARIOS,
         hostile::SCENARIOS,
+        hostile_keys::SCENARIOS,
         cancel::SCENARIOS,
         chaos::SCENARIOS,
         redrive::SCENARIOS,
@@ -95,6 +103,12 @@ pub fn suite() -> Vec<Scenario> {
         lost_answers::SCENARIOS,
         places::SCENARIOS,
         retried_requests::SCENARIOS,
+        server_access::SCENARIOS,
+        server_chaos::SCENARIOS,
+        server_outage::SCENARIOS,
+        server_permissions::SCENARIOS,
+        server_publishing::SCENARIOS,
+        server_resources::SCENARIOS,
     ]
     .concat()
 }

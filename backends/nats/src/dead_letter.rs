@@ -74,7 +74,17 @@ pub(crate) async fn bury(
         Some(id) => id.to_string(),
         None => given_up.sequence.to_string(),
     };
-    let copy = format!("{id}:{member}:{}:x{generation}", given_up.sequence);
+    let subject = connection.names.dead(member, envelope.name(), &id);
+    let once = envelope.qos() == QoS::ExactlyOnce;
+    if once && is_buried(connection, &subject, *generation).await? {
+        return Ok(());
+    }
+    // At QoS 1 one that was stored twice may be given up twice.
+    let copy = if once {
+        format!("{id}:{member}:x{generation}")
+    } else {
+        format!("{id}:{member}:{}:x{generation}", given_up.sequence)
+    };
     let mut headers = wire::headers(envelope, Some(&copy)).expect("it has an id");
     if let Some(id) = envelope.id() {
         headers.insert(MESSAGE_ID, id.to_string());
@@ -85,7 +95,6 @@ pub(crate) async fn bury(
     headers.insert(GENERATION, generation.to_string());
     headers.insert(QUALITY, envelope.qos().to_string());
     let payload = envelope.payload().as_bytes().cloned().unwrap_or_default();
-    let subject = connection.names.dead(member, envelope.name());
     let by = connection.call_deadline();
     let stored = connection
         .store("settle", subject, Some(headers), payload, by)
@@ -96,6 +105,21 @@ pub(crate) async fn bury(
         connection.dead.0.store(None);
     }
     stored.map(drop)
+}
+
+/// Whether a letter of this id and generation is there: then this is a copy of what was given up, however long ago.
+async fn is_buried(connection: &Connection, subject: &str, generation: u32) -> Result<bool, Error> {
+    let last = Which {
+        last_by_subj: Some(subject),
+        ..Which::default()
+    };
+    let stream = connection.names.dead_stream();
+    let kept = connection.read("settle", &stream, last).await;
+    if kept.is_err() {
+        connection.dead.0.store(None);
+    }
+    let of = |kept: &Kept| wire::number(Some(&kept.headers), GENERATION);
+    Ok(kept?.as_ref().and_then(of) == Some(u64::from(generation)))
 }
 
 /// A reason as JSON, which has no line breaks, cut to what the copy of the largest message has room for.

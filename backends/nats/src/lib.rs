@@ -4,6 +4,7 @@ mod absence;
 mod bucket;
 mod closed;
 mod connection;
+mod consumers;
 mod credentials;
 mod dead_letter;
 mod direct;
@@ -28,6 +29,7 @@ mod subjects;
 mod subscription;
 mod time;
 mod transport;
+mod trim;
 mod wire;
 
 pub use driver::{DRIVER, NatsDriver};

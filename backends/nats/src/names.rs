@@ -76,19 +76,21 @@ impl Names {
         vec![format!("{}.x.>", self.namespace)]
     }
 
-    /// A dead letter.
-    pub(crate) fn dead(&self, member: &Member, message: &Name) -> Subject {
+    /// A dead letter: with the id, so that it can be seen whether one of it is there.
+    pub(crate) fn dead(&self, member: &Member, message: &Name, id: &str) -> Subject {
         let node = member.node.as_ref().map(token);
         let node = node.as_deref().unwrap_or(NO_NODE);
         let group = token(&member.group);
-        format!("{}.x.{group}.{node}.{message}", self.namespace).into()
+        format!("{}.x.{group}.{node}.{message}.{id}", self.namespace).into()
     }
 
     /// The dead letters of a group, of a message, or all.
     pub(crate) fn dead_filter(&self, group: Option<&Name>, message: Option<&Name>) -> String {
         let group = group.map_or_else(|| "*".to_owned(), token);
-        let message = message.map_or(">", Name::as_str);
-        format!("{}.x.{group}.*.{message}", self.namespace)
+        match message {
+            None => format!("{}.x.{group}.*.>", self.namespace),
+            Some(message) => format!("{}.x.{group}.*.{message}.*", self.namespace),
+        }
     }
 
     /// Who gave up which message, as the subject of a dead letter tells.
@@ -100,7 +102,8 @@ impl Names {
             NO_NODE => None,
             node => Some(untoken(node)?),
         };
-        let message = Name::new(parts.next()?).ok()?;
+        let (message, _id) = parts.next()?.rsplit_once('.')?;
+        let message = Name::new(message).ok()?;
         Some((Member { group, node }, message))
     }
 
@@ -250,7 +253,7 @@ mod tests {
         }));
         distinct(members().into_iter().flat_map(|member| {
             let subjects = tricky().map(|name| {
-                let subject = names.dead(&member, &name).to_string();
+                let subject = names.dead(&member, &name, "1").to_string();
                 (subject, (member.clone(), name))
             });
             subjects.collect::<Vec<_>>()
@@ -273,7 +276,7 @@ mod tests {
         let names = names();
         for member in members() {
             for name in tricky() {
-                let subject = names.dead(&member, &name);
+                let subject = names.dead(&member, &name, "1");
                 assert_eq!(names.read_dead(&subject), Some((member.clone(), name)));
             }
         }

@@ -123,9 +123,21 @@ impl ServeSubscription {
         }
         // From here on the taker sends away what still comes.
         self.arrived.close();
+        // Nobody has begun them.
+        let mut waiting = Vec::new();
         while let Ok(arrived) = self.arrived.try_recv() {
-            // Dropped unsettled, it is given back.
-            drop(self.delivery(arrived));
+            waiting.push(arrived.message);
+        }
+        if !waiting.is_empty()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let connection = Arc::clone(&self.connection);
+            let request = self.request.clone();
+            runtime.spawn(async move {
+                for message in waiting {
+                    refuse(&connection, &request, message).await;
+                }
+            });
         }
     }
 }
@@ -152,36 +164,30 @@ impl Taker {
             };
             let at = Instant::now();
             if let Err(refused) = self.arrived.try_send(Arrived { message, at }) {
-                self.refuse(refused.into_inner().message).await;
+                let message = refused.into_inner().message;
+                refuse(&self.connection, &self.request, message).await;
             }
         }
         for mut subscriber in [of_node, of_service] {
             // What is on its way comes before it ends.
             if subscriber.drain().await.is_ok() {
                 while let Some(message) = subscriber.next().await {
-                    self.refuse(message).await;
+                    refuse(&self.connection, &self.request, message).await;
                 }
             }
         }
     }
+}
 
-    async fn refuse(&self, message: Message) {
-        let text = format!(
-            "this node takes no more requests `{}` now: ask another",
-            self.request
-        );
-        let error = Error::new(ErrorKind::Unavailable, "request", text).with_retry(Retry::Now);
-        let Some(reply) = message.reply else {
-            return;
-        };
-        // Who is not told asks again when its time is over.
-        let _ = answer(
-            &self.connection,
-            reply,
-            &Reply::err(RemoteError::new(&error)),
-        )
-        .await;
-    }
+/// Sends away a request that nobody here has begun, nor will.
+async fn refuse(connection: &Connection, request: &Name, message: Message) {
+    let text = format!("this node takes no more requests `{request}` now: ask another");
+    let error = Error::new(ErrorKind::Unavailable, "request", text).with_retry(Retry::Now);
+    let Some(reply) = message.reply else {
+        return;
+    };
+    // Who is not told asks again when its time is over.
+    let _ = answer(connection, reply, &Reply::err(RemoteError::new(&error))).await;
 }
 
 async fn answer(connection: &Connection, to: Subject, reply: &Reply) -> Result<(), Error> {

@@ -46,6 +46,8 @@ pub(crate) struct Source {
     out: Arc<Room>,
     /// Messages that were asked for and did not come yet.
     requested: usize,
+    /// Whether the last pull was a short one.
+    in_turn: bool,
     /// When the server was last heard of it.
     heard: Instant,
     heartbeat: Duration,
@@ -147,6 +149,7 @@ impl Source {
             reply,
             out: Arc::default(),
             requested: 0,
+            in_turn: false,
             heard: now,
             heartbeat,
             suspect: false,
@@ -163,6 +166,15 @@ impl Source {
 
     pub(crate) fn requested(&self) -> usize {
         self.requested
+    }
+
+    pub(crate) fn is_in_turn(&self) -> bool {
+        self.in_turn
+    }
+
+    /// The call that tells how its consumer stands.
+    pub(crate) fn info_call(&self) -> String {
+        self.durable.info_call()
     }
 
     pub(crate) fn is_gone(&self) -> bool {
@@ -246,6 +258,7 @@ impl Source {
         self.tell(connection, pull, self.reply.clone(), payload)
             .await?;
         self.requested += batch;
+        self.in_turn = in_turn;
         self.heard = Instant::now();
         Ok(())
     }

@@ -26,6 +26,8 @@ pub(crate) struct Route {
     pub(crate) subject: Subject,
     /// When the stream was made: another one under its name begins to count anew.
     pub(crate) created: String,
+    /// Whether its size has a bound.
+    bounded: bool,
 }
 
 /// The streams that were found.
@@ -51,6 +53,7 @@ impl Routes {
             stream: asked.name,
             subject: connection.names.stored(message, 0),
             created: format!("{:?}", info.created),
+            bounded: info.config.max_bytes > 0,
         });
         self.known.rcu(|known| {
             let mut known = HashMap::clone(known);
@@ -58,6 +61,13 @@ impl Routes {
             known
         });
         Ok(route)
+    }
+
+    /// The streams whose size has a bound.
+    pub(crate) fn bounded(&self) -> Vec<String> {
+        let known = self.known.load();
+        let bounded = known.values().filter(|route| route.bounded);
+        bounded.map(|route| route.stream.clone()).collect()
     }
 
     /// Forgets a stream that did not answer, so that the next to need it looks.

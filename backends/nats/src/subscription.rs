@@ -9,12 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::Info;
 use async_nats::{Message, Subscriber};
 use catga_core::{
     Consumers, Delivery, Error, Name, QoS, StatsReader, Subscribe, Subscription, SubscriptionStats,
     async_trait,
 };
+use futures_util::future::join_all;
 use futures_util::{FutureExt, StreamExt};
+use serde_json::json;
 use tokio::select;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -53,6 +56,8 @@ pub(crate) struct StreamSubscription {
     epoch: u64,
     /// When nobody received any more.
     away_since: Instant,
+    /// When nothing was there that had arrived: what is there now came later.
+    emptied: Instant,
     waiting: Arc<AtomicU64>,
     /// Forgets members of an `each_node` group that stay away.
     sweeper: Option<AbortHandle>,
@@ -109,6 +114,7 @@ impl StreamSubscription {
             inbox,
             subscriber: Some(subscriber),
             away_since: Instant::now(),
+            emptied: Instant::now(),
             waiting: Arc::default(),
             sweeper,
         })
@@ -142,6 +148,7 @@ impl StreamSubscription {
                 .as_mut()
                 .and_then(|s| s.next().now_or_never());
             let Some(Some(message)) = next else {
+                self.emptied = Instant::now();
                 return;
             };
             into.extend(self.accept(message));
@@ -166,6 +173,13 @@ impl StreamSubscription {
         if index == 0 {
             self.waiting.store(info.pending, Ordering::Relaxed);
         }
+        // Since then the server may count.
+        let arrived = self.emptied;
+        if arrived + self.ack_wait <= now {
+            // It waited for as long, as it does for a handler that was paused, and is delivered to somebody again.
+            tracing::debug!(message = %self.message, sequence = info.stream_sequence, "its lease ended before it was received");
+            return None;
+        }
         let headers = message.headers.as_ref();
         let generation = wire::number(headers, GENERATION).unwrap_or(0);
         let generation = u32::try_from(generation).unwrap_or(u32::MAX);
@@ -179,7 +193,7 @@ impl StreamSubscription {
             info,
             generation,
             self.qos,
-            (now, self.ack_wait),
+            (arrived, self.ack_wait),
             (self.room.take(), self.sources[index].take()),
         );
         let delivery = Delivery::new(envelope, Box::new(receipt));
@@ -216,7 +230,11 @@ impl StreamSubscription {
         let held = self.room.held();
         let (last, now) = (self.sources.len() - 1, Instant::now());
         let mut free = self.max_in_flight.saturating_sub(held);
-        free = free.saturating_sub(self.sources[..last].iter().map(Source::requested).sum());
+        let in_turn = last > 1 && self.max_in_flight < last;
+        // Where partitions begin to take turns, the long pulls of idle ones would keep the others from theirs.
+        let counts = |source: &&Source| !in_turn || source.is_in_turn();
+        let pulling = self.sources[..last].iter().filter(counts);
+        free = free.saturating_sub(pulling.map(Source::requested).sum());
         if held < self.max_in_flight && self.sources[last].may_pull(now) {
             // Redrives are few: one at a time, which waits here when there is no place.
             self.sources[last].pull(&self.connection, 1, false).await?;
@@ -229,7 +247,6 @@ impl StreamSubscription {
             }
             return Ok(());
         }
-        let in_turn = self.max_in_flight < last;
         for step in 0..last {
             if free == 0 {
                 break;
@@ -288,6 +305,12 @@ impl StreamSubscription {
         }
     }
 
+    /// The calls that tell how the consumers stand which have pulls out.
+    fn info_calls(&self) -> Vec<String> {
+        let pulling = self.sources.iter().filter(|source| source.requested() > 0);
+        pulling.map(Source::info_call).collect()
+    }
+
     fn leave(&mut self) -> Option<Subscriber> {
         if let Some(sweeper) = self.sweeper.take() {
             sweeper.abort();
@@ -325,7 +348,10 @@ impl StreamSubscription {
                 biased;
                 () = connection.closed.raised() => {}
                 message = subscriber.next(), if room => match message {
-                    Some(message) => into.extend(self.accept(message)),
+                    Some(message) => {
+                        self.emptied = Instant::now();
+                        into.extend(self.accept(message));
+                    }
                     // The client closes it with the connection alone.
                     None => return Err(error::closed("receive")),
                 },
@@ -338,21 +364,29 @@ impl StreamSubscription {
     }
 }
 
-/// Gives back what has arrived and nobody received.
-async fn give_back(connection: Arc<Connection>, mut subscriber: Subscriber) {
+/// Ends the pulls, and gives back what has arrived and nobody received.
+async fn give_back(connection: Arc<Connection>, mut subscriber: Subscriber, calls: Vec<String>) {
     let by = connection.call_deadline();
     let drained = timeout_at(by, subscriber.drain()).await;
     if !matches!(drained, Ok(Ok(()))) {
         return;
     }
+    let mut acks = Vec::new();
     while let Ok(Some(message)) = timeout_at(by, subscriber.next()).await {
-        let ack = message.reply.filter(|ack| AckInfo::read(ack).is_some());
-        if let Some(ack) = ack {
-            // One that gets lost is redelivered when its lease ends.
-            let _ = connection
-                .publish("close", ack, None, "-NAK".into(), by)
-                .await;
-        }
+        acks.extend(message.reply.filter(|ack| AckInfo::read(ack).is_some()));
+    }
+    // Asked how it stands, the server forgets pulls that nobody listens to. One that it finds at a redelivery instead
+    // makes nats-server 2.9 forget that redelivery until its lease ends, and deliver the newest message once more.
+    let calls = calls.iter().map(|call| {
+        let connection = &connection;
+        async move { connection.api::<Info>("close", call, &json!({})).await }
+    });
+    let _ = timeout_at(by, join_all(calls)).await;
+    for ack in acks {
+        // One that gets lost is redelivered when its lease ends.
+        let _ = connection
+            .publish("close", ack, None, "-NAK".into(), by)
+            .await;
     }
 }
 
@@ -371,7 +405,8 @@ impl Subscription for StreamSubscription {
 
     async fn close(&mut self) -> Result<(), Error> {
         if let Some(subscriber) = self.leave() {
-            give_back(Arc::clone(&self.connection), subscriber).await;
+            let calls = self.info_calls();
+            give_back(Arc::clone(&self.connection), subscriber, calls).await;
         }
         Ok(())
     }
@@ -391,7 +426,8 @@ impl Drop for StreamSubscription {
         if let (Some(subscriber), Ok(runtime)) =
             (self.leave(), tokio::runtime::Handle::try_current())
         {
-            runtime.spawn(give_back(Arc::clone(&self.connection), subscriber));
+            let calls = self.info_calls();
+            runtime.spawn(give_back(Arc::clone(&self.connection), subscriber, calls));
         }
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use catga::{Envelope, Error, ErrorKind, InboxStore};
 use catga_core::{
-    Claim, ClaimEnd, ClaimOutcome, Delivery, Effects, InboxKey, Owner, Receipt, Reply, Settlement,
-    StatsReader, Subscription, async_trait,
+    Claim, ClaimEnd, ClaimOutcome, ConnectionState, Delivery, Effects, InboxKey, Owner, Receipt,
+    Reply, Settlement, StatsReader, Subscription, Transport, async_trait,
 };
 
 use super::Mutant;
@@ -19,13 +19,42 @@ pub(super) struct MutatedSubscription {
     mutant: Mutant,
     /// None once it is left.
     subscription: Option<Box<dyn Subscription>>,
+    transport: Arc<dyn Transport>,
+    /// Whether there was no connection since something came.
+    was_away: bool,
 }
 
 impl MutatedSubscription {
-    pub(super) fn new(mutant: Mutant, subscription: Box<dyn Subscription>) -> Self {
+    pub(super) fn new(
+        mutant: Mutant,
+        subscription: Box<dyn Subscription>,
+        transport: Arc<dyn Transport>,
+    ) -> Self {
         Self {
             mutant,
             subscription: Some(subscription),
+            transport,
+            was_away: false,
+        }
+    }
+
+    /// What comes first after there was no connection is acked, and nobody gets it.
+    async fn skip(&mut self, max: usize, into: &mut Vec<Delivery>) -> Result<(), Error> {
+        loop {
+            self.was_away |= self.transport.state() != ConnectionState::Connected;
+            let mut received = Vec::new();
+            let recv = self.subscription()?.recv(max, &mut received);
+            let Ok(outcome) = tokio::time::timeout(Duration::from_millis(5), recv).await else {
+                into.append(&mut received);
+                continue;
+            };
+            if !mem::take(&mut self.was_away) || received.is_empty() {
+                into.append(&mut received);
+                return outcome;
+            }
+            for delivery in received {
+                delivery.settle(Settlement::Ack).await?;
+            }
         }
     }
 
@@ -42,6 +71,9 @@ impl Subscription for MutatedSubscription {
             Mutant::BuffersWithoutBound => usize::MAX,
             _ => max,
         };
+        if self.mutant == Mutant::SkipsToNow {
+            return self.skip(max, into).await;
+        }
         let mut received = Vec::new();
         let outcome = self.subscription()?.recv(max, &mut received).await;
         for delivery in received {
@@ -187,6 +219,16 @@ pub(super) struct MutatedInbox {
     pub(super) inbox: Arc<dyn InboxStore>,
 }
 
+impl MutatedInbox {
+    /// Whether whoever holds a claim is told so, whatever became of it.
+    fn forgets_owners(&self) -> bool {
+        matches!(
+            self.mutant,
+            Mutant::GrantsEveryClaim | Mutant::CompletesBeforeTheEffect
+        )
+    }
+}
+
 #[async_trait]
 impl InboxStore for MutatedInbox {
     async fn claim(
@@ -197,6 +239,11 @@ impl InboxStore for MutatedInbox {
         generation: u32,
     ) -> Result<ClaimOutcome, Error> {
         let outcome = self.inbox.claim(key, owner, lease, generation).await;
+        if self.mutant == Mutant::CompletesBeforeTheEffect
+            && let Ok(ClaimOutcome::Granted(claim)) = &outcome
+        {
+            self.inbox.complete(claim, None, None).await?;
+        }
         if self.mutant != Mutant::GrantsEveryClaim {
             return outcome;
         }
@@ -208,7 +255,7 @@ impl InboxStore for MutatedInbox {
 
     async fn renew(&self, claim: &mut Claim, lease: Duration) -> Result<(), Error> {
         match self.inbox.renew(claim, lease).await {
-            Err(_) if self.mutant == Mutant::GrantsEveryClaim => Ok(()),
+            Err(_) if self.forgets_owners() => Ok(()),
             outcome => outcome,
         }
     }
@@ -220,7 +267,7 @@ impl InboxStore for MutatedInbox {
         effects: Option<&Effects>,
     ) -> Result<(), Error> {
         match self.inbox.complete(claim, response, effects).await {
-            Err(_) if self.mutant == Mutant::GrantsEveryClaim => Ok(()),
+            Err(_) if self.forgets_owners() => Ok(()),
             outcome => outcome,
         }
     }
@@ -229,7 +276,10 @@ impl InboxStore for MutatedInbox {
         if self.mutant == Mutant::KeepsFailedClaims {
             return self.inbox.complete(claim, None, None).await;
         }
-        self.inbox.release(claim, end).await
+        match self.inbox.release(claim, end).await {
+            Err(_) if self.mutant == Mutant::CompletesBeforeTheEffect => Ok(()),
+            outcome => outcome,
+        }
     }
 
     fn commit_store(&self) -> Option<&(dyn Any + Send + Sync)> {

@@ -86,12 +86,17 @@ async fn subscribe_before_and_after_stored(bus: Bus) -> Result<()> {
     let _a = start("a", &old).await?;
     publish_works(&observer, 20..30).await?;
     old.wait(Step::Done, 30, SOON).await;
-    oldest.wait(Step::Done, 20, SOON).await;
+    // What every group had acknowledged is gone on some backends, and kept on others until it is old.
+    let from = |oldest: u32| (oldest..30).collect::<Vec<_>>();
+    let retained = || {
+        let handled = oldest.handled();
+        handled == from(10) || handled == from(0) && !bus.subject().is_embedded()
+    };
+    wait_until("all that was kept is handled", SOON, retained).await;
     new.wait(Step::Done, 10, SOON).await;
     bus.quiet(Duration::from_secs(100)).await;
     assert_eq!(old.handled(), (0..30).collect::<Vec<_>>());
-    // What every group had acknowledged is gone; the rest was kept.
-    assert_eq!(oldest.handled(), (10..30).collect::<Vec<_>>());
+    assert!(retained(), "{:?}", oldest.handled());
     assert_eq!(new.handled(), (20..30).collect::<Vec<_>>());
     Ok(())
 }
@@ -203,27 +208,33 @@ async fn churn(bus: Bus) -> Result<()> {
     let before = tokio::runtime::Handle::current()
         .metrics()
         .num_alive_tasks();
+    // What was on its way to somebody who left comes again when it ends.
+    let lease = bus.by_clock(Duration::from_secs(30), Duration::from_secs(2));
     let journal = Journal::default();
     let node = bus
         .node("steady")
         .state(journal.plain())
+        .ack_wait(lease)
         .handlers(handlers![on_work, on_tick])
         .start()
         .await?;
+    // A server and its clients on one machine are to have time for the messages too.
+    let pause = bus.by_clock(Duration::ZERO, Duration::from_millis(50));
     let (stop, stopped) = watch::channel(false);
     let mut chance = bus.chance();
     let churners: Vec<_> = (0..50)
         .map(|i| {
             let (node, stopped) = (node.clone(), stopped.clone());
-            tokio::spawn(come_and_go(node, i, chance.fork(), stopped))
+            tokio::spawn(come_and_go(node, i, (lease, pause), chance.fork(), stopped))
         })
         .collect();
-    for id in 0..MESSAGES {
-        node.publish(Work { id }).await?;
-        if id % 10 == 0 {
-            node.publish(Tick { id }).await?;
-            tokio::task::yield_now().await;
+    for first in (0..MESSAGES).step_by(10) {
+        node.publish(Tick { id: first }).await?;
+        let ten = (first..first + 10).map(|id| Work { id });
+        for outcome in node.publish_many(ten).await {
+            outcome?;
         }
+        tokio::task::yield_now().await;
     }
     stop.send(true)?;
     let mut turns = 0;
@@ -260,6 +271,7 @@ async fn churn(bus: Bus) -> Result<()> {
 async fn come_and_go(
     node: Catga,
     number: u32,
+    (lease, pause): (Duration, Duration),
     mut chance: fastrand::Rng,
     stopped: watch::Receiver<bool>,
 ) -> Result<usize> {
@@ -275,7 +287,10 @@ async fn come_and_go(
             let group = Consumers::Group(Name::new(format!("passing.{}", number % 5))?);
             Subscribe::new(Name::new("Tick")?, QoS::AtMostOnce, group)
         };
-        let subscribe = subscribe.with_max_in_flight(4).with_start(Start::New);
+        let subscribe = subscribe
+            .with_max_in_flight(4)
+            .with_start(Start::New)
+            .with_ack_wait(lease);
         let mut subscription = transport.subscribe(&subscribe).await?;
         let mut batch = Vec::new();
         let wait = Duration::from_millis(chance.u64(0..3));
@@ -293,6 +308,7 @@ async fn come_and_go(
                 .settle(Settlement::Release { began: false })
                 .await?;
         }
+        tokio::time::sleep(pause).await;
     }
     Ok(turns)
 }

@@ -11,7 +11,7 @@ use catga_core::{
 };
 use tokio::time::Instant;
 
-use crate::harness::{Bus, SOON, scenarios, wait_until};
+use crate::harness::{Bus, SOON, needs_nodes, scenarios, wait_for_nodes};
 use crate::journal::{Journal, Play, Step};
 use crate::messages::{Answer, Ask, on_ask};
 use crate::parts::{Line, Order, Placed, Print, on_order, on_print};
@@ -49,15 +49,12 @@ async fn over_a_line(bus: &Bus, nodes: usize, lost: u32) -> Result<(Catga, Catga
         .node("caller")
         .request_deadline(SOON);
     let caller = caller.handlers(handlers![]).start().await?;
-    wait_until("all nodes are seen", SOON, || {
-        caller.nodes().len() == nodes + 2
-    })
-    .await;
+    wait_for_nodes(&caller, nodes + 2).await;
     Ok((caller, owner))
 }
 
 pub(super) async fn seen(node: &Catga, nodes: usize) {
-    wait_until("all nodes are seen", SOON, || node.nodes().len() == nodes).await;
+    wait_for_nodes(node, nodes).await;
 }
 
 pub(super) fn letter<M: Message>(message: M) -> Result<Envelope> {
@@ -235,14 +232,17 @@ async fn a_large_response_is_not_kept(bus: Bus) -> Result<()> {
 async fn a_response_is_forgotten(bus: Bus) -> Result<()> {
     let journal = Journal::default();
     let a = bus.node("a").state(journal.plain());
-    let a = a.responses(5 * MINUTE, 1000);
+    // What is waited for has a wide berth: by the clock on the wall machines are slow.
+    let second = Duration::from_secs(1);
+    let a = a.request_deadline(bus.by_clock(SOON, second));
+    let a = a.responses(bus.by_clock(5 * MINUTE, 5 * second), 1000);
     let a = a.handlers(handlers![on_order]).start().await?;
     let letter = letter(Order { id: 0 })?;
     ask(&a, "a", &letter, 1).await?;
-    bus.quiet(4 * MINUTE).await;
+    tokio::time::sleep(bus.by_clock(4 * MINUTE, second)).await;
     ask(&a, "a", &letter, 2).await?;
     assert_eq!(journal.starts(0).len(), 1, "forgotten too early");
-    bus.quiet(2 * MINUTE).await;
+    tokio::time::sleep(bus.by_clock(2 * MINUTE, 5 * second)).await;
     ask(&a, "a", &letter, 3).await?;
     assert_eq!(journal.starts(0).len(), 2, "kept for longer than was said");
     Ok(())
@@ -284,6 +284,8 @@ async fn a_fail_over_to_the_sender(bus: Bus) -> Result<()> {
     });
     let _a = taking(&bus, "a", play.clone()).await?;
     let b = taking(&bus, "b", play).await?;
+    // Where no node knows another, a request that its own node answers goes nowhere else.
+    needs_nodes(&b).await?;
     seen(&b, 2).await;
     let mut came_back = 0;
     for id in 0..4 {
@@ -311,6 +313,7 @@ async fn a_reply_lost_on_the_way_to_the_sender(bus: Bus) -> Result<()> {
     let b = Catga::builder().driver(line).connect(Line::URL);
     let b = b.service("suite").node("b").state(journal.plain());
     let b = b.handlers(handlers![on_order]).start().await?;
+    needs_nodes(&b).await?;
     seen(&b, 3).await;
     for id in 0..4 {
         assert_eq!(b.send(Order { id }).await?.id, id);

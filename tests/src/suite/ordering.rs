@@ -8,10 +8,13 @@ use catga::{Envelope, HandlerError, Handlers, Name, QoS};
 use catga_core::{Consumers, Delivery, Subscribe};
 use tokio::time::Instant;
 
-use crate::harness::{Bus, PLANNED, SOON, dead_letters, scenarios, wait_for_dead_letters};
-use crate::journal::{Journal, Play, Step};
+use crate::harness::{
+    Bus, PLANNED, SOON, dead_letters, scenarios, wait_for_dead_letters, wait_until,
+};
+use crate::journal::{Journal, Note, Play, Step};
 use crate::messages::{Tick, Work, on_tick, on_work};
 use crate::parts::{Move, Turn, on_move, on_turn};
+use crate::subject::Time;
 
 scenarios! { Backend "ordering":
     Paused one_member [46],
@@ -180,14 +183,22 @@ async fn chaos(bus: Bus, qos: QoS, count: u32) -> Result<()> {
     }
     let all = usize::try_from(count)?;
     journal.wait(Step::Done, all, 10 * MINUTE).await;
+    // One that was completed again counted twice.
+    wait_until("each is done", SOON, || {
+        let mut done = journal.handled();
+        done.dedup();
+        done.len() == all
+    })
+    .await;
     assert!(dead_letters(observer.backend()).await?.is_empty());
-    in_order(&journal, count);
+    in_order(&bus, &journal, qos, count);
     assert!(journal.count(Step::Started) > all, "nothing failed");
     Ok(())
 }
 
-/// Checks that per key the completions are in order, once each, and that no partition ran two at once.
-fn in_order(journal: &Journal, count: u32) {
+/// Checks that per key the completions are in order, once each, and that no partition ran two at once. At QoS 1 one whose
+/// ack had a way to go when its member died may be completed again, before any that is behind it.
+fn in_order(bus: &Bus, journal: &Journal, qos: QoS, count: u32) {
     let mut done: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     let mut running: HashMap<u16, u32> = HashMap::new();
     for note in journal.notes() {
@@ -202,6 +213,9 @@ fn in_order(journal: &Journal, count: u32) {
             done.entry(key).or_default().push(note.id);
         }
     }
+    if qos == QoS::AtLeastOnce && bus.subject().time() == Time::Wall {
+        done.values_mut().for_each(Vec::dedup);
+    }
     for key in 0..KEYS {
         let published: Vec<_> = (0..count).filter(|id| id % KEYS == key).collect();
         assert_eq!(done.get(&key), Some(&published), "key {key}");
@@ -212,7 +226,7 @@ fn in_order(journal: &Journal, count: u32) {
 async fn a_delayed_key_holds_up_its_own(bus: Bus) -> Result<()> {
     for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
         let journal = Journal::default();
-        let delay = MINUTE;
+        let delay = bus.by_clock(MINUTE, Duration::from_secs(4));
         let play = journal.play(move |scene| async move {
             if scene.id == 0 && scene.attempt == 1 {
                 return Err(HandlerError::retry_after("busy", delay));
@@ -232,7 +246,7 @@ async fn a_delayed_key_holds_up_its_own(bus: Bus) -> Result<()> {
         assert!(free > 80, "too few partitions");
         journal.wait(Step::Done, free, SOON).await;
         assert!(
-            began.elapsed() < Duration::from_secs(5),
+            began.elapsed() < delay.min(Duration::from_secs(5)),
             "they waited for another's retry"
         );
         assert!(
@@ -243,7 +257,7 @@ async fn a_delayed_key_holds_up_its_own(bus: Bus) -> Result<()> {
         tokio::time::sleep(delay * 5 / 6).await;
         journal.wait(Step::Done, 160, delay).await;
         assert!(began.elapsed() >= delay);
-        in_order(&journal, 160);
+        in_order(&bus, &journal, qos, 160);
         a.shutdown().await?;
         b.shutdown().await?;
     }
@@ -287,6 +301,8 @@ async fn a_shutdown_hands_the_order_on(bus: Bus) -> Result<()> {
         });
         let observer = bus.observer().await?;
         let a = bus.node("a").state(play.clone());
+        // A broker that loses sight of what was given back delivers it when this ends.
+        let a = a.ack_wait(bus.by_clock(Duration::from_secs(30), Duration::from_secs(1)));
         let a = a.handlers(of(qos)).start().await?;
         for id in 0..160 {
             publish(&observer, qos, id).await?;
@@ -298,9 +314,10 @@ async fn a_shutdown_hands_the_order_on(bus: Bus) -> Result<()> {
         );
         assert!(report?.unfinished > 0);
         journal.wait(Step::Done, 160, SOON).await;
-        in_order(&journal, 160);
+        in_order(&bus, &journal, qos, 160);
         let starts = journal.all(Step::Started);
-        assert!(starts.iter().all(|note| note.attempt == 1), "counted");
+        let counted = |note: &Note| !bus.allows_after_release(note.attempt, 2);
+        assert!(!starts.iter().any(counted), "counted");
         b?.shutdown().await?;
         observer.shutdown().await?;
     }
@@ -323,6 +340,6 @@ async fn a_published_twice_is_handled_once_in_order(bus: Bus) -> Result<()> {
     }
     journal.wait(Step::Done, 160, SOON).await;
     bus.quiet(10 * MINUTE).await;
-    in_order(&journal, 160);
+    in_order(&bus, &journal, QoS::ExactlyOnce, 160);
     Ok(())
 }

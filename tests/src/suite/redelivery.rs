@@ -222,15 +222,13 @@ async fn hung_handler_at_most_once(bus: Bus) -> Result<()> {
 async fn a_lease_that_ran_out_is_another_members(bus: Bus) -> Result<()> {
     let node = bus.observer().await?;
     let transport = &node.backend().transport;
-    let member = |ack_wait| {
-        let group = Consumers::Group(Name::from_static("readers"));
-        let subscribe = Subscribe::new(Name::from_static("Work"), QoS::AtLeastOnce, group);
-        subscribe.with_max_in_flight(1).with_ack_wait(ack_wait)
-    };
-    let mut first = transport
-        .subscribe(&member(Duration::from_millis(200)))
-        .await?;
-    let mut second = transport.subscribe(&member(SOON)).await?;
+    let group = Consumers::Group(Name::from_static("readers"));
+    let member = Subscribe::new(Name::from_static("Work"), QoS::AtLeastOnce, group);
+    let member = member
+        .with_max_in_flight(1)
+        .with_ack_wait(Duration::from_secs(1));
+    let mut first = transport.subscribe(&member).await?;
+    let mut second = transport.subscribe(&member).await?;
     let late: [fn() -> Settlement; 3] = [
         || Settlement::Nak {
             after: Duration::ZERO,

@@ -33,8 +33,6 @@ scenarios! { Backend "redrive_once":
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// Longer than the duplicate window.
-const AFTER_THE_WINDOW: Duration = Duration::from_secs(180);
 
 /// Row 37: a redriven message goes to the group that failed alone, with all its attempts, and is told that it may have run.
 async fn redriven(bus: Bus) -> Result<()> {
@@ -61,12 +59,12 @@ async fn redriven(bus: Bus) -> Result<()> {
 
 /// Row 37 at QoS 2: its id was dead, and runs all the same; then it is done.
 async fn redriven_exactly_once(bus: Bus) -> Result<()> {
-    redriven_once(&Claiming::own(bus)).await
+    redriven_once(&Claiming::own(bus.with_short_window())).await
 }
 
 /// Row 37 in a given inbox.
 async fn redriven_in_a_given_inbox(bus: Bus) -> Result<()> {
-    redriven_once(&Claiming::given(bus).await?).await
+    redriven_once(&Claiming::given(bus.with_short_window()).await?).await
 }
 
 async fn redriven_once(claiming: &Claiming) -> Result<()> {
@@ -82,7 +80,7 @@ async fn redriven_once(claiming: &Claiming) -> Result<()> {
     broken.mend();
     a.dead_letters().redrive(&letter.id).await?;
     journal.wait(Step::Done, 1, SOON).await;
-    claiming.bus.quiet(AFTER_THE_WINDOW).await;
+    claiming.bus.after_the_window().await;
     assert_eq!(runs(&mut told), [(1, true)]);
     assert!(!pay(&a, 0, "one").await?);
     wait_until("it is known as done", SOON, || duplicates(&[&a]) == 1).await;
@@ -94,12 +92,12 @@ async fn redriven_once(claiming: &Claiming) -> Result<()> {
 
 /// Row 37: what is given up again has another letter, of the next generation, and can be redriven again.
 async fn redriven_and_given_up_again(bus: Bus) -> Result<()> {
-    generations(&Claiming::own(bus)).await
+    generations(&Claiming::own(bus.with_short_window())).await
 }
 
 /// Row 37 in a given inbox.
 async fn redriven_and_given_up_again_in_a_given_inbox(bus: Bus) -> Result<()> {
-    generations(&Claiming::given(bus).await?).await
+    generations(&Claiming::given(bus.with_short_window()).await?).await
 }
 
 async fn generations(claiming: &Claiming) -> Result<()> {
@@ -135,17 +133,20 @@ async fn generations(claiming: &Claiming) -> Result<()> {
 
 /// Row 37 with row 40: a copy of the generation that was given up neither runs nor is a letter, before, while and after the redriven one runs.
 async fn a_copy_of_the_old_generation(bus: Bus) -> Result<()> {
-    old_copies(&Claiming::own(bus)).await
+    old_copies(&Claiming::own(bus.with_short_window())).await
 }
 
 /// Row 37 with row 40 in a given inbox.
 async fn a_copy_of_the_old_generation_in_a_given_inbox(bus: Bus) -> Result<()> {
-    old_copies(&Claiming::given(bus).await?).await
+    old_copies(&Claiming::given(bus.with_short_window()).await?).await
 }
 
 async fn old_copies(claiming: &Claiming) -> Result<()> {
     let (tell, mut told) = unbounded_channel();
     let journal = Journal::default();
+    // Long enough for a copy to come meanwhile.
+    let takes = Duration::from_secs(5);
+    let takes = claiming.bus.by_clock(10 * MINUTE, takes);
     let play = journal.play(move |scene| {
         let tell = tell.clone();
         async move {
@@ -154,19 +155,18 @@ async fn old_copies(claiming: &Claiming) -> Result<()> {
             if !attempt.may_have_run() {
                 Err("broken").terminal()?;
             }
-            // Long enough for a copy to come meanwhile.
-            tokio::time::sleep(10 * MINUTE).await;
+            tokio::time::sleep(takes).await;
             Ok(())
         }
     });
     let a = claiming.node("a").state(play);
-    let a = a.handler_timeout(20 * MINUTE);
+    let a = a.handler_timeout(2 * takes);
     let a = a.handlers(handlers![on_payment]).start().await?;
     pay(&a, 0, "one").await?;
     let letter = wait_for(&claiming.bus, &a, 1).await?.remove(0);
-    claiming.bus.quiet(AFTER_THE_WINDOW).await;
+    claiming.bus.after_the_window().await;
     assert!(!pay(&a, 0, "one").await?);
-    claiming.bus.quiet(AFTER_THE_WINDOW).await;
+    claiming.bus.after_the_window().await;
     assert_eq!(
         letters(&a).await?.len(),
         1,
@@ -175,7 +175,7 @@ async fn old_copies(claiming: &Claiming) -> Result<()> {
     a.dead_letters().redrive(&letter.id).await?;
     journal.wait(Step::Started, 2, SOON).await;
     assert!(!pay(&a, 0, "one").await?);
-    claiming.bus.quiet(AFTER_THE_WINDOW).await;
+    claiming.bus.after_the_window().await;
     assert!(letters(&a).await?.is_empty(), "dead, and running");
     journal.wait(Step::Done, 1, 20 * MINUTE).await;
     assert!(!pay(&a, 0, "one").await?);
@@ -187,12 +187,12 @@ async fn old_copies(claiming: &Claiming) -> Result<()> {
 
 /// A copy of generation 0 while generation 1 is dead is neither a run nor a letter.
 async fn a_copy_of_two_generations_ago(bus: Bus) -> Result<()> {
-    older_copies(&Claiming::own(bus)).await
+    older_copies(&Claiming::own(bus.with_short_window())).await
 }
 
 /// The same in a given inbox.
 async fn a_copy_of_two_generations_ago_in_a_given_inbox(bus: Bus) -> Result<()> {
-    older_copies(&Claiming::given(bus).await?).await
+    older_copies(&Claiming::given(bus.with_short_window()).await?).await
 }
 
 async fn older_copies(claiming: &Claiming) -> Result<()> {
@@ -204,7 +204,7 @@ async fn older_copies(claiming: &Claiming) -> Result<()> {
     let letter = wait_for(&claiming.bus, &a, 1).await?.remove(0);
     a.dead_letters().redrive(&letter.id).await?;
     journal.wait(Step::Started, 2, SOON).await;
-    claiming.bus.quiet(AFTER_THE_WINDOW).await;
+    claiming.bus.after_the_window().await;
     assert!(!pay(&a, 0, "one").await?);
     claiming.bus.quiet(10 * MINUTE).await;
     let kept = letters(&a).await?;
@@ -221,6 +221,7 @@ async fn older_copies(claiming: &Claiming) -> Result<()> {
 
 /// What a redriven run publishes again is a duplicate: it follows from the same message.
 async fn what_follows_from_a_redrive(bus: Bus) -> Result<()> {
+    let bus = bus.with_short_window();
     let (journal, booked) = (Journal::default(), Journal::default());
     let play = journal.play(|scene| async move {
         scene.context.publish(Booked { id: 1 }).await?;
@@ -233,7 +234,7 @@ async fn what_follows_from_a_redrive(bus: Bus) -> Result<()> {
     let a = a.handlers(handlers![on_payment, on_booked]).start().await?;
     pay(&a, 0, "one").await?;
     let letter = wait_for(&bus, &a, 1).await?.remove(0);
-    bus.quiet(AFTER_THE_WINDOW).await;
+    bus.after_the_window().await;
     a.dead_letters().redrive(&letter.id).await?;
     journal.wait(Step::Done, 1, SOON).await;
     bus.quiet(MINUTE).await;

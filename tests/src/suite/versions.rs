@@ -8,7 +8,7 @@ use catga::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::harness::{Bus, SOON, dead_letters, scenarios, wait_for_dead_letters, wait_until};
+use crate::harness::{Bus, SOON, dead_letters, scenarios, wait_for_dead_letters, wait_for_nodes};
 
 scenarios! { Backend "versions":
     Paused older_versions_are_read_as_what_they_were [38],
@@ -242,7 +242,7 @@ async fn stock_two(request: StockOfTwo) -> Result<u32> {
 
 async fn asking(bus: &Bus) -> Result<Catga> {
     let caller = bus.observer().await?;
-    wait_until("it is seen", SOON, || caller.nodes().len() == 2).await;
+    wait_for_nodes(&caller, 2).await;
     Ok(caller)
 }
 
