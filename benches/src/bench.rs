@@ -87,6 +87,16 @@ impl Handled {
 }
 
 impl Bench {
+    /// The same on a smaller scale, to find out what this one is to be measured at.
+    pub fn rehearsal(&self, operations: u64) -> Self {
+        Self {
+            operations: self.operations.min(operations),
+            url: self.url.clone(),
+            server: self.server,
+            pass: Pass::Time,
+        }
+    }
+
     pub fn begin(&self) -> Clock {
         Clock {
             operations: self.operations,

@@ -17,6 +17,8 @@ pub struct Case {
     pub needs: Needs,
     /// Whether an operation waits for somebody else, so that its time is more than the rate says.
     pub has_latency: bool,
+    /// Whether it is about a long run: `--long` makes it ten times as long.
+    pub is_long: bool,
     pub run: fn(Bench) -> Measured,
 }
 
@@ -77,6 +79,10 @@ pub enum Bar {
     AllocationsAtMost(f64),
     /// What the process may grow by while it runs.
     GrowthAtMostMib(f64),
+    /// The median of its latencies over that of the case that it is held against.
+    MedianRatioAtMost(f64),
+    /// The 99th percentile of its latencies beyond that of the case that it is held against, in nanoseconds.
+    P99BeyondAtMost(f64),
 }
 
 impl Case {
@@ -95,6 +101,7 @@ impl Case {
             bars: Vec::new(),
             needs: Needs::Nothing,
             has_latency: false,
+            is_long: false,
             run,
         }
     }
@@ -127,6 +134,16 @@ impl Case {
     pub fn with_latency(mut self) -> Self {
         self.has_latency = true;
         self
+    }
+
+    pub fn long(mut self) -> Self {
+        self.is_long = true;
+        self
+    }
+
+    /// Whether it is the work of others, whose failures are theirs.
+    pub fn is_peer(&self) -> bool {
+        self.group() == "peers"
     }
 
     pub fn group(&self) -> &'static str {

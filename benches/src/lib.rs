@@ -8,6 +8,8 @@ mod child;
 mod latency;
 mod machine;
 mod options;
+mod pace;
+mod recorder;
 mod report;
 mod row;
 mod runner;

@@ -17,6 +17,8 @@ pub struct Options {
     pub rounds: usize,
     /// Of the operations of a case.
     pub scale: f64,
+    /// So many times the operations of a case about a long run.
+    pub length: u64,
 }
 
 /// One pass of one case, in this process.
@@ -53,15 +55,17 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, String>
         pinned: false,
         rounds: 3,
         scale: 1.0,
+        length: 1,
     };
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--pinned" => options.pinned = true,
             "--rounds" => options.rounds = number(&argument, arguments.next())?,
             "--quick" => options.scale = 0.05,
+            "--long" => options.length = 10,
             option if option.starts_with("--") => {
                 return Err(format!(
-                    "unknown option {option}; there are --list, --pinned, --quick, --rounds N"
+                    "unknown option {option}; there are --list, --long, --pinned, --quick, --rounds N"
                 ));
             }
             _ => options.groups.push(argument),

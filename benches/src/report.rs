@@ -25,7 +25,7 @@ pub struct Run {
 impl Run {
     /// What other processes took of all cores while a case ran, over all rounds.
     fn others(&self) -> Option<Spread> {
-        let rounds = self.rows.iter().flat_map(|row| &row.rounds);
+        let rounds = self.rows.iter().flat_map(Row::measured);
         Spread::of(rounds.map(|round| round.others))
     }
 
@@ -104,6 +104,11 @@ fn figures(text: &mut String, row: &Row, run: &Run) {
         let _ = writeln!(text, "| {} | **failed**: {first} |", case.name);
         return;
     }
+    if row.measured().next().is_none() {
+        let trouble = row.trouble.as_deref().unwrap_or("not measured");
+        let _ = writeln!(text, "| {} | **{trouble}** |", case.name);
+        return;
+    }
     let median = |spread: Option<Spread>, show: fn(f64) -> String| {
         spread.map_or(String::new(), |spread| show(spread.median))
     };
@@ -123,7 +128,8 @@ fn figures(text: &mut String, row: &Row, run: &Run) {
             ratio.median, ratio.least, ratio.most
         )
     });
-    let asked: Vec<_> = row.verdicts(&run.rows).iter().map(asked).collect();
+    let mut asked: Vec<_> = row.verdicts(&run.rows).iter().map(asked).collect();
+    asked.extend(row.trouble.as_ref().map(|trouble| format!("**{trouble}**")));
     let cells = [
         format!("`{}`", case.name),
         median(nanos, time),
@@ -171,6 +177,14 @@ fn asked(verdict: &Verdict) -> String {
         Bar::GrowthAtMostMib(mib) => {
             format!("grows by at most {mib:.0} MiB ({:.1})", verdict.reached)
         }
+        Bar::MedianRatioAtMost(ratio) => {
+            format!("p50 at most {ratio:.2} times ({:.2})", verdict.reached)
+        }
+        Bar::P99BeyondAtMost(nanos) => format!(
+            "p99 at most {} more ({})",
+            time(nanos),
+            time(verdict.reached.max(0.0))
+        ),
     };
     format!("{bar}: {}", if verdict.met { "met" } else { "**missed**" })
 }
@@ -224,6 +238,7 @@ fn row_json(row: &Row, run: &Run) -> Value {
         "terms": row.case.terms,
         "operations": row.case.operations,
         "failure": row.failure,
+        "trouble": row.trouble,
         "ns_per_op": row.nanos(),
         "client_cpu_ns_per_op": row.client_cpu(),
         "server_cpu_ns_per_op": row.server_cpu(),

@@ -2,19 +2,25 @@
 
 use serde::Serialize;
 
-use crate::bench::{Allocations, Measured};
+use crate::bench::{Allocations, Measured, Pass};
 use crate::case::{Bar, Case};
 use crate::latency::Latency;
 
 pub struct Row {
     pub case: Case,
-    pub rounds: Vec<Measured>,
+    /// `None` where a peer failed.
+    pub rounds: Vec<Option<Measured>>,
     pub latency: Option<Latency>,
     pub allocations: Option<Allocations>,
     /// Operations of the pass that counted allocations.
     pub counted: u64,
     pub failure: Option<String>,
+    /// How it failed in some rounds, and not in others.
+    pub trouble: Option<String>,
 }
+
+/// How the problem of a case begins that did not end.
+pub const STALLED: &str = "stalled";
 
 /// The middle one, and the ends.
 #[derive(Clone, Copy, Serialize)]
@@ -53,11 +59,49 @@ impl Row {
             allocations: None,
             counted: 0,
             failure: None,
+            trouble: None,
+        }
+    }
+
+    /// The rounds that it did not fail in.
+    pub fn measured(&self) -> impl Iterator<Item = &Measured> {
+        self.rounds.iter().flatten()
+    }
+
+    /// Notes that it failed in a round: ours is a failure, that of a peer a row that says so.
+    pub fn failed(&mut self, pass: Pass, problem: String) {
+        let stalled = problem.starts_with(STALLED);
+        if !self.case.is_peer() {
+            self.failure = Some(problem);
+            return;
+        }
+        if pass == Pass::Time {
+            self.rounds.push(None);
+        }
+        let (failed, of) = (
+            self.rounds.iter().filter(|round| round.is_none()).count(),
+            self.rounds.len(),
+        );
+        let how = if stalled { STALLED } else { "failed" };
+        self.trouble = Some(match pass {
+            Pass::Time => format!("{how} in {failed} of {of} rounds"),
+            _ => format!("{how} in the pass for {}", pass.name()),
+        });
+    }
+
+    /// Says of how many rounds it failed in some, once all have been.
+    pub fn conclude(&mut self) {
+        let failed = self.rounds.iter().filter(|round| round.is_none()).count();
+        if let Some(trouble) = &mut self.trouble
+            && failed > 0
+        {
+            let how = trouble.split(" in ").next().unwrap_or_default();
+            *trouble = format!("{how} in {failed} of {} rounds", self.rounds.len());
         }
     }
 
     fn each(&self, figure: impl Fn(&Measured) -> Option<f64>) -> Option<Spread> {
-        Spread::of(self.rounds.iter().filter_map(figure))
+        Spread::of(self.measured().filter_map(figure))
     }
 
     /// Nanoseconds from one operation to the next.
@@ -112,7 +156,17 @@ impl Row {
         let name = self.case.against?;
         let other = rows.iter().find(|row| row.case.name == name)?;
         let rounds = self.rounds.iter().zip(&other.rounds);
-        Spread::of(rounds.map(|(ours, theirs)| nanos(theirs) / nanos(ours)))
+        Spread::of(
+            rounds
+                .filter_map(|(ours, theirs)| Some(nanos(theirs.as_ref()?) / nanos(ours.as_ref()?))),
+        )
+    }
+
+    /// Its latencies, and those of the case that it is held against.
+    fn latencies<'a>(&'a self, rows: &'a [Row]) -> Option<(&'a Latency, &'a Latency)> {
+        let name = self.case.against?;
+        let other = rows.iter().find(|row| row.case.name == name)?;
+        self.latency.as_ref().zip(other.latency.as_ref())
     }
 
     pub fn verdicts(&self, rows: &[Row]) -> Vec<Verdict> {
@@ -135,6 +189,16 @@ impl Row {
                     let growth = self.growth_mib()?.median;
                     (growth, growth <= most)
                 }
+                Bar::MedianRatioAtMost(most) => {
+                    let (ours, theirs) = self.latencies(rows)?;
+                    let ratio = ours.p50 as f64 / theirs.p50 as f64;
+                    (ratio, ratio <= most)
+                }
+                Bar::P99BeyondAtMost(most) => {
+                    let (ours, theirs) = self.latencies(rows)?;
+                    let beyond = ours.p99 as f64 - theirs.p99 as f64;
+                    (beyond, beyond <= most)
+                }
             };
             Some(Verdict {
                 asked: *bar,
@@ -152,12 +216,31 @@ fn per_operation(time: std::time::Duration, round: &Measured) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::Spread;
+    use super::{Row, STALLED, Spread};
+    use crate::bench::Pass;
+    use crate::case::Case;
 
     #[test]
     fn the_median_is_the_middle_one() {
         let spread = Spread::of([3.0, 1.0, 10.0]).unwrap();
         assert_eq!((spread.least, spread.median, spread.most), (1.0, 3.0, 10.0));
         assert!(Spread::of([]).is_none());
+    }
+
+    fn row(name: &'static str) -> Row {
+        Row::new(Case::new(name, "", 1, |_| unreachable!("it is not run")))
+    }
+
+    #[test]
+    fn a_peer_that_stalls_is_a_row_that_says_so() {
+        let mut peer = row("peers/slow");
+        peer.failed(Pass::Time, format!("{STALLED}: not ended after 120 s"));
+        peer.failed(Pass::Time, format!("{STALLED}: not ended after 120 s"));
+        peer.conclude();
+        assert_eq!(peer.failure, None);
+        assert_eq!(peer.trouble.as_deref(), Some("stalled in 2 of 2 rounds"));
+        let mut ours = row("nats/slow");
+        ours.failed(Pass::Time, "it fell".to_owned());
+        assert!(ours.failure.is_some());
     }
 }

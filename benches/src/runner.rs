@@ -14,7 +14,7 @@ use crate::case::Case;
 use crate::machine::{self, Machine};
 use crate::options::Options;
 use crate::report::{self, Run};
-use crate::row::Row;
+use crate::row::{Row, STALLED};
 use crate::{cases, charts};
 
 /// A case that has not ended by then hangs.
@@ -37,17 +37,21 @@ pub fn run(options: &Options) -> Result<bool, String> {
                 continue;
             }
             eprint!("\r\x1b[Kround {}: {}", index + 1, row.case.name);
-            let operations = (row.case.operations as f64 * options.scale).ceil() as u64;
-            match programs.measure(row.case.name, pass, operations) {
+            let length = if row.case.is_long { options.length } else { 1 };
+            let scaled = (row.case.operations * length) as f64 * options.scale;
+            let operations = scaled.ceil() as u64;
+            let limit = LIMIT * length as u32;
+            match programs.measure(row.case.name, pass, operations, limit) {
                 Ok(measured) => row.add(pass, measured),
                 Err(problem) => {
                     eprintln!("\r\x1b[K{} ({}): {problem}", row.case.name, pass.name());
-                    row.failure = Some(problem);
+                    row.failed(pass, problem);
                 }
             }
         }
     }
     eprintln!("\r\x1b[K");
+    rows.iter_mut().for_each(Row::conclude);
     let run = Run {
         machine,
         date,
@@ -115,7 +119,13 @@ impl Programs {
         Ok(Self { timing, counting })
     }
 
-    fn measure(&self, name: &str, pass: Pass, operations: u64) -> Result<Measured, String> {
+    fn measure(
+        &self,
+        name: &str,
+        pass: Pass,
+        operations: u64,
+        limit: Duration,
+    ) -> Result<Measured, String> {
         let program = match pass {
             Pass::Time | Pass::Latency => &self.timing,
             Pass::Allocations => &self.counting,
@@ -132,9 +142,10 @@ impl Programs {
         let status = loop {
             match child.try_wait().map_err(|error| error.to_string())? {
                 Some(status) => break status,
-                None if began.elapsed() > LIMIT => {
+                None if began.elapsed() > limit => {
                     let _ = child.kill();
-                    break child.wait().map_err(|error| error.to_string())?;
+                    let _ = child.wait();
+                    return Err(format!("{STALLED}: not ended after {limit:?}"));
                 }
                 None => thread::sleep(Duration::from_millis(5)),
             }
@@ -183,7 +194,7 @@ fn write(run: &Run, table: &str, complete: bool) -> std::io::Result<()> {
 impl Row {
     fn add(&mut self, pass: Pass, measured: Measured) {
         match pass {
-            Pass::Time => self.rounds.push(measured),
+            Pass::Time => self.rounds.push(Some(measured)),
             Pass::Latency => self.latency = measured.latency,
             Pass::Allocations => {
                 self.counted = measured.operations;

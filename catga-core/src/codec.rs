@@ -1,6 +1,6 @@
 //! Bytes and messages, by content type.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::fmt;
 use std::sync::Arc;
 
@@ -220,23 +220,46 @@ impl Codecs {
         &*self.0[0]
     }
 
-    /// Writes `value`, which errors call `what`, with the [`writer`](Self::writer).
+    /// Writes `value`, which errors call `what`, with the [`writer`](Self::writer). `Bytes` are what they are: no
+    /// codec writes them.
     ///
     /// # Errors
     /// [`ErrorKind::Encode`] when the value cannot be written.
-    pub fn encode<T: Serialize>(&self, value: &T, what: &str) -> Result<Bytes, Error> {
-        encode(self.writer(), value, what)
+    pub fn encode<T: Serialize + 'static>(&self, value: &T, what: &str) -> Result<Bytes, Error> {
+        match (value as &dyn Any).downcast_ref::<Bytes>() {
+            Some(raw) => Ok(raw.clone()),
+            None => encode(self.writer(), value, what),
+        }
     }
 
-    /// Reads `bytes` of a content type.
+    /// The content type of what [`encode`](Self::encode) writes of a `T`; `None` where that is the default: no codec for
+    /// `Bytes`, and JSON for all else.
+    #[must_use]
+    pub fn content_type<T: 'static>(&self) -> Option<&'static str> {
+        if TypeId::of::<T>() == TypeId::of::<Bytes>() {
+            None
+        } else {
+            unless_json(self.writer())
+        }
+    }
+
+    /// Reads `bytes` of a content type; of none, they are JSON, or `Bytes` where that is what is read.
     ///
     /// # Errors
     /// [`ErrorKind::Decode`] when no codec has this content type, or the bytes are no such value.
-    pub fn decode<T: DeserializeOwned>(
+    pub fn decode<T: DeserializeOwned + 'static>(
         &self,
-        content_type: &str,
-        bytes: &[u8],
+        content_type: Option<&str>,
+        bytes: &Bytes,
     ) -> Result<T, Error> {
+        let mut raw: Option<T> = None;
+        if let Some(raw) = (&mut raw as &mut dyn Any).downcast_mut::<Option<Bytes>>() {
+            *raw = Some(as_raw("a response", content_type, bytes)?);
+        }
+        if let Some(raw) = raw {
+            return Ok(raw);
+        }
+        let content_type = content_type.unwrap_or(Json::CONTENT_TYPE);
         let Some(codec) = self
             .0
             .iter()
@@ -261,14 +284,20 @@ impl Codecs {
 #[derive(Clone, Copy, Debug)]
 pub struct Encoded<'a> {
     codecs: &'a Codecs,
-    content_type: &'a str,
-    bytes: &'a [u8],
+    content_type: Option<&'a str>,
+    bytes: &'a Bytes,
 }
 
 impl<'a> Encoded<'a> {
-    /// Bytes of a content type, and who can read them.
+    /// The content type of bytes that no codec wrote ([RFC 2046, section 4.5.1]).
+    ///
+    /// [RFC 2046, section 4.5.1]: https://www.rfc-editor.org/rfc/rfc2046#section-4.5.1
+    pub const OCTET_STREAM: &'static str = "application/octet-stream";
+
+    /// Bytes of a content type, and who can read them. Without one they are what the type they are read as has
+    /// by default: JSON, or raw bytes.
     #[must_use]
-    pub fn new(codecs: &'a Codecs, content_type: &'a str, bytes: &'a [u8]) -> Self {
+    pub fn new(codecs: &'a Codecs, content_type: Option<&'a str>, bytes: &'a Bytes) -> Self {
         Self {
             codecs,
             content_type,
@@ -280,8 +309,16 @@ impl<'a> Encoded<'a> {
     ///
     /// # Errors
     /// As [`Codecs::decode`].
-    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Error> {
+    pub fn decode<T: DeserializeOwned + 'static>(&self) -> Result<T, Error> {
         self.codecs.decode(self.content_type, self.bytes)
+    }
+
+    /// The payload as it is, shared and not copied, for the raw message `name`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Decode`] when it says that a codec wrote it.
+    pub fn raw(&self, name: &str) -> Result<Bytes, Error> {
+        as_raw(&format_args!("`{name}`"), self.content_type, self.bytes)
     }
 }
 
@@ -295,6 +332,29 @@ impl Default for Codecs {
             #[cfg(feature = "cbor")]
             Arc::new(Cbor),
         ])
+    }
+}
+
+/// The content type of a codec, where it has to be said.
+pub(crate) fn unless_json(codec: &dyn Codec) -> Option<&'static str> {
+    Some(codec.content_type()).filter(|content_type| *content_type != Json::CONTENT_TYPE)
+}
+
+fn as_raw(
+    what: &(impl fmt::Display + ?Sized),
+    content_type: Option<&str>,
+    bytes: &Bytes,
+) -> Result<Bytes, Error> {
+    match content_type {
+        None | Some(Encoded::OCTET_STREAM) => Ok(bytes.clone()),
+        Some(other) => {
+            let shown: String = other.chars().take(80).collect();
+            let raw = Encoded::OCTET_STREAM;
+            let text = format!(
+                "{what} is raw bytes here, and came as {shown:?}: send it as {raw:?} or without a content type, or read it with a codec on this side too"
+            );
+            Err(Error::new(ErrorKind::Decode, "decode", text))
+        }
     }
 }
 
@@ -402,9 +462,31 @@ mod tests {
     #[test]
     fn an_unknown_content_type_names_the_known_ones() {
         let error = Codecs::default()
-            .decode::<u32>("text/plain", b"1")
+            .decode::<u32>(Some("text/plain"), &Bytes::from_static(b"1"))
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Decode);
         assert!(error.message().contains("application/json"), "{error}");
+    }
+
+    #[test]
+    fn bytes_are_no_codecs_business() {
+        let codecs = Codecs::default();
+        for payload in [Bytes::new(), Bytes::from_static(b"\0{\xff\n")] {
+            let written = codecs.encode(&payload, "frame").unwrap();
+            assert_eq!(written.as_ptr(), payload.as_ptr(), "they are shared");
+            for content_type in [None, Some(Encoded::OCTET_STREAM)] {
+                let read: Bytes = codecs.decode(content_type, &written).unwrap();
+                assert_eq!((read.as_ptr(), &read), (payload.as_ptr(), &payload));
+            }
+        }
+        assert_eq!(codecs.content_type::<Bytes>(), None);
+        let json = Some(Json::CONTENT_TYPE);
+        let error = codecs.decode::<Bytes>(json, &Bytes::from_static(b"[1]"));
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Decode);
+        assert!(error.message().contains("is raw bytes here"), "{error}");
+        let octets = Encoded::OCTET_STREAM;
+        let error = codecs.decode::<u32>(Some(octets), &Bytes::from_static(b"1"));
+        assert!(error.unwrap_err().message().contains(octets));
     }
 }

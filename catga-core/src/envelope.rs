@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use bytes::Bytes;
 
-use crate::{Codec, Error, Headers, Json, Message, MessageId, Name, Payload, QoS};
+use crate::{Codec, Error, Headers, Message, MessageId, Name, Payload, QoS};
 
 /// A message on its way: id, name, version, headers, payload, and where it was routed to.
 ///
@@ -168,25 +168,20 @@ impl Envelope {
         }
     }
 
-    /// The payload's media type.
+    /// The payload's media type, when it is not the default of the message: raw bytes for a
+    /// [raw](Message::as_raw) one, JSON for all others.
     #[must_use]
-    pub fn content_type(&self) -> &str {
-        self.headers
-            .get(Headers::CONTENT_TYPE)
-            .unwrap_or(Json::CONTENT_TYPE)
+    pub fn content_type(&self) -> Option<&str> {
+        self.headers.get(Headers::CONTENT_TYPE)
     }
 
-    /// Encodes the payload unless it is already, and notes the content type when it is not JSON.
+    /// Encodes the payload unless it is already, and notes the content type when it is not the default.
     ///
     /// # Errors
     /// [`ErrorKind::Encode`](crate::ErrorKind::Encode) when the value cannot be written.
     pub fn encode(&mut self, codec: &dyn Codec) -> Result<(), Error> {
-        if self.payload.as_bytes().is_none() {
-            self.payload.encode(codec)?;
-            if codec.content_type() != Json::CONTENT_TYPE {
-                self.headers
-                    .insert(Headers::CONTENT_TYPE, codec.content_type())?;
-            }
+        if let Some(content_type) = self.payload.encode(codec)? {
+            self.headers.insert(Headers::CONTENT_TYPE, content_type)?;
         }
         Ok(())
     }
@@ -240,6 +235,31 @@ mod tests {
             counts[usize::from(partition_of(&format!("order-{i}"), n))] += 1;
         }
         assert!(counts.iter().all(|c| (800..1200).contains(c)), "{counts:?}");
+    }
+
+    #[test]
+    fn a_raw_message_travels_as_it_is_and_says_nothing_of_it() {
+        #[derive(serde::Serialize, serde::Deserialize)]
+        struct Frame(Bytes);
+
+        impl Message for Frame {
+            type Role = crate::IsEvent;
+            type Response = ();
+            const DESCRIPTOR: crate::Descriptor = crate::Descriptor::event("Frame");
+
+            fn as_raw(&self) -> Option<&Bytes> {
+                Some(&self.0)
+            }
+        }
+
+        let bytes = Bytes::from_static(b"\0\xff");
+        for codec in crate::Codecs::default().iter() {
+            let mut envelope = Envelope::new(Frame(bytes.clone()));
+            envelope.encode(&**codec).unwrap();
+            let written = envelope.payload().as_bytes().unwrap();
+            assert_eq!(written.as_ptr(), bytes.as_ptr(), "{codec:?}");
+            assert!(envelope.headers().is_empty(), "{codec:?}");
+        }
     }
 
     /// Changing these breaks the order of messages that are on their way during an upgrade.

@@ -30,7 +30,8 @@ impl Headers {
     pub const CORRELATION_ID: &str = "correlation-id";
     /// The id of the message whose handler published this one.
     pub const CAUSATION_ID: &str = "causation-id";
-    /// The media type of the payload ([RFC 9110, section 8.3]); JSON when absent.
+    /// The media type of the payload ([RFC 9110, section 8.3]); when absent, raw bytes for a message that is raw, and
+    /// JSON for all others.
     ///
     /// [RFC 9110, section 8.3]: https://www.rfc-editor.org/rfc/rfc9110#section-8.3
     pub const CONTENT_TYPE: &str = "content-type";

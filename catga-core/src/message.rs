@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU16;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -40,6 +41,11 @@ pub trait Message: Serialize + DeserializeOwned + Send + Sync + 'static {
         None
     }
 
+    /// The bytes that such a message is, when no codec writes it: `#[message(codec = "raw")]`.
+    fn as_raw(&self) -> Option<&Bytes> {
+        None
+    }
+
     /// Reads a payload that was written as `version` of the message. An older one is read as it is, by
     /// serde's rules (unknown fields are skipped, missing ones take their `#[serde(default)]`), unless
     /// `#[message(version = 2, upcast_from = OrderShippedV1)]` names the type that it was.
@@ -58,19 +64,33 @@ impl Encoded<'_> {
     /// # Errors
     /// As [`Message::from_version`].
     pub fn decode_version<M: Message>(&self, version: u32) -> Result<M, Error> {
-        if version > M::VERSION {
-            return Err(Error::new(
-                ErrorKind::Version,
-                "decode",
-                format!(
-                    "`{}` is of version {version}, and this handler knows it up to {}",
-                    M::NAME,
-                    M::VERSION
-                ),
-            ));
-        }
+        not_newer::<M>(version)?;
         self.decode()
     }
+
+    /// The payload, which was written as `version` of the raw message `M`, as it is.
+    ///
+    /// # Errors
+    /// As [`Message::from_version`].
+    pub fn raw_version<M: Message>(&self, version: u32) -> Result<Bytes, Error> {
+        not_newer::<M>(version)?;
+        self.raw(M::NAME)
+    }
+}
+
+fn not_newer<M: Message>(version: u32) -> Result<(), Error> {
+    if version > M::VERSION {
+        return Err(Error::new(
+            ErrorKind::Version,
+            "decode",
+            format!(
+                "`{}` is of version {version}, and this handler knows it up to {}",
+                M::NAME,
+                M::VERSION
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// Something that happened: published to everybody whom it concerns.

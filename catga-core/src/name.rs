@@ -81,6 +81,15 @@ impl Name {
         Self(Repr::Static(name))
     }
 
+    /// The name as the program writes it, if it does.
+    #[must_use]
+    pub fn as_static(&self) -> Option<&'static str> {
+        match self.0 {
+            Repr::Static(name) => Some(name),
+            Repr::Shared(_) => None,
+        }
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

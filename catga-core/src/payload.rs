@@ -21,11 +21,15 @@ pub struct Payload {
 /// Why a value is there.
 const HELD: &str = "only `into_value` and `into_shared` take the value out, with the payload";
 
+/// Writes a value; yields the content type too, where that is not the default of its type.
+type Encode =
+    fn(&(dyn Any + Send + Sync), &dyn Codec) -> Result<(Bytes, Option<&'static str>), Error>;
+
 #[derive(Clone)]
 struct Typed {
     /// Taken out by `into_value` and `into_shared` alone.
     value: Option<Arc<dyn Any + Send + Sync>>,
-    encode: fn(&(dyn Any + Send + Sync), &dyn Codec) -> Result<Bytes, Error>,
+    encode: Encode,
 }
 
 impl Drop for Typed {
@@ -44,11 +48,17 @@ impl Payload {
     /// The payload of a typed message.
     #[must_use]
     pub fn typed<M: Message>(message: M) -> Self {
-        let encode: fn(&(dyn Any + Send + Sync), &dyn Codec) -> _ = |value, codec| {
+        let encode: Encode = |value, codec| {
             let message: &M = value
                 .downcast_ref()
                 .expect("made with this type in `Payload::typed`");
-            codec::encode(codec, message, M::NAME)
+            match message.as_raw() {
+                Some(raw) => Ok((raw.clone(), None)),
+                None => {
+                    let bytes = codec::encode(codec, message, M::NAME)?;
+                    Ok((bytes, codec::unless_json(codec)))
+                }
+            }
         };
         Self {
             bytes: None,
@@ -59,17 +69,20 @@ impl Payload {
         }
     }
 
-    /// The payload as bytes, encoded unless it is already.
+    /// Encodes the payload unless it is already, and yields the content type that has to be said of it: none where it was
+    /// encoded before, and where it is what receivers expect of the message, JSON or raw bytes.
     ///
     /// # Errors
     /// [`ErrorKind::Encode`](crate::ErrorKind::Encode) when the value cannot be written.
-    pub fn encode(&mut self, codec: &dyn Codec) -> Result<&Bytes, Error> {
-        if self.bytes.is_none() {
-            let typed = self.value.as_ref().expect("a payload has bytes or a value");
-            let value = typed.value.as_deref().expect(HELD);
-            self.bytes = Some((typed.encode)(value, codec)?);
+    pub fn encode(&mut self, codec: &dyn Codec) -> Result<Option<&'static str>, Error> {
+        if self.bytes.is_some() {
+            return Ok(None);
         }
-        Ok(self.bytes.as_ref().expect("encoded above"))
+        let typed = self.value.as_ref().expect("a payload has bytes or a value");
+        let value = typed.value.as_deref().expect(HELD);
+        let (bytes, content_type) = (typed.encode)(value, codec)?;
+        self.bytes = Some(bytes);
+        Ok(content_type)
     }
 
     /// The payload as bytes, when it is already encoded.

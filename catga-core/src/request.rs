@@ -1,12 +1,13 @@
 //! Requests and replies on their way.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Json, Name, NodeId, Retry};
+use crate::{Error, ErrorKind, Name, NodeId, Retry};
 
 /// To whom a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +32,9 @@ impl fmt::Display for Target {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Reply {
-    /// The media type of the payload.
-    pub content_type: String,
+    /// The media type of the payload, when it is not the default of the response: raw bytes for one that is `Bytes`,
+    /// JSON for all others.
+    pub content_type: Option<Cow<'static, str>>,
     /// The encoded response, or the error.
     pub result: Result<Bytes, RemoteError>,
 }
@@ -42,7 +44,7 @@ impl Reply {
     #[must_use]
     pub fn ok(payload: Bytes) -> Self {
         Self {
-            content_type: Json::CONTENT_TYPE.to_owned(),
+            content_type: None,
             result: Ok(payload),
         }
     }
@@ -51,15 +53,15 @@ impl Reply {
     #[must_use]
     pub fn err(error: RemoteError) -> Self {
         Self {
-            content_type: Json::CONTENT_TYPE.to_owned(),
+            content_type: None,
             result: Err(error),
         }
     }
 
     /// Sets the media type of the payload.
     #[must_use]
-    pub fn with_content_type(mut self, content_type: impl Into<String>) -> Self {
-        self.content_type = content_type.into();
+    pub fn with_content_type(mut self, content_type: impl Into<Cow<'static, str>>) -> Self {
+        self.content_type = Some(content_type.into());
         self
     }
 }

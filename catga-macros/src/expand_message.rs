@@ -5,7 +5,7 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Member, Path};
 
-use crate::message::{Message, Quality, Role};
+use crate::message::{Message, Quality, Raw, Role};
 use crate::place::{generated, moved};
 use crate::root::Root;
 
@@ -28,11 +28,11 @@ pub(crate) fn expand(message: &Message) -> TokenStream {
         .as_ref()
         .and_then(|route| route.field.as_ref())
         .map(|field| routing_key(root, field));
-    let (upcast, from_version) = message
-        .upcast_from
-        .as_ref()
-        .map(|old| (upcast(message, old), from_version(message)))
-        .unzip();
+    let upcast = message.upcast_from.as_ref().map(|old| upcast(message, old));
+    let payload = message.raw.as_ref().and_then(|raw| raw.field.as_ref());
+    let as_raw = payload.map(|field| as_raw(root, field));
+    let serde = message.raw.as_ref().map(|raw| serde(message, raw));
+    let from_version = from_version(message, payload);
     let message = quote! {
         #[allow(deprecated)]
         #[automatically_derived]
@@ -41,8 +41,10 @@ pub(crate) fn expand(message: &Message) -> TokenStream {
             type Response = #response;
             const DESCRIPTOR: #root::Descriptor = #descriptor;
             #routing_key
+            #as_raw
             #from_version
         }
+        #serde
     };
     match upcast {
         Some(upcast) => quote! {
@@ -142,21 +144,89 @@ fn upcast(message: &Message, old: &Path) -> TokenStream {
     }
 }
 
-fn from_version(message: &Message) -> TokenStream {
+/// How a payload is read, where that is not how all are.
+fn from_version(message: &Message, payload: Option<&Member>) -> Option<TokenStream> {
     let Message { root, version, .. } = message;
+    if message.upcast_from.is_none() && payload.is_none() {
+        return None;
+    }
     // Arguments of names that the user's constants do not have: a pattern would mean the constant.
-    quote! {
+    let older = message.upcast_from.as_ref().map(|_| {
+        quote! {
+            if __version < #version {
+                return UPCAST_FROM(__version, __payload);
+            }
+        }
+    });
+    let read = match payload {
+        Some(field) => quote! {
+            ::core::result::Result::Ok(Self { #field: __payload.raw_version::<Self>(__version)? })
+        },
+        None => quote!(__payload.decode_version(__version)),
+    };
+    Some(quote! {
         fn from_version(
             __version: u32,
             __payload: &#root::__private::Encoded<'_>,
         ) -> ::core::result::Result<Self, #root::Error> {
-            if __version < #version {
-                UPCAST_FROM(__version, __payload)
-            } else {
-                __payload.decode_version(__version)
-            }
+            #older
+            #read
+        }
+    })
+}
+
+fn as_raw(root: &Root, field: &Member) -> TokenStream {
+    quote! {
+        fn as_raw(&self) -> ::core::option::Option<&#root::Bytes> {
+            ::core::option::Option::Some(&self.#field)
         }
     }
+}
+
+/// The impls that every message has, of one that no codec writes. They stand on what asks for them, so that who derives
+/// them too is told by what they are written already.
+fn serde(message: &Message, raw: &Raw) -> TokenStream {
+    let Message { root, ident, .. } = message;
+    let (write, read) = match &raw.field {
+        Some(field) => (
+            quote!(#root::__private::serde::Serialize::serialize(&self.#field, __serializer)),
+            quote! {
+                ::core::result::Result::Ok(Self {
+                    #field: #root::__private::serde::Deserialize::deserialize(__deserializer)?,
+                })
+            },
+        ),
+        // So that nothing else complains that they are missing.
+        None => (
+            quote!(::core::unreachable!()),
+            quote!(::core::unreachable!()),
+        ),
+    };
+    let serde = quote!(#root::__private::serde);
+    moved(
+        quote! {
+            #[allow(deprecated)]
+            #[automatically_derived]
+            impl #serde::Serialize for #ident {
+                fn serialize<__S: #serde::Serializer>(
+                    &self,
+                    __serializer: __S,
+                ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                    #write
+                }
+            }
+            #[allow(deprecated)]
+            #[automatically_derived]
+            impl<'__de> #serde::Deserialize<'__de> for #ident {
+                fn deserialize<__D: #serde::Deserializer<'__de>>(
+                    __deserializer: __D,
+                ) -> ::core::result::Result<Self, __D::Error> {
+                    #read
+                }
+            }
+        },
+        generated(raw.place),
+    )
 }
 
 fn routing_key(root: &Root, field: &Member) -> TokenStream {

@@ -42,6 +42,15 @@ fn of_an_event() {
 }
 
 #[test]
+fn of_a_raw_event() {
+    let event = quote! {
+        #[message(codec = "raw")]
+        struct Frame(Bytes);
+    };
+    is_as_in("raw.rs", derive(Role::Event, event));
+}
+
+#[test]
 fn of_a_request() {
     let request = quote! {
         #[response(OrderAccepted)]

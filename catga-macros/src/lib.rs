@@ -38,6 +38,7 @@ use crate::message::Role;
 /// | `#[message(name = "orders.created")]` | the name on the wire: `A-Z a-z 0-9 _ -`, single dots between, at most 128 bytes | the type's name |
 /// | `#[message(version = 2)]` | the version of the schema, from 1 | 1 |
 /// | `#[message(version = 2, upcast_from = OrderShippedV1)]` | older versions are read as this type, and converted | read as today's type, by serde's rules |
+/// | `#[message(codec = "raw")]` | the payload is the bytes of its one field, which no codec writes: `struct Frame(Bytes);` | the application's codec |
 /// | `#[route_by(field, partitions = 16)]` | messages with one value of this field keep their order in `ordered` handlers; 1 to 65535 partitions | no order; 16 |
 /// | `#[catga(crate = path)]` | where `catga` is, if not in `Cargo.toml` | found there, renamed or not |
 ///
@@ -47,6 +48,9 @@ use crate::message::Role;
 /// The type that `upcast_from` names is a message too, of the same name and an older version, and converts with
 /// `From` into this one. It may have an `upcast_from` of its own: the third version then reads the first by way of
 /// the second. Handlers see today's type alone.
+///
+/// A raw message, `codec = "raw"`, derives neither `Serialize` nor `Deserialize`. Its bytes are shared and never copied, on
+/// their way out and in. The wire does not say that they are raw: the type does, on both sides.
 ///
 /// # Examples
 /// ```
@@ -66,6 +70,18 @@ use crate::message::Role;
 /// assert_eq!(OrderShipped::QOS, QoS::AtLeastOnce);
 /// let shipped = OrderShipped { order_id: "o-1".into(), tracking_number: "t-9".into() };
 /// assert_eq!(shipped.routing_key().as_deref(), Some("o-1"));
+/// ```
+///
+/// Bytes that are what they are:
+/// ```
+/// use catga::{Bytes, Event, Message};
+///
+/// #[derive(Event)]
+/// #[message(codec = "raw")]
+/// struct Frame(Bytes);
+///
+/// let frame = Frame(Bytes::from_static(&[0, 159, 146, 150]));
+/// assert_eq!(frame.as_raw(), Some(&frame.0));
 /// ```
 ///
 /// A version that today's type cannot read:
@@ -104,7 +120,7 @@ pub fn derive_event(input: TokenStream) -> TokenStream {
 ///
 /// | attribute | says | default |
 /// |---|---|---|
-/// | `#[response(OrderAccepted)]` | the type of the answer, which is `Serialize` and `Deserialize` too | `()` |
+/// | `#[response(OrderAccepted)]` | the type of the answer, which is `Serialize` and `Deserialize` too; `Bytes` are answered as they are | `()` |
 /// | `#[request(idempotent = false)]` | for pure queries: answered anew each time, so that no store is asked whether it ran before | `true` |
 /// | `#[qos(at_least_once)]` | retried while its caller waits | this |
 /// | `#[qos(at_most_once)]` | one try | |

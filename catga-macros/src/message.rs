@@ -1,12 +1,12 @@
 //! `#[derive(Event)]` and `#[derive(Request)]`: reads the type and its helper attributes, and checks them.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::{Attribute, Data, DeriveInput, Fields, Ident, Member, Path, Token, Type};
 
-use crate::attr::{argument, arguments, incomplete, name_of, read_settings, settings};
+use crate::attr::{Setting, argument, arguments, incomplete, name_of, read_settings, settings};
 use crate::check::{instead, name_problem, unknown};
 use crate::expand_message;
 use crate::mistakes::Mistakes;
@@ -35,6 +35,14 @@ pub(crate) struct Route {
     pub(crate) partitions: u16,
 }
 
+/// `#[message(codec = "raw")]`.
+pub(crate) struct Raw {
+    /// Absent when no field can be it.
+    pub(crate) field: Option<Member>,
+    /// What asks for it.
+    pub(crate) place: Span,
+}
+
 /// A message as the type and its attributes describe it.
 pub(crate) struct Message {
     pub(crate) root: Root,
@@ -48,6 +56,8 @@ pub(crate) struct Message {
     pub(crate) route: Option<Route>,
     pub(crate) response: Option<Type>,
     pub(crate) idempotent: bool,
+    /// The one field of a message that no codec writes.
+    pub(crate) raw: Option<Raw>,
 }
 
 const HELPERS: &[&str] = &["qos", "message", "route_by", "response", "request", "catga"];
@@ -88,6 +98,7 @@ fn read(role: Role, input: &DeriveInput, mistakes: &mut Mistakes) -> Message {
         route: None,
         response: None,
         idempotent: true,
+        raw: None,
     };
     let mut facade = None;
     let mut seen: Vec<String> = Vec::new();
@@ -105,7 +116,7 @@ fn read(role: Role, input: &DeriveInput, mistakes: &mut Mistakes) -> Message {
         }
         match (helper.as_str(), role) {
             ("qos", _) => message.quality = read_quality(attribute, role, mistakes),
-            ("message", _) => read_message(attribute, &mut message, mistakes),
+            ("message", _) => read_message(attribute, input, &mut message, mistakes),
             ("route_by", _) => message.route = Some(read_route(attribute, input, mistakes)),
             ("catga", _) => facade = read_facade(attribute, mistakes),
             (_, Role::Event) => {
@@ -162,9 +173,14 @@ fn read_quality(attribute: &Attribute, role: Role, mistakes: &mut Mistakes) -> Q
     }
 }
 
-fn read_message(attribute: &Attribute, message: &mut Message, mistakes: &mut Mistakes) {
+fn read_message(
+    attribute: &Attribute,
+    input: &DeriveInput,
+    message: &mut Message,
+    mistakes: &mut Mistakes,
+) {
     const EXAMPLE: &str = "#[message(name = \"orders.created\", version = 2)]";
-    const KNOWN: &[&str] = &["name", "version", "upcast_from"];
+    const KNOWN: &[&str] = &["name", "version", "upcast_from", "codec"];
     let Some(tokens) = mistakes.keep(arguments(attribute, EXAMPLE)) else {
         return;
     };
@@ -178,6 +194,11 @@ fn read_message(attribute: &Attribute, message: &mut Message, mistakes: &mut Mis
                 .unwrap_or_else(|| "invalid".to_owned());
         } else if setting.key == "version" {
             version = mistakes.keep(setting.whole(1..=u32::MAX, 2));
+        } else if setting.key == "codec" {
+            message.raw = mistakes.keep(check_codec(&setting)).map(|place| Raw {
+                field: mistakes.keep(check_raw(place, input)),
+                place,
+            });
         } else if let Some(path) = mistakes.keep(setting.path("a type", "OrderShippedV1")) {
             upcast = Some((setting.key.clone(), path.clone()));
         }
@@ -194,6 +215,57 @@ fn read_message(attribute: &Attribute, message: &mut Message, mistakes: &mut Mis
         // What it would be compared with is wrong already.
         (None, _) => {}
     }
+}
+
+/// Where `codec = "raw"` stands: the only codec that a type chooses.
+fn check_codec(setting: &Setting) -> syn::Result<Span> {
+    let literal = setting.text("a codec in quotes", "raw")?;
+    let word = literal.value();
+    if word == "raw" {
+        return Ok(literal.span());
+    }
+    let message = format!(
+        "unknown codec \"{word}\"; a type chooses `codec = \"raw\"` alone, for a payload that no codec writes: which one writes all others is said by `.codec(..)` on the builder"
+    );
+    Err(syn::Error::new_spanned(literal, message))
+}
+
+/// The one field of a message that is its payload.
+fn check_raw(place: Span, input: &DeriveInput) -> syn::Result<Member> {
+    let instead = format!("write `struct {}(Bytes);`", input.ident);
+    let fields = match &input.data {
+        Data::Struct(data) => &data.fields,
+        Data::Enum(data) => {
+            let message = format!("a raw message is a struct, and not an enum: {instead}");
+            return Err(syn::Error::new_spanned(data.enum_token, message));
+        }
+        // Refused as a whole.
+        Data::Union(_) => &Fields::Unit,
+    };
+    let mut each = fields.iter().zip(fields.members());
+    let (Some((field, member)), None) = (each.next(), each.next()) else {
+        let message = format!(
+            "a raw message has one field, its payload, and `{}` has {}: {instead}, or leave `codec = \"raw\"` out",
+            input.ident,
+            fields.len()
+        );
+        return Err(syn::Error::new(place, message));
+    };
+    let is_bytes = match &field.ty {
+        Type::Path(path) => path
+            .path
+            .segments
+            .last()
+            .is_some_and(|last| last.ident == "Bytes"),
+        _ => false,
+    };
+    if !is_bytes {
+        let message = format!(
+            "the payload of a raw message is `catga::Bytes`, which is shared and not copied: {instead}"
+        );
+        return Err(syn::Error::new_spanned(&field.ty, message));
+    }
+    Ok(member)
 }
 
 fn read_route(attribute: &Attribute, input: &DeriveInput, mistakes: &mut Mistakes) -> Route {

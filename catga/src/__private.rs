@@ -4,6 +4,7 @@ pub use std::borrow::Cow;
 
 pub use catga_core::Encoded;
 pub use inventory;
+pub use serde;
 
 pub use crate::handlers::{HandlerDef, HandlerItem, HandlerOptions, Registered, Site};
 pub use crate::invoke::{

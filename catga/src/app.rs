@@ -15,6 +15,7 @@ use crate::dead_letters::DeadLetterQueue;
 use crate::extract::States;
 use crate::health::{HandlerInfo, Health};
 use crate::members::Members;
+use crate::metrics::Metrics;
 use crate::publish::Outgoing;
 use crate::request::RequestBuilder;
 use crate::send::Outcome;
@@ -77,6 +78,7 @@ pub(crate) struct Inner {
     pub(crate) table: Table,
     pub(crate) node: NodeInfo,
     pub(crate) members: Members,
+    pub(crate) metrics: Metrics,
     pub(crate) lifecycle: Lifecycle,
 }
 

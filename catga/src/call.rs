@@ -3,9 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use catga_core::{Envelope, Error, ErrorKind, Headers, MessageId, Payload, Request};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use catga_core::{Encoded, Envelope, Error, ErrorKind, Headers, MessageId, Payload, Request};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
@@ -160,7 +158,7 @@ impl Inner {
         if let Some(layers) = layers {
             return self.begin_through(slot, entry, layers, request, arrival, deadline);
         }
-        let request = match self.as_over_a_wire_if_strict(request, R::NAME) {
+        let request = match self.request_as_over_a_wire_if_strict(request) {
             Ok(request) => request,
             Err(error) => return Begun::Ended(Err(error)),
         };
@@ -196,7 +194,7 @@ impl Inner {
         arrival: Arrival,
         deadline: Option<Instant>,
     ) -> Begun<'a, R> {
-        let request = match self.as_over_a_wire_if_strict(request, R::NAME) {
+        let request = match self.request_as_over_a_wire_if_strict(request) {
             Ok(request) => request,
             Err(error) => return Begun::Ended(Err(error)),
         };
@@ -281,7 +279,11 @@ impl Inner {
     ) -> Result<R::Response, Error> {
         match outcome {
             Ok(response) => {
-                let response = self.as_over_a_wire_if_strict(response, R::NAME);
+                let response = if self.settings.strict {
+                    self.response_as_over_a_wire::<R>(&response)
+                } else {
+                    Ok(response)
+                };
                 response.map_err(Error::with_unknown_outcome)
             }
             Err(failure) => Err(failure.into_error(R::NAME)),
@@ -321,29 +323,34 @@ impl Inner {
     }
 
     #[inline]
-    fn as_over_a_wire_if_strict<T: Serialize + DeserializeOwned>(
-        &self,
-        value: T,
-        what: &str,
-    ) -> Result<T, Error> {
+    fn request_as_over_a_wire_if_strict<R: Request>(&self, request: R) -> Result<R, Error> {
         if self.settings.strict {
-            self.as_over_a_wire(&value, what)
+            self.request_as_over_a_wire(request)
         } else {
-            Ok(value)
+            Ok(request)
         }
     }
 
-    /// A value as another node would get it. Out of the way of those who do not ask for it.
+    /// A request as another node would get it. Out of the way of those who do not ask for it.
     #[cold]
     #[inline(never)]
-    fn as_over_a_wire<T: Serialize + DeserializeOwned>(
+    fn request_as_over_a_wire<R: Request>(&self, request: R) -> Result<R, Error> {
+        let mut payload = Payload::typed(request);
+        let content_type = payload.encode(self.codecs.writer())?;
+        let bytes = payload.as_bytes().expect("encoded above");
+        R::from_version(R::VERSION, &Encoded::new(&self.codecs, content_type, bytes))
+    }
+
+    /// A response as another node would get it.
+    #[cold]
+    #[inline(never)]
+    fn response_as_over_a_wire<R: Request>(
         &self,
-        value: &T,
-        what: &str,
-    ) -> Result<T, Error> {
-        let bytes = self.codecs.encode(value, what)?;
-        self.codecs
-            .decode(self.codecs.writer().content_type(), &bytes)
+        response: &R::Response,
+    ) -> Result<R::Response, Error> {
+        let bytes = self.codecs.encode(response, R::NAME)?;
+        let content_type = self.codecs.content_type::<R::Response>();
+        self.codecs.decode(content_type, &bytes)
     }
 }
 

@@ -7,7 +7,13 @@ use catga_core::{BackendUrl, Driver, Error, ErrorKind};
 use crate::settings::all_problems;
 
 /// Backends of our own by scheme, and the feature that brings each.
-const FEATURES: &[(&str, &str)] = &[("memory", "memory"), ("nats", "nats"), ("tls", "nats")];
+const FEATURES: &[(&str, &str)] = &[
+    ("memory", "memory"),
+    ("nats", "nats"),
+    ("tls", "nats"),
+    ("redis", "redis"),
+    ("rediss", "redis"),
+];
 
 /// The backends that are compiled in.
 pub(crate) fn built_in() -> Vec<Arc<dyn Driver>> {
@@ -16,6 +22,8 @@ pub(crate) fn built_in() -> Vec<Arc<dyn Driver>> {
         Arc::new(catga_memory::MemoryDriver),
         #[cfg(feature = "nats")]
         Arc::new(catga_nats::NatsDriver),
+        #[cfg(feature = "redis")]
+        Arc::new(catga_redis::RedisDriver),
     ]
 }
 
@@ -73,13 +81,20 @@ mod tests {
             error.message().contains("no driver for scheme \"natz\""),
             "{error}"
         );
-        #[cfg(all(feature = "memory", not(feature = "nats")))]
-        assert!(error.message().contains("(available: memory)"), "{error}");
-        #[cfg(all(feature = "memory", feature = "nats"))]
-        assert!(
-            error.message().contains("(available: memory, nats, tls)"),
-            "{error}"
-        );
+        let mut known = Vec::new();
+        #[cfg(feature = "memory")]
+        known.push("memory");
+        #[cfg(feature = "nats")]
+        known.extend(["nats", "tls"]);
+        #[cfg(feature = "redis")]
+        known.extend(["redis", "rediss"]);
+        known.sort_unstable();
+        let known = match known.join(", ") {
+            none if none.is_empty() => "none".to_owned(),
+            known => known,
+        };
+        let part = format!("(available: {known})");
+        assert!(error.message().contains(&part), "{error}");
     }
 
     #[test]

@@ -90,17 +90,25 @@ impl Failure {
         }
     }
 
+    /// What kind of error it is.
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Decode(error) => error.kind(),
+            Self::Handler { .. } | Self::Crashed(_) => ErrorKind::Handler,
+            Self::Panic(_) => ErrorKind::Panic,
+            Self::TimedOut(_) | Self::Elapsed | Self::Expired => ErrorKind::Timeout,
+            Self::Refused { .. } => ErrorKind::Unavailable,
+            Self::Stopped => ErrorKind::Closed,
+        }
+    }
+
     /// The failure as the caller of a request sees it.
     pub(crate) fn into_error(self, request: &str) -> Error {
-        let (kind, retry) = match &self {
-            Self::Decode(error) => (error.kind(), Retry::Never),
-            Self::Handler { retry, .. } => (ErrorKind::Handler, *retry),
-            Self::Panic(_) => (ErrorKind::Panic, Retry::Now),
-            Self::TimedOut(_) | Self::Elapsed => (ErrorKind::Timeout, Retry::Now),
-            Self::Refused { retry, .. } => (ErrorKind::Unavailable, *retry),
-            Self::Expired => (ErrorKind::Timeout, Retry::Never),
-            Self::Crashed(_) => (ErrorKind::Handler, Retry::Never),
-            Self::Stopped => (ErrorKind::Closed, Retry::Now),
+        let kind = self.kind();
+        let retry = match &self {
+            Self::Handler { retry, .. } | Self::Refused { retry, .. } => *retry,
+            Self::Panic(_) | Self::TimedOut(_) | Self::Elapsed | Self::Stopped => Retry::Now,
+            Self::Decode(_) | Self::Expired | Self::Crashed(_) => Retry::Never,
         };
         let never_ran = matches!(self, Self::Decode(_) | Self::Expired | Self::Refused { .. });
         // In full, as another node would say it: a caller need not know which one answered.

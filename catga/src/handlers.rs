@@ -7,7 +7,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catga_core::{Kind, Message, QoS};
+use catga_core::{Codecs, Kind, Message, QoS};
 
 use crate::Requirements;
 use crate::invoke::{self, Invoke};
@@ -195,6 +195,8 @@ pub struct MessageDef {
     pub(crate) type_id: fn() -> TypeId,
     pub(crate) type_name: fn() -> &'static str,
     pub(crate) response: fn() -> TypeId,
+    /// That of an encoded response, where it has to be said.
+    pub(crate) response_content_type: fn(&Codecs) -> Option<&'static str>,
     pub(crate) caller: MakeCaller,
     pub(crate) begin: Begin,
     pub(crate) requires: Requires,
@@ -213,6 +215,7 @@ impl MessageDef {
             type_id: TypeId::of::<M>,
             type_name: type_name::<M>,
             response: TypeId::of::<M::Response>,
+            response_content_type: Codecs::content_type::<M::Response>,
             caller: seat::caller::<M>,
             begin: serve::begin::<M>,
             requires: invoke::requires::<M>,

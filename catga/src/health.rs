@@ -172,9 +172,7 @@ pub struct HandlerStats {
 
 impl HandlerInfo {
     pub(crate) fn of(entry: &Entry) -> Self {
-        let (site, counters) = (entry.def.site, &entry.counters);
-        let subscription = entry.subscription.get();
-        let subscription = subscription.map(StatsReader::read).unwrap_or_default();
+        let site = entry.def.site;
         Self {
             name: site.name,
             module: site.module,
@@ -187,16 +185,25 @@ impl HandlerInfo {
             each_node: entry.def.options.each_node,
             concurrency: entry.slots.limit(),
             paused: entry.slots.is_paused(),
-            stats: HandlerStats {
-                handled: read(&counters.handled),
-                failed: read(&counters.failed),
-                retried: read(&counters.retried),
-                dead_lettered: read(&counters.dead_lettered),
-                dropped: read(&counters.dropped) + subscription.dropped,
-                duplicates: read(&counters.duplicates) + subscription.duplicates,
-                lost: read(&counters.lost),
-                in_flight: entry.slots.taken(),
-            },
+            stats: HandlerStats::of(entry),
+        }
+    }
+}
+
+impl HandlerStats {
+    pub(crate) fn of(entry: &Entry) -> Self {
+        let counters = &entry.counters;
+        let subscription = entry.subscription.get();
+        let subscription = subscription.map(StatsReader::read).unwrap_or_default();
+        Self {
+            handled: read(&counters.handled),
+            failed: read(&counters.failed),
+            retried: read(&counters.retried),
+            dead_lettered: read(&counters.dead_lettered),
+            dropped: read(&counters.dropped) + subscription.dropped,
+            duplicates: read(&counters.duplicates) + subscription.duplicates,
+            lost: read(&counters.lost),
+            in_flight: entry.slots.taken(),
         }
     }
 }

@@ -287,7 +287,8 @@ impl<R, E: Into<HandlerError>> IntoOutcome<R> for Result<R, E> {
 pub(crate) struct Arrived<'a> {
     pub(crate) payload: Payload,
     pub(crate) version: u32,
-    pub(crate) content_type: &'a str,
+    /// Absent where it is the default of the message.
+    pub(crate) content_type: Option<&'a str>,
     pub(crate) codecs: &'a Codecs,
 }
 
@@ -325,9 +326,9 @@ pub(crate) fn owned<M: Message>(arrived: Arrived<'_>) -> Result<M, Error> {
     match payload.into_value() {
         Ok(message) => Ok(message),
         Err(mut shared) if shared.as_bytes().is_none() => {
-            let writer = codecs.writer();
-            let bytes = shared.encode(writer)?;
-            M::from_version(version, &Encoded::new(codecs, writer.content_type(), bytes))
+            let content_type = shared.encode(codecs.writer())?;
+            let bytes = shared.as_bytes().expect("encoded above");
+            M::from_version(version, &Encoded::new(codecs, content_type, bytes))
         }
         Err(encoded) => {
             let bytes = encoded.as_bytes().expect("seen above");

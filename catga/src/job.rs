@@ -14,6 +14,7 @@ use crate::claim;
 use crate::guard::{self, Failure, First};
 use crate::invoke::{Arrived, BoxFuture};
 use crate::layered::{Calling, Ready};
+use crate::metrics::Clock;
 use crate::origin::{Origin, Unfinished};
 use crate::seat::Caller;
 use crate::settle::{counted, report, settle, try_settle, was_begun};
@@ -35,6 +36,8 @@ pub(crate) struct Job {
     /// Held in an inbox that is not the backend's own.
     pub(crate) claim: Option<Claim>,
     origin: Option<Arc<Origin>>,
+    /// Since when the handler runs.
+    began: Clock,
 }
 
 /// The layers around a handler, where it has any, when they are ready for one call.
@@ -87,6 +90,7 @@ impl Job {
             received,
             claim: None,
             origin: None,
+            began: Clock::default(),
         }
     }
 
@@ -94,6 +98,7 @@ impl Job {
     pub(crate) fn next(&mut self, delivery: Delivery) {
         self.delivery = delivery;
         self.origin = None;
+        self.began = Clock::default();
     }
 
     /// Polls the handler once where it stands, and settles. What is left where that was not all is for a task.
@@ -217,6 +222,7 @@ impl Job {
         let claimed = self.claim.is_some() || self.delivery.is_claimed();
         self.origin = again.map(|id| Arc::new(Origin::new(id, Arc::clone(entry), claimed)));
         let span = span(entry, id);
+        self.began = entry.metrics.clock();
         let context = Context::new(
             Arc::clone(&self.inner),
             id,
@@ -305,6 +311,7 @@ impl Job {
             Err(failure) => (Err(failure), None),
         };
         counted(&self.slot, &outcome);
+        self.slot.metrics.processed(self.began, &outcome);
         if !self.delivery.is_acknowledged() {
             if let Err(failure) = &outcome {
                 if !was_begun(failure) {

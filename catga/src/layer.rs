@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use catga_core::{
-    BoxError, Bytes, Codecs, Error, Headers, Json, Message, MessageId, Name, Payload,
-};
+use catga_core::{BoxError, Bytes, Codecs, Error, Headers, Message, MessageId, Name, Payload};
 use serde::Serialize;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -127,7 +125,7 @@ impl Shared {
         let arrived = Arrived {
             payload,
             version: self.version,
-            content_type: content_type.unwrap_or(Json::CONTENT_TYPE),
+            content_type,
             codecs: &self.context.inner.codecs,
         };
         invoke::<M>(&*self.served.def.call, arrived, context)

@@ -33,6 +33,11 @@ mod layer_tests;
 mod layered;
 mod lent;
 mod members;
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "no_metrics.rs"]
+mod metrics;
 #[cfg(all(test, shuttle))]
 mod models;
 mod origin;
@@ -62,10 +67,20 @@ pub mod __private;
 #[doc = include_str!("../../docs/guarantees-explained.md")]
 mod guarantees_explained {}
 
+#[cfg(all(doctest, feature = "metrics"))]
+#[doc = include_str!("../../docs/metrics.md")]
+mod metrics_explained {}
+
 /// What is particular to `memory://`: the store that handlers [`Commit`] to.
 #[cfg(feature = "memory")]
 pub mod memory {
     pub use catga_memory::{Memory, MemoryTransaction};
+}
+
+/// What handlers commit to on `redis://`.
+#[cfg(feature = "redis")]
+pub mod redis {
+    pub use catga_redis::{Redis, RedisTransaction};
 }
 
 pub use app::Catga;
@@ -76,10 +91,10 @@ pub use catga_core::Cbor;
 pub use catga_core::MessagePack;
 pub use catga_core::{
     Backend, Bytes, Capabilities, Capability, Codec, CommitStore, ConnectOptions, DeadLetter,
-    DeadLetterFilter, DeadLetterId, DeadLetters, Descriptor, Driver, Envelope, Error, ErrorKind,
-    Event, Headers, InboxStore, IsEvent, IsRequest, Json, Kind, Load, Message, MessageId, Name,
-    NodeEvent, NodeId, NodeInfo, NodeRegistry, Page, Published, QoS, Reason, ReasonKind, Request,
-    Retry, RoutingKey, Stored,
+    DeadLetterFilter, DeadLetterId, DeadLetters, Descriptor, Driver, Encoded, Envelope, Error,
+    ErrorKind, Event, Headers, InboxStore, IsEvent, IsRequest, Json, Kind, Load, Message,
+    MessageId, Name, NodeEvent, NodeId, NodeInfo, NodeRegistry, Page, Published, QoS, Reason,
+    ReasonKind, Request, Retry, RoutingKey, Stored,
 };
 #[cfg(feature = "macros")]
 pub use catga_macros::{Event, Request, handler};

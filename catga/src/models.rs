@@ -17,6 +17,8 @@
 //! | `layer.rs`, `began` | None: one flag that is only ever raised, by one `swap`; nothing is read on its account |
 //! | `members.rs`, `view` and `alone` | None: the one task that follows the registry writes, and the view is swapped whole. An old `alone` serves a request here as before the other node came |
 //! | `members.rs`, `turn` | None: whose turn it is need not be exact |
+//! | `metrics.rs`, what was told of a counter and the gauge | None: two who tell at once take the difference to the most, or to the last, that was told: no count is told twice |
+//! | `metrics.rs`, `sent` | None: swapped whole; who does not find a name in an old view makes its handle once more, which leads to the same metric |
 //! | `members.rs`, `unregistered` and `unwatched`; `table.rs`, `ended` and the counters | None: shown to people, decides nothing |
 
 use shuttle::scheduler::{PctScheduler, RandomScheduler};

@@ -91,16 +91,23 @@ impl Inner {
         origin: Option<&Context>,
     ) -> Result<Published, Error> {
         if let Err(error) = self.prepare(envelope, origin) {
-            return Err(error.with_envelope(envelope.take()));
+            let refused = Err(error.with_envelope(envelope.take()));
+            self.metrics.published(envelope.name(), &refused);
+            return refused;
         }
         match self.backend.transport.try_publish(envelope) {
             Some(Ok(published)) => {
+                self.metrics.published(envelope.name(), &Ok(published));
                 // Without it a loop of publishes would never let a consumer on the same thread run.
                 consume_budget().await;
                 Ok(published)
             }
             // A box, since few have to wait: the futures of the others stay small.
-            tried => Box::pin(self.publish_waiting(envelope.take(), tried)).await,
+            tried => {
+                let waited = Box::pin(self.publish_waiting(envelope.take(), tried)).await;
+                self.metrics.published(envelope.name(), &waited);
+                waited
+            }
         }
     }
 
@@ -131,6 +138,7 @@ impl Inner {
     ) -> Vec<Result<(), Error>> {
         let limit = self.settings.publish_deadline;
         let deadline = from_now(limit);
+        let name = events.first().map(|event| event.name().clone());
         let mut outcomes = Vec::with_capacity(events.len());
         let (mut ready, mut places) = (Vec::with_capacity(events.len()), Vec::new());
         for (place, mut envelope) in events.into_iter().enumerate() {
@@ -158,6 +166,11 @@ impl Inner {
                 let again = self.publish_stored(envelope, deadline, Some(error));
                 again.await.map(drop)
             };
+        }
+        if let Some(name) = name {
+            for outcome in &outcomes {
+                self.metrics.published(&name, outcome);
+            }
         }
         outcomes
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catga_core::{
-    Capability, Envelope, Error, ErrorKind, Kind, MessageId, NodeId, QoS, Request, Retry, Target,
+    Capability, Encoded, Envelope, Error, ErrorKind, Kind, MessageId, NodeId, QoS, Request, Retry,
+    Target,
 };
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -33,6 +34,7 @@ impl Inner {
         origin: Option<&Context>,
     ) -> Result<R::Response, Error> {
         self.check_open("send", origin.is_some())?;
+        let began = self.metrics.clock();
         let deadline = self.deadline::<R>(origin)?;
         let candidates = if self.members.alone() {
             None
@@ -47,23 +49,30 @@ impl Inner {
         {
             let arrival = Arrival::from_here(origin)?;
             // What `call_here` does, without its future where the handler is ready at once.
-            let Some(pass) = Pass::at_once(entry) else {
-                return self
-                    .call_here(entry, call, request, arrival, deadline)
-                    .await;
+            let result = match Pass::at_once(entry) {
+                None => {
+                    self.call_here(entry, call, request, arrival, deadline)
+                        .await
+                }
+                Some(pass) => {
+                    match self.begin_here(pass, entry, call, request, arrival, deadline) {
+                        Begun::Ended(result) => result,
+                        Begun::Runs(runs) => self.finish_here::<R>(runs).await,
+                    }
+                }
             };
-            return match self.begin_here(pass, entry, call, request, arrival, deadline) {
-                Begun::Ended(result) => result,
-                Begun::Runs(runs) => self.finish_here::<R>(runs).await,
-            };
+            return self.metrics.answered::<R>(began, result);
         }
-        let first = match first {
-            Some((node, _)) => Target::Node(node.clone()),
-            None => self.anybody::<R>()?,
+        let first = first.map(|(node, _)| Target::Node(node.clone()));
+        let result = match first.map_or_else(|| self.anybody::<R>(), Ok) {
+            Ok(first) => {
+                let letter = self.letter(Envelope::without_id(request), None, origin)?;
+                let next = |failed: &Target| self.instead_of::<R>(failed);
+                self.deliver::<R>(&letter, deadline, first, next).await
+            }
+            Err(nobody) => Err(nobody),
         };
-        let letter = self.letter(Envelope::without_id(request), None, origin)?;
-        let next = |failed: &Target| self.instead_of::<R>(failed);
-        self.deliver::<R>(&letter, deadline, first, next).await
+        self.metrics.answered::<R>(began, result)
     }
 
     /// Who answers a request, when no node is known to.
@@ -98,20 +107,25 @@ impl Inner {
         origin: Option<&Context>,
     ) -> Result<R::Response, Error> {
         self.check_open("send", origin.is_some())?;
+        let began = self.metrics.clock();
         let deadline = self.deadline::<R>(origin)?;
         let letter = self.letter(envelope, node, origin)?;
         if let Some(node) = node {
             let target = self.node_target(node)?;
             let again = self.deliver::<R>(&letter, deadline, target, Target::clone);
-            return again.await;
+            return self.metrics.answered::<R>(began, again.await);
         }
         let candidates = self.members.view().candidates(R::NAME).cloned();
         let first = match &candidates {
             Some(candidates) => Target::Node(candidates.next().0.clone()),
-            None => self.anybody::<R>()?,
+            None => match self.anybody::<R>() {
+                Ok(first) => first,
+                Err(nobody) => return self.metrics.answered::<R>(began, Err(nobody)),
+            },
         };
         let next = |failed: &Target| self.instead_of::<R>(failed);
-        self.deliver::<R>(&letter, deadline, first, next).await
+        let result = self.deliver::<R>(&letter, deadline, first, next).await;
+        self.metrics.answered::<R>(began, result)
     }
 
     /// Where a request that failed at one node goes next: to another of those who are there by now.
@@ -131,6 +145,7 @@ impl Inner {
         origin: Option<&Context>,
     ) -> Result<R::Response, Error> {
         self.check_open("send_to", origin.is_some())?;
+        let began = self.metrics.clock();
         let deadline = self.deadline::<R>(origin)?;
         let claims = self.must_claim::<R>(origin);
         if node == self.node.id.as_str() && !(claims && self.table.request::<R>().is_some()) {
@@ -143,14 +158,17 @@ impl Inner {
                 return Err(Error::new(ErrorKind::NoHandler, "send_to", text));
             };
             let arrival = Arrival::from_here(origin)?;
-            return self
+            let result = self
                 .call_here(entry, call, request, arrival, deadline)
                 .await;
+            return self.metrics.answered::<R>(began, result);
         }
         let target = self.node_target(node)?;
         let letter = self.letter(Envelope::without_id(request), Some(node), origin)?;
-        self.deliver::<R>(&letter, deadline, target, Target::clone)
-            .await
+        let result = self
+            .deliver::<R>(&letter, deadline, target, Target::clone)
+            .await;
+        self.metrics.answered::<R>(began, result)
     }
 
     pub(crate) async fn broadcast<R: Request>(
@@ -173,9 +191,11 @@ impl Inner {
             let (inner, copy) = (Arc::clone(self), copy_for(&letter, node));
             let target = Target::Node(node.clone());
             let call = calls.spawn(async move {
-                inner
+                let began = inner.metrics.clock();
+                let result = inner
                     .deliver::<R>(&copy, deadline, target, Target::clone)
-                    .await
+                    .await;
+                inner.metrics.answered::<R>(began, result)
             });
             asked.insert(call.id(), node.clone());
         }
@@ -281,7 +301,8 @@ impl Inner {
             && !is_idempotent::<R>()
         {
             let bytes = letter.payload().as_bytes().expect("a letter is encoded");
-            let request = self.codecs.decode(letter.content_type(), bytes)?;
+            let payload = Encoded::new(&self.codecs, letter.content_type(), bytes);
+            let request = R::from_version(letter.version(), &payload)?;
             let arrival = Arrival::of(letter, attempt);
             return self
                 .call_here(entry, call, request, arrival, deadline)
@@ -295,7 +316,7 @@ impl Inner {
             .await?;
         match reply.result {
             Ok(bytes) => {
-                let response = self.codecs.decode(&reply.content_type, &bytes);
+                let response = self.codecs.decode(reply.content_type.as_deref(), &bytes);
                 response.map_err(Error::with_unknown_outcome)
             }
             Err(remote) => Err(remote.into_error("send")),

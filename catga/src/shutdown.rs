@@ -208,17 +208,17 @@ pub(crate) async fn supervise(
     if tokio::time::timeout_at(soon, ended).await.is_err() {
         tracing::warn!("a subscription could not be closed in time");
     }
+    inner.metrics.tell(&inner.table);
     let transport = &inner.backend.transport;
-    let flushed = tokio::time::timeout(A_ROUND_TRIP, async {
-        transport.flush().await?;
-        transport.close().await
-    });
-    match flushed.await {
-        Ok(Ok(())) => tracing::info!(unfinished, "catga stopped"),
-        Ok(Err(error)) => {
+    // Two waits: what cannot be flushed is to be closed all the same.
+    let flushed = tokio::time::timeout(A_ROUND_TRIP, transport.flush()).await;
+    let closed = tokio::time::timeout(A_ROUND_TRIP, transport.close()).await;
+    match (flushed, closed) {
+        (Ok(Ok(())), Ok(Ok(()))) => tracing::info!(unfinished, "catga stopped"),
+        (Ok(Err(error)), _) | (_, Ok(Err(error))) => {
             tracing::warn!(unfinished, %error, "catga stopped, and the backend did not close cleanly");
         }
-        Err(_) => tracing::warn!(
+        _ => tracing::warn!(
             unfinished,
             "catga stopped, and the backend did not close in time"
         ),

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use crate::app::{Catga, Inner};
 use crate::extract::States;
 use crate::members::Members;
+use crate::metrics::{self, Metrics};
 use crate::settings::Settings;
 use crate::shutdown::{End, Lifecycle};
 use crate::table::{Entry, Table};
@@ -56,6 +57,7 @@ impl Plan {
             capabilities,
             own_inbox,
             members: Members::new(&node),
+            metrics: Metrics::new(backend.name, &self.table),
             lifecycle,
             settings: self.settings,
             codecs: self.codecs,
@@ -93,8 +95,24 @@ async fn start(inner: &Arc<Inner>, reporter: watch::Sender<Option<End>>) -> Resu
         members::keep(inner, watch),
         reporter,
     ));
+    if inner.metrics.is_on() {
+        tokio::spawn(tell(Arc::clone(inner)));
+    }
     announce(inner);
     Ok(())
+}
+
+/// Tells what was counted from time to time; the last word is the shutdown's.
+async fn tell(inner: Arc<Inner>) {
+    let stopped = inner.lifecycle.stopped();
+    tokio::pin!(stopped);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stopped => break,
+            () = tokio::time::sleep(metrics::EVERY) => inner.metrics.tell(&inner.table),
+        }
+    }
 }
 
 async fn subscribe(inner: &Inner, entry: &Entry) -> Result<Box<dyn Subscription>, Error> {

@@ -16,6 +16,7 @@ use crate::handlers::{HandlerDef, MessageDef};
 use crate::invoke::Invoke;
 use crate::layer::Layers;
 use crate::layered::Layered;
+use crate::metrics::HandlerMetrics;
 use crate::seat::Caller;
 use crate::settings::Settings;
 use crate::slots::Slots;
@@ -40,6 +41,7 @@ pub(crate) struct Entry {
     /// Whether its messages arrive no more, while the application still runs.
     pub(crate) ended: AtomicBool,
     pub(crate) counters: Counters,
+    pub(crate) metrics: HandlerMetrics,
     /// What its subscription counts.
     pub(crate) subscription: OnceLock<StatsReader>,
 }
@@ -96,6 +98,7 @@ impl Entry {
             ended: AtomicBool::new(false),
             slots: Slots::new(usize::try_from(concurrency).unwrap_or(usize::MAX)),
             counters: Counters::default(),
+            metrics: HandlerMetrics::default(),
             subscription: OnceLock::new(),
         })
     }

@@ -90,8 +90,9 @@ pub(crate) fn answer(
 ) -> Verdict {
     let failure = match outcome {
         Ok(bytes) => {
-            let content_type = inner.codecs.writer().content_type();
-            let reply = Reply::ok(bytes.unwrap_or_default()).with_content_type(content_type);
+            let mut reply = Reply::ok(bytes.unwrap_or_default());
+            reply.content_type =
+                (entry.def.message.response_content_type)(&inner.codecs).map(Into::into);
             return replying(reply, None);
         }
         // Another node may have the time that this one has not; a single try was this one.

@@ -1,9 +1,20 @@
-//! The books: what `book` commits together with its claims, and how it is read back.
+//! The books: what handlers book, and how it is read back.
 
 use std::collections::HashSet;
 
 use catga::memory::Memory;
 use catga::prelude::Result;
+
+use crate::desk::Desk;
+
+/// Where payments are booked.
+#[derive(Clone, Debug)]
+pub(crate) enum Books {
+    /// In the backend, together with the claims of `book`.
+    Committed(Memory),
+    /// Elsewhere, by key, as `book_by_key` does.
+    ByKey(Desk),
+}
 
 /// Where the sum of all that a customer paid stands. A payment by itself stands under the id of its message.
 pub(crate) fn account(customer: &str) -> String {
@@ -31,7 +42,14 @@ pub(crate) struct Balance {
 
 impl Balance {
     /// Reads the accounts of all customers; what else stands in the books are single payments.
-    pub(crate) async fn read(books: &Memory, customers: &HashSet<String>) -> Result<Self> {
+    pub(crate) async fn read(books: &Books, customers: &HashSet<String>) -> Result<Self> {
+        match books {
+            Books::Committed(books) => Self::add_up(books, customers).await,
+            Books::ByKey(desk) => desk.balance().await,
+        }
+    }
+
+    async fn add_up(books: &Memory, customers: &HashSet<String>) -> Result<Self> {
         let mut balance = Self::default();
         for customer in customers {
             if let Some(cents) = cents(books, &account(customer)).await? {

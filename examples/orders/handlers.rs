@@ -9,6 +9,7 @@ use catga::memory::Memory;
 use catga::prelude::{Attempt, Commit, Context, FailWith, Result, State, handler};
 
 use crate::books;
+use crate::desk::Desk;
 use crate::fate::Fate;
 use crate::ledger::{Ledger, NodeLog, hash};
 use crate::messages::{
@@ -109,10 +110,15 @@ async fn publish_thrice(payment: PaymentTaken, ctx: &Context, ledger: &Ledger) -
         ledger.published(&order_id, copy.publish().await?);
     }
     ledger.repeated.add(&order_id);
-    // This one is stored; that it is no new payment is for the inbox of the group to know.
+    // At QoS 1 a broker may store this one: that it is no new payment is then for the inbox of the group to know.
     let old = OldPaymentTaken::from(payment);
-    ctx.message(old).id(id).publish().await?;
-    ledger.copied.add(&order_id);
+    let published = ctx.message(old).id(id).publish().await?;
+    if published.duplicate {
+        ledger.suppressed.add(&order_id);
+        ledger.repeated.add(&order_id);
+    } else {
+        ledger.copied.add(&order_id);
+    }
     Ok(())
 }
 
@@ -134,6 +140,27 @@ pub(crate) async fn book(
     if Fate::of(&order_id) == Fate::Spilled && attempt.number() == 1 {
         ledger.spilled.add(&order_id);
         Err("ink was spilled over the page").retry()?; // and what is written above was never written
+    }
+    ledger.booked.add(&order_id);
+    Ok(())
+}
+
+/// Books a payment, once, where the backend cannot commit with the claim: a node that dies between the entry and the
+/// completion lets another one begin again, whose entry has the same key and so counts once.
+#[handler(group = "books", ordered, attempts = 5, backoff = "5ms..50ms")]
+pub(crate) async fn book_by_key(
+    payment: PaymentTaken,
+    ctx: Context,
+    attempt: Attempt,
+    State(desk): State<Desk>,
+    State(ledger): State<Arc<Ledger>>,
+) -> Result<()> {
+    let (order_id, account) = (payment.order_id, books::account(&payment.customer));
+    let key = ctx.idempotency_key().clone();
+    desk.book(key, account, payment.cents).await?;
+    if Fate::of(&order_id) == Fate::Spilled && attempt.number() == 1 {
+        ledger.spilled.add(&order_id);
+        Err("ink was spilled over the page").retry()?;
     }
     ledger.booked.add(&order_id);
     Ok(())

@@ -1,5 +1,5 @@
 //! Run with `cargo run --release --example orders`, or with `-- --help` behind it: three nodes in one process
-//! take 100,000 orders over `memory://`, with failures on purpose, and at the end every count adds up.
+//! take 100,000 orders, over `memory://` unless a URL is given, with failures on purpose, and at the end every count adds up.
 //!
 //! `CreateOrder` (a request) is answered by one node, which publishes `OrderCreated` (QoS 0, logged by
 //! each node) and `OrderShipped` (QoS 1, billed by the group `billing`, and logged by each node). Who bills
@@ -9,6 +9,7 @@
 
 mod args;
 mod books;
+mod desk;
 mod fate;
 mod handlers;
 mod histogram;
@@ -19,6 +20,7 @@ mod messages;
 mod progress;
 mod report;
 mod shop;
+mod site;
 mod table;
 
 use std::fmt::Display;
@@ -33,11 +35,16 @@ use intake::Source;
 use progress::Progress;
 use report::{PATIENCE, Report};
 use shop::Shop;
+use site::Site;
 use table::Table;
 
 fn main() -> ExitCode {
-    let (orders, verbose) = match args::parse(std::env::args_os().skip(1)) {
-        Ok(Args::Run { orders, verbose }) => (orders, verbose),
+    let (orders, url, verbose) = match args::parse(std::env::args_os().skip(1)) {
+        Ok(Args::Run {
+            orders,
+            url,
+            verbose,
+        }) => (orders, url, verbose),
         Ok(Args::Help) => {
             print(USAGE);
             return ExitCode::SUCCESS;
@@ -48,7 +55,7 @@ fn main() -> ExitCode {
         Ok(source) => source,
         Err(problem) => return refuse(&problem),
     };
-    match run(source, verbose) {
+    match run(source, &Site::new(url), verbose) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(problem) => {
@@ -60,15 +67,15 @@ fn main() -> ExitCode {
 
 /// Takes all orders; says whether everything adds up.
 #[tokio::main]
-async fn run(source: Source, verbose: bool) -> Result<bool, String> {
-    let shop = Shop::open(verbose).await?;
+async fn run(source: Source, site: &Site, verbose: bool) -> Result<bool, String> {
+    let shop = Shop::open(site, verbose).await?;
     print(match &source {
         Source::MadeUp(count) => format!(
-            "three nodes take {} orders over memory://\n",
+            "three nodes take {} orders over {site}\n",
             HumanCount(*count)
         ),
         Source::File { name, .. } => {
-            format!("three nodes take the orders of {name} over memory://\n")
+            format!("three nodes take the orders of {name} over {site}\n")
         }
     });
     let progress = Progress::new(&source, verbose);

@@ -92,7 +92,7 @@ impl Report {
         report.created(shop);
         report.shipped(shop);
         report.payments(shop);
-        let dead = shop.stats("bill").dead_lettered + shop.stats("book").dead_lettered;
+        let dead = shop.stats("bill").dead_lettered + shop.stats(shop.bookkeeper).dead_lettered;
         match shop.dead_letters().await {
             Ok(kept) => report.equal(
                 "dead letters that the backend keeps, of those counted",
@@ -225,7 +225,7 @@ impl Report {
     }
 
     fn payments(&mut self, shop: &Shop) {
-        let (ledger, stats) = (&shop.ledger, shop.stats("book"));
+        let (ledger, stats) = (&shop.ledger, shop.stats(shop.bookkeeper));
         self.same_orders(
             "PaymentTaken published, of orders billed",
             &ledger.paid,
@@ -265,7 +265,7 @@ impl Report {
 
     /// Counts what the inbox suppressed, which no handler sees: a subscription tells it for sure when it has ended.
     pub(crate) fn closed(&mut self, shop: &Shop) {
-        let (ledger, mut stats) = (&shop.ledger, shop.stats("book"));
+        let (ledger, mut stats) = (&shop.ledger, shop.stats(shop.bookkeeper));
         let (suppressed, copied) = (ledger.suppressed.count(), ledger.copied.count());
         self.equal(
             "PaymentTaken that the inbox suppressed, of copies stored",

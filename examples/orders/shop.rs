@@ -5,19 +5,20 @@ use std::time::{Duration, Instant};
 
 use catga::memory::Memory;
 use catga::prelude::{Catga, HandlerError};
-use catga::{DeadLetterFilter, Error, HandlerStats, MessageId};
+use catga::{Capability, DeadLetterFilter, Error, HandlerStats, MessageId};
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
+use crate::books::Books;
+use crate::desk::Desk;
 use crate::fate::Fate;
 use crate::ledger::{Ledger, NodeLog};
 use crate::messages::{CreateOrder, OrderAccepted};
+use crate::site::Site;
 
 const NODES: [&str; 3] = ["node1", "node2", "node3"];
 /// How many orders are on their way at once.
 const SENDERS: usize = 64;
-/// One bus for all nodes, with room enough for the loggers that QoS 0 rarely drops.
-const URL: &str = "memory://orders?ring=16384";
 const MEETING: Duration = Duration::from_secs(10);
 /// So many problems are shown; the others are counted.
 const SHOWN: usize = 5;
@@ -33,6 +34,9 @@ pub(crate) struct Node {
 pub(crate) struct Shop {
     pub(crate) nodes: Vec<Node>,
     pub(crate) ledger: Arc<Ledger>,
+    /// The handler that books payments.
+    pub(crate) bookkeeper: &'static str,
+    books: Books,
 }
 
 /// What became of the requests.
@@ -45,15 +49,15 @@ pub(crate) struct Placed {
 
 impl Shop {
     /// Starts the nodes and waits until each knows the others.
-    pub(crate) async fn open(verbose: bool) -> Result<Self, String> {
+    pub(crate) async fn open(site: &Site, verbose: bool) -> Result<Self, String> {
         let ledger = Arc::new(Ledger::new());
+        let desk = Desk::open();
         let mut nodes = Vec::new();
         for name in NODES {
             let log = Arc::new(NodeLog::new(verbose));
-            let builder = Catga::builder()
-                .connect(URL)
-                .service("orders")
+            let builder = site
                 .node(name)
+                .state(desk.clone())
                 .state(Arc::clone(&ledger))
                 .state(Arc::clone(&log));
             let catga = builder
@@ -62,12 +66,23 @@ impl Shop {
                 .map_err(|error| format!("{name}: {error}"))?;
             nodes.push(Node { name, catga, log });
         }
-        let shop = Self { nodes, ledger };
+        let committed = nodes[0].catga.commit_store::<Memory>().cloned();
+        let shop = Self {
+            nodes,
+            ledger,
+            bookkeeper: site.bookkeeper(),
+            books: committed.map_or(Books::ByKey(desk), Books::Committed),
+        };
         shop.meet().await?;
         Ok(shop)
     }
 
+    /// Where the backend knows its nodes: else the broker shares requests out among whoever is there.
     async fn meet(&self) -> Result<(), String> {
+        let backend = self.nodes[0].catga.backend();
+        if !backend.transport.capabilities().has(Capability::Nodes) {
+            return Ok(());
+        }
         let began = Instant::now();
         while let Some(lonely) = self
             .nodes
@@ -143,9 +158,8 @@ impl Shop {
     }
 
     /// The books, which the nodes share too.
-    pub(crate) fn books(&self) -> &Memory {
-        let books = self.nodes[0].catga.commit_store();
-        books.expect("`start()` saw to it, since a handler commits there")
+    pub(crate) fn books(&self) -> &Books {
+        &self.books
     }
 
     /// Shuts all nodes down; says how many handlers still ran.

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use catga::Catga;
 use catga_core::{
-    BackendUrl, Cbor, Codec, Codecs, ConnectOptions, DeadLetterFilter, DeadLetterId, Driver,
+    BackendUrl, Bytes, Cbor, Codec, Codecs, ConnectOptions, DeadLetterFilter, DeadLetterId, Driver,
     ErrorKind, Headers, Json, MessageId, MessagePack, Name, NodeInfo, Reason, RemoteError,
 };
 use catga_memory::DRIVER;
@@ -163,16 +163,16 @@ fn codec(codec: impl Codec, bytes: &[u8]) {
 }
 
 /// What could be read is written, read and written again, to the same bytes.
-fn read_and_write<T: Serialize + DeserializeOwned>(codecs: &Codecs, bytes: &[u8]) {
-    let content_type = codecs.writer().content_type();
-    match codecs.decode::<T>(content_type, bytes) {
+fn read_and_write<T: Serialize + DeserializeOwned + 'static>(codecs: &Codecs, bytes: &[u8]) {
+    let content_type = Some(codecs.writer().content_type());
+    match codecs.decode::<T>(content_type, &Bytes::copy_from_slice(bytes)) {
         Ok(value) => {
             let Ok(written) = codecs.encode(&value, "value") else {
                 return;
             };
             // What is no number has no JSON, and is read from `null` by nobody.
             let Ok(again) = codecs.decode::<T>(content_type, &written) else {
-                assert_eq!(content_type, Json::CONTENT_TYPE);
+                assert_eq!(content_type, Some(Json::CONTENT_TYPE));
                 return;
             };
             let twice = codecs.encode(&again, "value").expect("as before");
@@ -263,9 +263,10 @@ pub fn letter_id(bytes: &[u8]) {
 }
 
 /// A value within JSON.
-fn json_as<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+fn json_as<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Option<T> {
     let codecs = Codecs::new([std::sync::Arc::new(Json) as _]);
-    codecs.decode(Json::CONTENT_TYPE, bytes).ok()
+    let bytes = Bytes::copy_from_slice(bytes);
+    codecs.decode(Some(Json::CONTENT_TYPE), &bytes).ok()
 }
 
 /// Runs what needs a runtime, in virtual time.

@@ -8,6 +8,7 @@ use catga::{Capability, CatgaBuilder, HandlerError, QoS};
 
 use crate::mutants::{Mutant, Mutated};
 use crate::outcome::Lacking;
+use crate::site::{OwnServer, SiteOptions};
 use crate::subject::{Bug, Subject, Time};
 
 /// A duplicate window that a scenario can wait for. A machine that does much else stores within a quarter of it.
@@ -18,6 +19,8 @@ const WINDOW: Duration = Duration::from_secs(2);
 pub struct Bus {
     subject: Subject,
     url: String,
+    /// Options that were added to the URL.
+    options: Vec<String>,
     seed: u64,
     mutant: Option<Mutant>,
     /// Whether its duplicate window ends soon.
@@ -39,6 +42,7 @@ impl Bus {
         Self {
             subject: subject.clone(),
             url: subject.fresh_url(scenario),
+            options: Vec::new(),
             seed,
             mutant: None,
             short_window: false,
@@ -92,7 +96,32 @@ impl Bus {
         self.url
             .push(if self.url.contains('?') { '&' } else { '?' });
         self.url.push_str(option);
+        self.options.push(option.to_owned());
         self
+    }
+
+    /// The same bus at another place, with the same options.
+    pub(crate) fn at(&self, url: String) -> Self {
+        let mut this = self.clone();
+        let options = std::mem::take(&mut this.options);
+        this.url = url;
+        options
+            .iter()
+            .fold(this, |this, option| this.with_option(option))
+    }
+
+    /// A server of the backend's kind that nobody else uses.
+    pub(crate) fn own_server(&self) -> Result<OwnServer> {
+        self.own_server_with(&SiteOptions::default())
+    }
+
+    /// A server of the backend's kind that nobody else uses, set up like this.
+    pub(crate) fn own_server_with(&self, options: &SiteOptions) -> Result<OwnServer> {
+        let Some(started) = self.subject.start_site(options) else {
+            let lacking = Lacking("nobody says how a server of its own is started".to_owned());
+            return Err(HandlerError::terminal(lacking));
+        };
+        Ok(OwnServer::new(started?, self.clone()))
     }
 
     /// The same bus with a limit that not every backend lets its users set: a scenario that needs it does not

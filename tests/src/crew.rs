@@ -13,8 +13,10 @@ use crate::bus::Bus;
 use crate::checker::{GroupRules, Promise, Rules, Verdict, check, recovery_bound};
 use crate::evidence::{EffectKind, Event, Evidence, Follower, Outcome, What, read};
 use crate::harness::dead_letters;
+use crate::load::Load;
 use crate::outcome::Lacking;
 use crate::server::Process;
+use crate::site::OwnServer;
 use crate::worker::{self, ATTEMPTS, CREW, ONCE, Part, READY, STORED, Stop};
 
 /// How long a worker keeps what it does not settle.
@@ -209,6 +211,42 @@ impl Crew {
         Ok(())
     }
 
+    /// Publishes from this process at a steady rate, ids from `begin` on.
+    pub(crate) fn load(&self, begin: u64, per_second: u32) -> Load {
+        let evidence = self.evidence.clone();
+        Load::start(self.node.clone(), evidence, self.once, begin, per_second)
+    }
+
+    /// Writes down what happens to the server, or on the way to it.
+    pub(crate) fn note(&self, what: What) -> Result<()> {
+        Ok(self.evidence.write((), what)?)
+    }
+
+    /// Kills the server, and starts it again with its data.
+    pub(crate) fn kill_server(&self, server: &mut OwnServer) -> Result<()> {
+        let (fault, process) = ("server".to_owned(), "server".to_owned());
+        self.note(What::FaultBegun {
+            fault: fault.clone(),
+        })?;
+        server.kill()?;
+        self.note(What::Killed {
+            process: process.clone(),
+        })?;
+        self.note(What::Restarted { process })?;
+        server.restart()?;
+        self.note(What::FaultHealed { fault })
+    }
+
+    /// Asks the server to end, and starts it again with its data.
+    pub(crate) fn restart_server(&self, server: &mut OwnServer) -> Result<()> {
+        let fault = "server".to_owned();
+        self.note(What::FaultBegun {
+            fault: fault.clone(),
+        })?;
+        server.restart()?;
+        self.note(What::FaultHealed { fault })
+    }
+
     /// Waits for something that a worker writes down.
     pub(crate) async fn wait_for(
         &mut self,
@@ -242,14 +280,16 @@ impl Crew {
     pub(crate) async fn wait_until_done(&mut self, ids: Range<u64>) -> Result<()> {
         let mut open: BTreeSet<_> = ids.collect();
         let done = |event: &Event| matches!(event.what, What::Done { .. });
-        for event in read(self.path())?.iter().filter(|event| done(event)) {
-            open.retain(|id| event.id != Some(*id));
+        let before = read(self.path())?;
+        let ids = before.iter().filter(|event| done(event));
+        for id in ids.filter_map(|event| event.id) {
+            open.remove(&id);
         }
         let deadline = Instant::now() + self.patience();
         while !open.is_empty() {
             while let Some(event) = self.follower.next_event()? {
-                if done(&event) {
-                    open.retain(|id| event.id != Some(*id));
+                if let Some(id) = event.id.filter(|_| done(&event)) {
+                    open.remove(&id);
                 }
             }
             for letter in dead_letters(self.node.backend()).await? {

@@ -26,7 +26,17 @@ use crate::subject::{Subject, Time};
 /// machine that does something else meanwhile.
 fn budget() -> Duration {
     let given = std::env::var("CATGA_BUDGET").ok();
-    Duration::from_secs(given.and_then(|budget| budget.parse().ok()).unwrap_or(20))
+    let usual = if is_long() { 600 } else { 20 };
+    Duration::from_secs(
+        given
+            .and_then(|budget| budget.parse().ok())
+            .unwrap_or(usual),
+    )
+}
+
+/// Whether runs that take minutes are asked for: `CATGA_LONG=1`.
+pub(crate) fn is_long() -> bool {
+    std::env::var_os("CATGA_LONG").is_some()
 }
 
 /// The longest to wait for what is to happen, by the scenario's clock.

@@ -14,6 +14,7 @@
 //! ```
 
 mod bus;
+mod captured;
 pub mod checker;
 mod conformance;
 mod crew;
@@ -21,6 +22,7 @@ pub mod evidence;
 mod flawed;
 mod harness;
 mod journal;
+mod load;
 mod messages;
 mod mutants;
 mod outcome;
@@ -30,6 +32,7 @@ mod reliable;
 mod report;
 mod rows;
 pub mod server;
+pub mod site;
 mod subject;
 mod suite;
 mod worker;

@@ -3,6 +3,7 @@
 //! A mutant stands around a backend, whichever it is, and does one thing wrong. [`Mutant::caught_by`] names the
 //! scenarios that have to fail on it; the run shows that they do.
 
+mod access;
 mod catalogue;
 mod membership;
 pub(crate) mod receiving;
@@ -111,7 +112,18 @@ impl Driver for Mutated {
     }
 
     async fn connect(&self, url: &BackendUrl, options: &ConnectOptions) -> Result<Backend, Error> {
-        let mut backend = self.driver.connect(url, options).await?;
+        let url = &self
+            .mutant
+            .map_or(Ok(url.clone()), |bug| access::instead(bug, url))?;
+        let connected = self.driver.connect(url, options).await;
+        let mut backend = match (self.mutant, connected) {
+            (Some(Mutant::WaitsForAServer), Err(_)) => std::future::pending().await,
+            (Some(Mutant::ShowsThePassword), Err(error)) => {
+                let password = url.password().unwrap_or_default().to_owned();
+                return Err(error.with_context("password", password));
+            }
+            (_, connected) => connected?,
+        };
         let Some(mutant) = self.mutant else {
             return Ok(backend);
         };

@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use catga_core::{Capabilities, Driver};
 use catga_memory::MemoryDriver;
 
+use crate::server::ServerError;
+use crate::site::{Site, SiteOptions};
+
 /// A backend that the scenarios run against, and where each of them finds a place of its own on it.
 ///
 /// # Examples
@@ -32,7 +35,11 @@ struct Parts {
     without: Vec<(Vec<u8>, &'static str)>,
     bugs: Vec<Bug>,
     embedded: bool,
+    site: Option<Arc<Start>>,
 }
+
+/// Starts a server for one scenario.
+type Start = dyn Fn(&SiteOptions) -> Result<Box<dyn Site>, ServerError> + Send + Sync;
 
 /// What means nothing without a server.
 const ABOUT_A_SERVER: &[u8] = &[
@@ -71,6 +78,7 @@ impl Subject {
             without: Vec::new(),
             bugs: Vec::new(),
             embedded: false,
+            site: None,
         }))
     }
 
@@ -98,6 +106,20 @@ impl Subject {
     #[must_use]
     pub fn with_version(self, version: impl Into<String>) -> Self {
         self.with(|parts| parts.version = Some(version.into()))
+    }
+
+    /// Says how a server is started that belongs to one scenario: without it nothing is shown of what becomes of messages
+    /// when a server is killed, filled, wiped or closed to us.
+    #[must_use]
+    pub fn with_site<S: Site + 'static>(
+        self,
+        start: impl Fn(&SiteOptions) -> Result<S, ServerError> + Send + Sync + 'static,
+    ) -> Self {
+        let start = move |options: &SiteOptions| {
+            let site: Box<dyn Site> = Box::new(start(options)?);
+            Ok(site)
+        };
+        self.with(|parts| parts.site = Some(Arc::new(start)))
     }
 
     /// Says which rows of the guarantees mean nothing on it, and why.
@@ -170,6 +192,14 @@ impl Subject {
 
     pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
         &self.0.driver
+    }
+
+    /// Starts a server for one scenario, where it is known how.
+    pub(crate) fn start_site(
+        &self,
+        options: &SiteOptions,
+    ) -> Option<Result<Box<dyn Site>, ServerError>> {
+        self.0.site.as_ref().map(|start| start(options))
     }
 
     /// Whether a row means nothing on it.

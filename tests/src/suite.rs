@@ -19,6 +19,7 @@ mod derived_requests;
 mod exactly_once;
 mod exactly_once_faults;
 mod hostile;
+mod hostile_keys;
 mod idempotency;
 mod inbox;
 mod inbox_faults;
@@ -32,6 +33,7 @@ mod membership;
 mod names;
 mod ordering;
 mod places;
+mod raw_payloads;
 mod redelivery;
 mod redrive;
 mod redrive_once;
@@ -39,6 +41,12 @@ mod request_failures;
 mod requests;
 mod retried_requests;
 mod round_trip;
+mod server_access;
+mod server_chaos;
+mod server_outage;
+mod server_permissions;
+mod server_publishing;
+mod server_resources;
 mod start;
 mod store_windows;
 mod versions;
@@ -52,6 +60,7 @@ pub fn suite() -> Vec<Scenario> {
     [
         start::SCENARIOS,
         round_trip::SCENARIOS,
+        raw_payloads::SCENARIOS,
         delivery::SCENARIOS,
         redelivery::SCENARIOS,
         dead_letters::SCENARIOS,
@@ -60,6 +69,7 @@ pub fn suite() -> Vec<Scenario> {
         request_failures::SCENARIOS,
         lifecycle::SCENARIOS,
         hostile::SCENARIOS,
+        hostile_keys::SCENARIOS,
         cancel::SCENARIOS,
         chaos::SCENARIOS,
         redrive::SCENARIOS,
@@ -93,6 +103,12 @@ pub fn suite() -> Vec<Scenario> {
         lost_answers::SCENARIOS,
         places::SCENARIOS,
         retried_requests::SCENARIOS,
+        server_access::SCENARIOS,
+        server_chaos::SCENARIOS,
+        server_outage::SCENARIOS,
+        server_permissions::SCENARIOS,
+        server_publishing::SCENARIOS,
+        server_resources::SCENARIOS,
     ]
     .concat()
 }

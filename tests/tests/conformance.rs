@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use catga_nats::NatsDriver;
 use catga_testkit::server::{Binary, NatsServer, nats_server};
+use catga_testkit::site::NatsSite;
 use catga_testkit::{Subject, conformance};
 
 /// The server that the table is about, as Debian 12 has it.
@@ -42,7 +43,20 @@ fn nats(version: &str) -> Subject {
     };
     Subject::new(NatsDriver, url)
         .with_version(version)
+        .with_site(|options| NatsSite::start(options, permissions()))
+        .with_bug(
+            "inbox_prefix=elsewhere",
+            &["server_permissions::the_list_is_enough"],
+        )
         .without(&[15, 31, 65], "it is Redis that these are about")
+}
+
+/// What a user needs, as the backend's README lists it.
+fn permissions() -> &'static str {
+    let readme = include_str!("../../backends/nats/README.md");
+    let (_, list) = readme.split_once("```permissions\n").expect("it is there");
+    let (list, _) = list.split_once("```").expect("it ends");
+    list
 }
 
 /// Major and minor.

@@ -7,22 +7,15 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::consumer::Info;
 use catga_core::{Bytes, Envelope, Error, Name, QoS, Reason, ReasonKind};
-use serde::Deserialize;
 use serde_json::json;
 
 use crate::connection::Connection;
+use crate::consumers;
 use crate::dead_letter::{self, GivenUp};
-use crate::error;
 use crate::names::Member;
 
 /// How often members look.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
-
-#[derive(Deserialize)]
-struct Consumers {
-    total: usize,
-    consumers: Option<Vec<Info>>,
-}
 
 /// Looks from time to time, as long as there is the connection.
 pub(crate) async fn keep_sweeping(
@@ -51,7 +44,7 @@ async fn sweep(
     absence: Duration,
 ) -> Result<(), Error> {
     let stream = connection.names.stream(message);
-    for info in consumers(connection, &stream).await? {
+    for info in consumers::list(connection, "sweep", &stream).await? {
         let Some(node) = Member::node_of_durable(group, &info.name) else {
             continue;
         };
@@ -114,22 +107,4 @@ async fn give_up(
         sequence: position,
     };
     dead_letter::bury(connection, &envelope, &given_up).await
-}
-
-async fn consumers(connection: &Connection, stream: &str) -> Result<Vec<Info>, Error> {
-    let call = format!("CONSUMER.LIST.{stream}");
-    let mut found = Vec::new();
-    loop {
-        let from = json!({ "offset": found.len() });
-        let page = connection.api::<Consumers>("sweep", &call, &from).await?;
-        let page = page.map_err(|problem| {
-            error::jetstream("sweep", &format!("stream `{stream}`"), &problem)
-        })?;
-        let some = page.consumers.unwrap_or_default();
-        let more = !some.is_empty();
-        found.extend(some);
-        if !more || found.len() >= page.total {
-            return Ok(found);
-        }
-    }
 }

@@ -12,6 +12,7 @@ use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::select;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -21,7 +22,7 @@ use crate::link::Link;
 use crate::names::Names;
 use crate::options::Settings;
 use crate::replies::{Expected, Replies};
-use crate::streams::Routes;
+use crate::streams::{Routes, Subjects};
 use crate::time::from_now;
 use crate::{credentials, error};
 
@@ -44,8 +45,11 @@ pub(crate) struct Connection {
     draining: AtomicBool,
     /// The streams of messages that were found.
     pub(crate) routes: Routes,
+    pub(crate) subjects: Subjects,
     /// The stream of dead letters, when it was found.
     pub(crate) dead: DeadStream,
+    /// Told when a publish met a full stream.
+    pub(crate) full: Arc<Notify>,
     jetstream: jetstream::Context,
     /// What subjects of JetStream's API begin with.
     api: String,
@@ -71,6 +75,8 @@ pub(crate) struct Sent {
     expected: Expected,
     /// The refusals before it.
     refused: u64,
+    /// The connections that were lost before it.
+    lost: u64,
 }
 
 impl Sent {
@@ -98,7 +104,7 @@ impl Connection {
         let inbox = subscribed.map_err(|error| error::not_subscribed("connect", error))?;
         let dispatcher = tokio::spawn(dispatch(inbox, Arc::clone(&replies))).abort_handle();
         let (jetstream, api) = jetstream_of(&client, &settings);
-        Ok(Self {
+        let this = Self {
             client,
             names,
             settings,
@@ -106,12 +112,17 @@ impl Connection {
             closed: Closed::default(),
             draining: AtomicBool::new(false),
             routes: Routes::default(),
+            subjects: Subjects::default(),
             dead: DeadStream::default(),
+            full: Arc::default(),
             jetstream,
             api,
             replies,
             dispatcher,
-        })
+        };
+        // Without answers everything later would only run out of time.
+        this.round_trip("connect").await?;
+        Ok(this)
     }
 
     pub(crate) fn check_open(&self, operation: &'static str) -> Result<(), Error> {
@@ -269,6 +280,7 @@ impl Connection {
             subject: subject.clone(),
             expected,
             refused: self.link.refused(),
+            lost: self.link.lost(),
         };
         let mut reply = sent.expected.subject();
         reply.push_str(tail);
@@ -293,20 +305,23 @@ impl Connection {
         }
     }
 
-    /// Waits for the answer.
+    /// Waits for the answer. It does not come by another connection than the question went by: when that is lost
+    /// the caller asks again, with the same id.
     pub(crate) async fn answer(&self, mut sent: Sent, by: Instant) -> Result<Message, Error> {
         let operation = sent.operation;
         let answer = &mut sent.expected.answer;
         if let Ok(answer) = timeout_at(by.min(Instant::now() + PROMPT), &mut *answer).await {
             return answer.map_err(|_| error::closed_meanwhile(operation));
         }
-        let (subject, since) = (&sent.subject, sent.refused);
+        let (subject, since, before) = (&sent.subject, sent.refused, sent.lost);
         let denied = self.link.until(|link| link.has_refused(subject, since));
+        let lost = self.link.until(|link| link.lost() != before);
         select! {
             biased;
             answer = answer => answer.map_err(|_| error::closed_meanwhile(operation)),
             () = denied => Err(error::denied(operation, subject)),
             () = self.closed.raised() => Err(error::closed_meanwhile(operation)),
+            () = lost => Err(error::lost(operation, subject)),
             () = sleep_until(by) => Err(error::unanswered(operation, subject)),
         }
     }
@@ -332,10 +347,16 @@ impl Connection {
         let expected = self.replies.expect();
         let mut expected = expected.ok_or_else(|| error::too_many_waiting(operation))?;
         let to_us = Subject::from(expected.subject());
+        let refused = self.link.refused();
         self.publish(operation, to_us.clone(), None, Bytes::new(), by)
             .await?;
+        let inbox = self.replies.wildcard();
+        let denied = self
+            .link
+            .until(|link| link.has_refused(&to_us, refused) || link.has_refused(&inbox, 0));
         select! {
             biased;
+            () = denied => Err(error::denied(operation, &inbox)),
             back = timeout_at(by, &mut expected.answer) => match back {
                 Ok(Ok(_)) => Ok(()),
                 _ => Err(error::unanswered(operation, &to_us)),
@@ -383,8 +404,14 @@ impl Connection {
         if self.closed.is_raised() || self.draining.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
-        let flushed = self.flush("close").await;
-        self.closed.raise();
+        // Whoever does not wait for the flush closes it all the same.
+        let closing = Closing(&self.closed);
+        let flushed = if self.is_connected() {
+            self.flush("close").await
+        } else {
+            Err(error::not_connected("close", None))
+        };
+        drop(closing);
         // Takes the connection down; when the client is stuck, dropping it does.
         let _ = timeout_at(self.call_deadline(), self.client.drain()).await;
         self.dispatcher.abort();
@@ -396,8 +423,18 @@ impl Connection {
     }
 }
 
+/// Raises the end of a connection, however its closing ends.
+struct Closing<'a>(&'a Closed);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.raise();
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.closed.raise();
         self.dispatcher.abort();
     }
 }

@@ -12,6 +12,7 @@ use crate::dead_letter::NatsDeadLetters;
 use crate::inbox::NatsInbox;
 use crate::options::{self, Settings};
 use crate::transport::{CAPABILITIES, NatsTransport};
+use crate::trim;
 
 /// The driver, to be given to a builder.
 pub static DRIVER: NatsDriver = NatsDriver;
@@ -48,6 +49,14 @@ impl Driver for NatsDriver {
             ));
         }
         let connection = Arc::new(Connection::open(settings, &options.namespace).await?);
+        if connection.settings.manage {
+            let (closed, full) = (connection.closed.clone(), Arc::clone(&connection.full));
+            tokio::spawn(trim::keep_trimming(
+                Arc::downgrade(&connection),
+                closed,
+                full,
+            ));
+        }
         let transport = Arc::new(NatsTransport::new(Arc::clone(&connection)));
         let inbox = NatsInbox::new(Arc::clone(&connection));
         Ok(Backend::new("nats", transport)

@@ -29,7 +29,7 @@ pub(crate) fn connect(error: ConnectError, servers: &[String]) -> Error {
                 "{servers} does not accept who we are: check user, password, token, key or credentials"
             ),
         ),
-        ConnectErrorKind::Tls => (
+        kind if kind == ConnectErrorKind::Tls || is_about_tls(&error) => (
             ErrorKind::Connect,
             Retry::Never,
             format!(
@@ -50,6 +50,20 @@ pub(crate) fn connect(error: ConnectError, servers: &[String]) -> Error {
     Error::new(kind, "connect", text)
         .with_retry(retry)
         .with_source(error)
+}
+
+/// Whether what came was no TLS, or a certificate that is not to be trusted: the client calls that an input error as it
+/// calls a server that is not there.
+fn is_about_tls(error: &ConnectError) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let io = cause.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData) {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
 }
 
 /// The server is older than what this backend is built on.
@@ -137,6 +151,19 @@ pub(crate) fn unanswered(operation: &'static str, subject: &str) -> Error {
         operation,
         format!("no answer from `{subject}` in time: it may have been done"),
     )
+    .with_unknown_outcome()
+}
+
+/// Something was handed over, and the connection that its answer was to come by is gone.
+pub(crate) fn lost(operation: &'static str, subject: &str) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        operation,
+        format!(
+            "the connection to NATS was lost before `{subject}` answered: it may have been done"
+        ),
+    )
+    .with_retry(Retry::Reconnect)
     .with_unknown_outcome()
 }
 

@@ -4,6 +4,7 @@ mod absence;
 mod bucket;
 mod closed;
 mod connection;
+mod consumers;
 mod credentials;
 mod dead_letter;
 mod direct;
@@ -27,6 +28,7 @@ mod streams;
 mod subscription;
 mod time;
 mod transport;
+mod trim;
 mod wire;
 
 pub use driver::{DRIVER, NatsDriver};

@@ -16,6 +16,8 @@ pub(crate) struct Link {
     connected: AtomicBool,
     /// How often a connection was made.
     epoch: AtomicU64,
+    /// How often one was lost.
+    lost: AtomicU64,
     changed: Notify,
     /// How often the server refused a subject, and which ones it were.
     refused: AtomicU64,
@@ -35,6 +37,7 @@ impl Link {
             }
             Event::Disconnected => {
                 self.connected.store(false, Ordering::SeqCst);
+                self.lost.fetch_add(1, Ordering::SeqCst);
                 tracing::warn!("the connection to NATS was lost; it is being made again");
             }
             Event::ServerError(ServerError::AuthorizationViolation) => {
@@ -75,6 +78,11 @@ impl Link {
     /// The number of the present connection.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// How often a connection was lost.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::SeqCst)
     }
 
     /// How often the server has refused a subject.

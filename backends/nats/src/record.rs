@@ -43,7 +43,9 @@ pub(crate) enum Response {
     /// It was larger than what is kept.
     Dropped,
     Ok {
-        content_type: String,
+        /// Absent where it is the response's default.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        content_type: Option<String>,
         /// Behind the record, as it is.
         #[serde(skip)]
         payload: Bytes,
@@ -193,7 +195,7 @@ impl Response {
         }
         match &reply.result {
             Ok(payload) => Self::Ok {
-                content_type: reply.content_type.clone(),
+                content_type: reply.content_type.as_deref().map(str::to_owned),
                 payload: payload.clone(),
             },
             Err(error) => Self::Error(error.clone()),
@@ -207,7 +209,11 @@ impl Response {
             Self::Ok {
                 content_type,
                 payload,
-            } => Some(Reply::ok(payload).with_content_type(content_type)),
+            } => {
+                let mut reply = Reply::ok(payload);
+                reply.content_type = content_type.map(Into::into);
+                Some(reply)
+            }
             Self::Error(error) => Some(Reply::err(error)),
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, Message};
 use catga_core::{
-    Bytes, Envelope, Error, ErrorKind, Headers, Json, MessageId, RemoteError, Reply, Target,
+    Bytes, Envelope, Error, ErrorKind, Headers, MessageId, RemoteError, Reply, Target,
 };
 
 use crate::connection::{Connection, is_no_responders};
@@ -93,14 +93,16 @@ impl Asked {
     }
 }
 
-/// A reply on the wire: a payload as it is, with a header where it is no JSON; an error as JSON, with a header.
+/// A reply on the wire: a payload as it is, with a header where its content type is not the response's default; an error as JSON, with a header.
 pub(crate) fn write(reply: &Reply) -> (Option<HeaderMap>, Bytes) {
     match &reply.result {
-        Ok(payload) if reply.content_type == Json::CONTENT_TYPE => (None, payload.clone()),
         Ok(payload) => {
-            let mut headers = HeaderMap::new();
-            headers.insert(Headers::CONTENT_TYPE, reply.content_type.as_str());
-            (Some(headers), payload.clone())
+            let headers = reply.content_type.as_deref().map(|content_type| {
+                let mut headers = HeaderMap::new();
+                headers.insert(Headers::CONTENT_TYPE, content_type);
+                headers
+            });
+            (headers, payload.clone())
         }
         Err(error) => {
             let mut headers = HeaderMap::new();

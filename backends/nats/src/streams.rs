@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::connection::Connection;
 use crate::error;
+use crate::names::Names;
 use crate::options::StreamSettings;
 
 /// No stream of this name.
@@ -26,6 +27,8 @@ pub(crate) struct Route {
     pub(crate) subject: Subject,
     /// When the stream was made: another one under its name begins to count anew.
     pub(crate) created: String,
+    /// Whether its size has a bound.
+    bounded: bool,
 }
 
 /// The streams that were found.
@@ -51,6 +54,7 @@ impl Routes {
             stream: asked.name,
             subject: connection.names.stored(message, 0),
             created: format!("{:?}", info.created),
+            bounded: info.config.max_bytes > 0,
         });
         self.known.rcu(|known| {
             let mut known = HashMap::clone(known);
@@ -60,6 +64,13 @@ impl Routes {
         Ok(route)
     }
 
+    /// The streams whose size has a bound.
+    pub(crate) fn bounded(&self) -> Vec<String> {
+        let known = self.known.load();
+        let bounded = known.values().filter(|route| route.bounded);
+        bounded.map(|route| route.stream.clone()).collect()
+    }
+
     /// Forgets a stream that did not answer, so that the next to need it looks.
     pub(crate) fn forget(&self, message: &Name) {
         self.known.rcu(|known| {
@@ -67,6 +78,28 @@ impl Routes {
             known.remove(message);
             known
         });
+    }
+}
+
+/// The subjects of QoS 0 events that were published: made once, since a text for each publish is freed by another thread.
+#[derive(Debug, Default)]
+pub(crate) struct Subjects {
+    known: ArcSwap<HashMap<Name, Subject>>,
+}
+
+impl Subjects {
+    /// Where an event goes.
+    pub(crate) fn event(&self, names: &Names, message: &Name) -> Subject {
+        if let Some(subject) = self.known.load().get(message) {
+            return subject.clone();
+        }
+        let subject = names.event(message);
+        self.known.rcu(|known| {
+            let mut known = HashMap::clone(known);
+            known.insert(message.clone(), subject.clone());
+            known
+        });
+        subject
     }
 }
 

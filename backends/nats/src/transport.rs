@@ -37,6 +37,10 @@ pub(crate) const CAPABILITIES: &[Capability] = &[
 /// The most publishes of one call whose answers are awaited at once: more adds latency and no throughput.
 const WINDOW: usize = 256;
 
+/// How long a stream may take to answer a publish: after that its leader is likely to be gone, with the answer, while
+/// the connection is not. The runtime publishes again with the same id.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// A connection's transport.
 #[derive(Debug)]
 pub(crate) struct NatsTransport {
@@ -60,7 +64,9 @@ impl NatsTransport {
         let payload = wire::payload("publish", envelope, connection.max_payload())?;
         let id = envelope.id().map(|id| id.to_string());
         let headers = wire::headers(envelope, id.as_deref());
-        let subject = connection.names.event(envelope.name());
+        let subject = connection
+            .subjects
+            .event(&connection.names, envelope.name());
         Ok((subject, headers, payload))
     }
 
@@ -97,12 +103,12 @@ impl NatsTransport {
     async fn stored(&self, name: &Name, sent: Sent, by: Instant) -> Result<Published, Error> {
         let connection = &*self.connection;
         let subject = sent.subject().clone();
-        let answer = connection.answer(sent, by).await?;
+        let answer = connection.answer(sent, by.min(from_now(ANSWER))).await?;
         let stored = store::read("publish", &subject, &answer, connection.settings.manage);
-        if let Err(error) = &stored
-            && error.kind() == ErrorKind::NotFound
-        {
-            connection.routes.forget(name);
+        match stored.as_ref().map_err(Error::kind) {
+            Err(ErrorKind::NotFound) => connection.routes.forget(name),
+            Err(ErrorKind::LimitReached) => connection.full.notify_one(),
+            _ => {}
         }
         stored.map(Published::from)
     }

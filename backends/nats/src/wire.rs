@@ -167,7 +167,7 @@ mod tests {
         );
         assert_eq!((got.id(), got.version()), (Some(id), 3));
         assert_eq!(got.headers(), sent.headers());
-        assert_eq!(got.content_type(), "application/cbor");
+        assert_eq!(got.content_type(), Some("application/cbor"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use crate::bench::{Bench, Handled, Measured, one_core};
 use crate::case::{Bar, Case, Terms};
+use crate::recorder::Recorder;
 
 const UNIT_PRICE: u64 = 3;
 
@@ -171,6 +172,16 @@ fn logging(run: impl FnOnce() -> Measured) -> Measured {
     tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), run)
 }
 
+/// With a recorder that keeps what it is told, which has to be all of it.
+fn recorded(bench: Bench) -> Measured {
+    let recorder = Recorder::install();
+    let operations = bench.operations;
+    let measured = send::<Quote>(bench, prices("memory://"));
+    let told = recorder.recorded("messaging.client.operation.duration");
+    assert_eq!(told, operations, "durations that were told");
+    measured
+}
+
 /// The span by hand, with the fields of ours: made before the call, entered while it runs.
 async fn in_span(handler: &dyn Handler, request: Quote) -> u64 {
     let span = info_span!(
@@ -262,6 +273,14 @@ pub fn cases() -> Vec<Case> {
             send::<Quote>(bench, prices("memory://"))
         })
         .against("calls/boxed")
+        .asked(Bar::NanosAtMost(200.0)),
+        call(
+            "calls/send-recorded",
+            "`send`, deadline 10 s, with a recorder of metrics",
+            recorded,
+        )
+        .settings("counters and histograms of atomics; a duration for each")
+        .against("calls/send-deadline")
         .asked(Bar::NanosAtMost(200.0)),
         call(
             "calls/send-idempotent",

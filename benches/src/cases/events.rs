@@ -1,15 +1,17 @@
 //! At most once: from publish to handler, as a value.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use catga::prelude::*;
 use crossbeam_queue::ArrayQueue;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
-use super::work::{Order, handle, start};
-use crate::bench::{Bench, Measured, two_cores};
+use super::work::{Order, handle, number, payload, start};
+use crate::bench::{Bench, Measured, one_core, two_cores};
 use crate::case::{Bar, Case, Terms};
 use crate::latency::Tally;
 
@@ -93,44 +95,76 @@ fn queues(bench: Bench, consumers: u64) -> Measured {
 }
 
 /// The same over tokio's bounded channel.
-fn channel(bench: Bench) -> Measured {
-    two_cores(async move {
-        let tally = bench.tally(1);
-        let (orders, mut inbox) = mpsc::channel::<Arc<Order>>(4096);
-        let counter = tally.clone();
-        tokio::spawn(async move {
-            while let Some(order) = inbox.recv().await {
-                handle(&order, &counter);
-            }
-        });
-        let clock = bench.begin();
-        for i in 0..bench.operations {
-            tally.sent(i);
-            let sent = orders.send(Arc::new(Order::new(i))).await;
-            assert!(sent.is_ok(), "the consumer lives");
-            tally.pace(i, WINDOW).await;
+async fn channel(bench: Bench) -> Measured {
+    let tally = bench.tally(1);
+    let (orders, mut inbox) = mpsc::channel::<Arc<Order>>(4096);
+    let counter = tally.clone();
+    tokio::spawn(async move {
+        while let Some(order) = inbox.recv().await {
+            handle(&order, &counter);
         }
-        tally.reach_all().await;
-        clock.end_with(&tally)
-    })
+    });
+    let clock = bench.begin();
+    for i in 0..bench.operations {
+        tally.sent(i);
+        let sent = orders.send(Arc::new(Order::new(i))).await;
+        assert!(sent.is_ok(), "the consumer lives");
+        tally.pace(i, WINDOW).await;
+    }
+    tally.reach_all().await;
+    clock.end_with(&tally)
 }
 
 const RING: &str = "memory://?ring=4096";
 
+/// The same content as what JSON makes of an order, which no codec looks at.
+#[derive(Event)]
+#[message(codec = "raw")]
+struct Frame(Bytes);
+
+#[handler]
+async fn frame(frame: &Frame, State(tally): State<Tally>) {
+    tally.one(black_box(number(&frame.0)));
+}
+
+fn order(i: u64) -> Order {
+    Order::new(i)
+}
+
+fn raw(i: u64) -> Frame {
+    Frame(payload(i, 80))
+}
+
 fn publish(bench: Bench, handlers: catga::Handlers, url: &'static str) -> Measured {
-    two_cores(async move {
-        let copies = handlers.len() as u64;
-        let tally = bench.tally(copies);
-        let catga = start(handlers, &tally, url).await;
-        let clock = bench.begin();
-        for i in 0..bench.operations {
-            tally.sent(i);
-            catga.publish(Order::new(i)).await.expect("published");
-            tally.pace(i, WINDOW).await;
-        }
-        tally.reach_all().await;
-        clock.end_with(&tally)
-    })
+    publish_each(bench, handlers, url, order)
+}
+
+fn publish_each<E: catga::Event>(
+    bench: Bench,
+    handlers: catga::Handlers,
+    url: &'static str,
+    event: fn(u64) -> E,
+) -> Measured {
+    two_cores(publishing(bench, handlers, url, event))
+}
+
+async fn publishing<E: catga::Event>(
+    bench: Bench,
+    handlers: catga::Handlers,
+    url: &'static str,
+    event: fn(u64) -> E,
+) -> Measured {
+    let copies = handlers.len() as u64;
+    let tally = bench.tally(copies);
+    let catga = start(handlers, &tally, url).await;
+    let clock = bench.begin();
+    for i in 0..bench.operations {
+        tally.sent(i);
+        catga.publish(event(i)).await.expect("published");
+        tally.pace(i, WINDOW).await;
+    }
+    tally.reach_all().await;
+    clock.end_with(&tally)
 }
 
 /// A hundred at a time.
@@ -219,6 +253,7 @@ pub fn cases() -> Vec<Case> {
     const AS_VALUE: Terms = Terms::new("at most once", "in the process", "none")
         .payload("order of three fields, as a value")
         .settings("at most 2048 ahead of the handler");
+    const ONE_CORE: &str = "one thread; at most 2048 ahead of the handler";
     const AS_JSON: Terms = AS_VALUE.payload("order of three fields, to JSON and back");
     let case = |name, does, run| Case::new(name, does, MANY, run).terms(AS_VALUE);
     let to_three = |name, does, run| Case::new(name, does, MANY / 2, run).terms(AS_VALUE);
@@ -232,7 +267,7 @@ pub fn cases() -> Vec<Case> {
         case(
             "events/mpsc",
             "one bounded tokio channel of `Arc`, one task",
-            channel,
+            |bench| two_cores(channel(bench)),
         )
         .against("events/queue"),
         case(
@@ -263,6 +298,17 @@ pub fn cases() -> Vec<Case> {
         )
         .terms(AS_JSON)
         .against("events/queue"),
+        Case::new(
+            "events/raw",
+            "publish to one handler, raw bytes over the same way",
+            MANY / 2,
+            |bench| {
+                let url = "memory://?ring=4096&strict=true";
+                publish_each(bench, handlers![frame], url, raw)
+            },
+        )
+        .terms(AS_VALUE.payload("80 B that no codec looks at"))
+        .against("events/json"),
         to_three(
             "events/three-queues",
             "three `ArrayQueue`s of `Arc`, three tasks",
@@ -290,17 +336,33 @@ pub fn cases() -> Vec<Case> {
         .terms(AS_JSON)
         .against("events/three-queues"),
         case(
+            "events/channel-pair",
+            "a task over a channel to another, both on one core",
+            |bench| one_core().block_on(channel(bench)),
+        )
+        .settings(ONE_CORE),
+        case(
+            "events/pair",
+            "publish to one handler, both on one core",
+            |bench| {
+                let publishing = publishing(bench, handlers![first], RING, order);
+                one_core().block_on(publishing)
+            },
+        )
+        .settings(ONE_CORE)
+        .against("events/channel-pair"),
+        case(
             "events/two-channels",
             "two tasks, each over a channel to a task of its own",
             two_queues,
         )
-        .against("events/mpsc"),
+        .against("events/channel-pair"),
         case(
             "events/two-pairs",
             "two publishers, each to a handler of its own",
             two_pairs,
         )
-        .against("events/reference")
+        .against("events/pair")
         .asked(Bar::RatioAtLeast(1.6)),
     ]
 }

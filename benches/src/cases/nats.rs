@@ -1,13 +1,17 @@
-//! NATS: what the raw client reaches.
+//! NATS: what the raw client reaches, and ours beside it.
 
 use async_nats::Client;
 use bytes::Bytes;
 
 use crate::case::Case;
 
+pub(super) use requests::respond;
+
 mod core;
 mod kv;
+mod ours;
 mod requests;
+mod stored;
 mod stream;
 
 pub fn cases() -> Vec<Case> {
@@ -15,6 +19,7 @@ pub fn cases() -> Vec<Case> {
         core::cases(),
         requests::cases(),
         stream::cases(),
+        stored::cases(),
         kv::cases(),
     ]
     .into_iter()

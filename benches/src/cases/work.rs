@@ -45,9 +45,9 @@ pub async fn start(handlers: catga::Handlers, tally: &Tally, url: &str) -> Catga
     builder.start().await.expect("it starts")
 }
 
-/// What raw clients carry: 100 bytes that begin with the message's number.
-pub fn payload(i: u64) -> Bytes {
-    let mut bytes = vec![b'.'; 100];
+/// What raw clients carry, and we where no codec is: bytes that begin with the message's number.
+pub fn payload(i: u64, size: usize) -> Bytes {
+    let mut bytes = vec![b'.'; size];
     bytes[..8].copy_from_slice(&i.to_le_bytes());
     bytes.into()
 }

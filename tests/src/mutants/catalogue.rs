@@ -56,7 +56,9 @@ mutants! {
         "delivery::members_share",
         "control::concurrency_under_load",
         "back_pressure::one_stuck_of_ten",
-        "chaos::at_least_once", "crashes::rolling_restart"],
+        "chaos::at_least_once", "crashes::rolling_restart",
+        "server_outage::restarts_under_load",
+    ],
     /// The last message of a batch is dropped, and reported as Ok.
     DropsTheLastOfABatch: [
         "limits::one_of_many_too_large",
@@ -64,6 +66,9 @@ mutants! {
     /// Every second message is stored after the one that is published next.
     SwapsNeighbours: [
         "ordering::one_member",
+        "hostile_keys::keys_are_only_keys",
+        "server_outage::order_across_cuts",
+        "server_outage::order_across_cuts_at_most_once",
     ],
     /// Nobody minds what is to be handled in order.
     IgnoresTheOrder: [
@@ -73,6 +78,12 @@ mutants! {
     SwallowsPublishErrors: [
         "limits::payload_over_the_limit",
         "back_pressure::full_queue",
+        "server_publishing::nobody_keeps_it",
+        "server_publishing::the_answer_is_cut_off",
+        "server_publishing::a_full_stream_rejects",
+        "server_publishing::a_full_server_rejects",
+        "server_publishing::an_outage",
+        "server_resources::a_stream_that_is_deleted",
     ],
     /// Messages are published without their headers.
     ForgetsHeaders: [
@@ -94,6 +105,7 @@ mutants! {
     ],
     /// One bit of a payload is another one when it arrives.
     FlipsABit: [
+        "raw_payloads::events",
         "round_trip::at_least_once",
         "round_trip::bytes",
     ],
@@ -118,7 +130,9 @@ mutants! {
         "lifecycle::drain_deadline",
         "lifecycle::drop_without_shutdown",
         "inbox_faults::out_of_reach",
-        "chaos::at_least_once", "crashes::killed_before_the_effect", "crashes::a_live_member_takes_over", "crashes::its_own_backlog_after_a_restart"],
+        "chaos::at_least_once", "crashes::killed_before_the_effect", "crashes::a_live_member_takes_over", "crashes::its_own_backlog_after_a_restart",
+        "server_outage::acks_are_lost",
+    ],
     /// At QoS 2 the completion is recorded when a message is handed out, before its effect.
     CompletesBeforeTheEffect: [
         "exactly_once::a_failure_frees_the_claim",
@@ -130,11 +144,16 @@ mutants! {
         "exactly_once::two_copies_at_one_moment",
         "lifecycle::drain",
         "cancel::publish",
-        "chaos::exactly_once", "delivery::fan_out_and_groups_stored"],
+        "chaos::exactly_once", "delivery::fan_out_and_groups_stored",
+        "server_outage::restarts_at_most_once",
+    ],
     /// How often a message was delivered is not told.
     ForgetsTheCount: ["dead_letters::always_failing", "crashes::killed_after_the_effect"],
     /// A member that leaves gives nothing back.
-    LeavesWithoutAWord: ["windows::while_receiving"],
+    LeavesWithoutAWord: ["windows::while_receiving",
+        "server_resources::subscriptions_leave_nothing",
+        "server_resources::subscriptions_leave_nothing_at_most_once",
+    ],
     /// What was dropped or suppressed is not counted.
     CountsNothing: [
         "back_pressure::slow_subscriber_at_most_once",
@@ -208,11 +227,48 @@ mutants! {
         "requests::shutdown_while_it_runs",
     ],
     /// A connection that is closed stays open.
-    StaysOpen: ["lifecycle::shutdown_twice"],
+    StaysOpen: ["lifecycle::shutdown_twice",
+        "server_outage::shutdown_while_it_is_down_at_most_once",
+    ],
     /// Who was there before is not told to those who come.
     ForgetsWhoWasThere: [
         "membership::join_update_leave",
         "membership::a_late_joiner_sees_everybody",
+    ],
+    /// A publish is Ok before the message is stored.
+    AnswersBeforeItIsStored: [
+        "server_publishing::ok_means_stored",
+        "server_publishing::ok_means_stored_exactly_once",
+    ],
+    /// A publish of which nobody knows the outcome is reported as rejected.
+    CallsTheUnknownRejected: [
+        "server_publishing::the_answer_is_cut_off",
+        "server_publishing::the_answer_is_cut_off_exactly_once",
+    ],
+    /// A start without a server waits for one, and says nothing.
+    WaitsForAServer: [
+        "server_outage::a_cold_start",
+    ],
+    /// Whoever joins with other settings gets those of the first.
+    KeepsOldSettings: [
+        "server_resources::another_ack_wait_is_used",
+    ],
+    /// After a reconnect, what waits is skipped.
+    SkipsToNow: [
+        "server_resources::a_group_that_is_deleted",
+        "server_resources::data_that_is_wiped",
+    ],
+    /// A connection is made without TLS, whatever is asked for.
+    ForgetsTls: [
+        "server_access::a_plain_server",
+    ],
+    /// The password that stood in its file at the start is used for ever.
+    RemembersThePassword: [
+        "server_access::another_password",
+    ],
+    /// A connect that fails says by which password.
+    ShowsThePassword: [
+        "server_access::secrets_are_nowhere",
     ],
     /// A watcher that was too slow is not told.
     HidesLag: [

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use catga::{Envelope, Error, ErrorKind, InboxStore};
 use catga_core::{
-    Claim, ClaimEnd, ClaimOutcome, Delivery, Effects, InboxKey, Owner, Receipt, Reply, Settlement,
-    StatsReader, Subscription, async_trait,
+    Claim, ClaimEnd, ClaimOutcome, ConnectionState, Delivery, Effects, InboxKey, Owner, Receipt,
+    Reply, Settlement, StatsReader, Subscription, Transport, async_trait,
 };
 
 use super::Mutant;
@@ -19,13 +19,42 @@ pub(super) struct MutatedSubscription {
     mutant: Mutant,
     /// None once it is left.
     subscription: Option<Box<dyn Subscription>>,
+    transport: Arc<dyn Transport>,
+    /// Whether there was no connection since something came.
+    was_away: bool,
 }
 
 impl MutatedSubscription {
-    pub(super) fn new(mutant: Mutant, subscription: Box<dyn Subscription>) -> Self {
+    pub(super) fn new(
+        mutant: Mutant,
+        subscription: Box<dyn Subscription>,
+        transport: Arc<dyn Transport>,
+    ) -> Self {
         Self {
             mutant,
             subscription: Some(subscription),
+            transport,
+            was_away: false,
+        }
+    }
+
+    /// What comes first after there was no connection is acked, and nobody gets it.
+    async fn skip(&mut self, max: usize, into: &mut Vec<Delivery>) -> Result<(), Error> {
+        loop {
+            self.was_away |= self.transport.state() != ConnectionState::Connected;
+            let mut received = Vec::new();
+            let recv = self.subscription()?.recv(max, &mut received);
+            let Ok(outcome) = tokio::time::timeout(Duration::from_millis(5), recv).await else {
+                into.append(&mut received);
+                continue;
+            };
+            if !mem::take(&mut self.was_away) || received.is_empty() {
+                into.append(&mut received);
+                return outcome;
+            }
+            for delivery in received {
+                delivery.settle(Settlement::Ack).await?;
+            }
         }
     }
 
@@ -42,6 +71,9 @@ impl Subscription for MutatedSubscription {
             Mutant::BuffersWithoutBound => usize::MAX,
             _ => max,
         };
+        if self.mutant == Mutant::SkipsToNow {
+            return self.skip(max, into).await;
+        }
         let mut received = Vec::new();
         let outcome = self.subscription()?.recv(max, &mut received).await;
         for delivery in received {

@@ -27,6 +27,8 @@ pub(super) struct MutatedTransport {
     first_name: OnceLock<Name>,
     /// The first answer that came.
     first_reply: OnceLock<Reply>,
+    /// The ack wait of the first subscription.
+    first_ack_wait: OnceLock<Duration>,
 }
 
 impl fmt::Debug for MutatedTransport {
@@ -47,6 +49,7 @@ impl MutatedTransport {
             waiting: AtomicCell::new(None),
             first_name: OnceLock::new(),
             first_reply: OnceLock::new(),
+            first_ack_wait: OnceLock::new(),
         }
     }
 
@@ -136,8 +139,19 @@ impl Transport for MutatedTransport {
             };
             return self.transport.publish(&mut instead, deadline).await;
         }
+        if self.mutant == Mutant::AnswersBeforeItIsStored {
+            let (transport, mut later) = (Arc::clone(&self.transport), envelope.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                drop(transport.publish(&mut later, deadline).await);
+            });
+            return Ok(Published::new());
+        }
         match self.transport.publish(envelope, deadline).await {
             Err(_) if self.mutant == Mutant::SwallowsPublishErrors => Ok(Published::new()),
+            Err(error) if self.mutant == Mutant::CallsTheUnknownRejected => {
+                Err(Error::new(error.kind(), "publish", "it was not stored"))
+            }
             outcome => outcome,
         }
     }
@@ -167,21 +181,22 @@ impl Transport for MutatedTransport {
             Mutant::StartsAtNow => asked.start = Start::New,
             Mutant::BuffersWithoutBound => asked.max_in_flight = 1_000_000,
             Mutant::IgnoresTheOrder => asked.ordered = None,
+            Mutant::KeepsOldSettings => {
+                asked.ack_wait = *self.first_ack_wait.get_or_init(|| asked.ack_wait);
+            }
             _ => {}
         }
         let subscription = self.transport.subscribe(&asked).await?;
-        Ok(Box::new(MutatedSubscription::new(
-            self.mutant,
-            subscription,
-        )))
+        let transport = Arc::clone(&self.transport);
+        let mutated = MutatedSubscription::new(self.mutant, subscription, transport);
+        Ok(Box::new(mutated))
     }
 
     async fn serve(&self, serve: &Serve) -> Result<Box<dyn Subscription>, Error> {
         let subscription = self.transport.serve(serve).await?;
-        Ok(Box::new(MutatedSubscription::new(
-            self.mutant,
-            subscription,
-        )))
+        let transport = Arc::clone(&self.transport);
+        let mutated = MutatedSubscription::new(self.mutant, subscription, transport);
+        Ok(Box::new(mutated))
     }
 
     async fn request(

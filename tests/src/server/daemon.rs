@@ -196,6 +196,11 @@ impl Daemon {
             .contains("address already in use")
     }
 
+    /// Tells it to read its configuration again (SIGHUP).
+    pub(crate) fn hang_up(&mut self) -> Result<(), ServerError> {
+        self.running()?.hang_up()
+    }
+
     fn running(&mut self) -> Result<&mut Process, ServerError> {
         let ended = ServerError::new(format!("{self} does not run"));
         self.process.as_mut().ok_or(ended)

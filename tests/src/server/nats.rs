@@ -20,6 +20,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 pub struct NatsOptions {
     without_jetstream: bool,
     advertise: Option<SocketAddr>,
+    room: Option<u64>,
     config: String,
 }
 
@@ -27,6 +28,12 @@ impl NatsOptions {
     /// Without JetStream.
     pub fn without_jetstream(mut self) -> Self {
         self.without_jetstream = true;
+        self
+    }
+
+    /// With so many bytes for all that JetStream stores.
+    pub fn room(mut self, bytes: u64) -> Self {
+        self.room = Some(bytes);
         self
     }
 
@@ -109,7 +116,11 @@ impl NatsServer {
         };
         if !options.without_jetstream {
             let store = self.daemon.store().display().to_string();
-            line(format_args!("jetstream {{ store_dir: {store:?} }}"));
+            let room = options
+                .room
+                .map(|bytes| format!(", max_file_store: {bytes}"));
+            let room = room.unwrap_or_default();
+            line(format_args!("jetstream {{ store_dir: {store:?}{room} }}"));
         }
         if let Some(address) = options.advertise {
             line(format_args!("client_advertise: \"{address}\""));
@@ -149,6 +160,22 @@ impl NatsServer {
         stream.read_to_string(&mut answer)?;
         let (_, body) = answer.split_once("\r\n\r\n").unwrap_or(("", &answer));
         Ok(body.to_owned())
+    }
+
+    /// Gives it other options while it runs (SIGHUP), those that a server can change so; returns when they hold.
+    ///
+    /// # Errors
+    /// When it does not run, or does not take them.
+    pub fn reload(&mut self, options: NatsOptions) -> Result<(), ServerError> {
+        const RELOADED: &str = "Reloaded server configuration";
+        let before = self.log().matches(RELOADED).count();
+        self.options = options;
+        fs::write(self.daemon.file("server.conf"), self.config())?;
+        self.daemon.hang_up()?;
+        wait_for("it has read its configuration", || {
+            let log = self.log();
+            Ok((log.matches(RELOADED).count() > before).then_some(()))
+        })
     }
 
     /// Its name, as it greets clients.

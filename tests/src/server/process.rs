@@ -125,6 +125,11 @@ impl Process {
         self.until(|state| state != STOPPED, "to go on")
     }
 
+    /// Tells it to read its configuration again (SIGHUP).
+    pub(crate) fn hang_up(&self) -> Result<(), ServerError> {
+        self.signal(Signal::HUP)
+    }
+
     fn until(&self, reached: impl Fn(char) -> bool, what: &str) -> Result<(), ServerError> {
         wait_for(&format!("{} {what}", self.name), || match self.state() {
             None | Some(ZOMBIE) => Err(ServerError::new(format!("{} has ended", self.name))),

@@ -84,7 +84,7 @@ pub(super) fn placed(reply: &Reply) -> Placed {
     );
     let bytes = json.payload().as_bytes().expect("given as bytes");
     catga_core::Codecs::default()
-        .decode(Json::CONTENT_TYPE, bytes)
+        .decode(Some(Json::CONTENT_TYPE), bytes)
         .expect("a response")
 }
 

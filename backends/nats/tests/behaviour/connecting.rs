@@ -3,22 +3,7 @@ use std::io::Write as _;
 use catga_core::{ConnectionState, Driver as _, ErrorKind, QoS, Retry};
 use catga_testkit::server::{NatsOptions, NatsServer, Server as _};
 
-use crate::{SECOND, SOON, Space, in_group, message, next, publish, text, until};
-
-#[tokio::test]
-async fn nobody_there_is_said_at_once_with_host_and_port() {
-    let began = std::time::Instant::now();
-    let error = Space::at("nats://127.0.0.1:1")
-        .try_connect("")
-        .await
-        .unwrap_err();
-    assert_eq!(
-        (error.kind(), error.retry()),
-        (ErrorKind::Connect, Retry::Reconnect)
-    );
-    assert!(error.message().contains("127.0.0.1:1"), "{error}");
-    assert!(began.elapsed() < SOON);
-}
+use crate::{SECOND, Space, in_group, message, publish, until};
 
 #[tokio::test]
 async fn one_of_several_hosts_is_enough() {
@@ -89,41 +74,6 @@ async fn tls_that_is_asked_for_never_falls_back() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_made_again() {
-    let mut server = NatsServer::start().unwrap();
-    let space = Space::at(&server.url());
-    let (here, there) = (space.transport().await, space.transport().await);
-    let mut subscription = here
-        .subscribe(&in_group(QoS::AtMostOnce, "g"))
-        .await
-        .unwrap();
-    publish(&*there, QoS::AtMostOnce, "before").await;
-    assert_eq!(text(&next(&mut *subscription).await), "before");
-    server.kill().unwrap();
-    until("both know", || async {
-        [&here, &there]
-            .iter()
-            .all(|bus| bus.state() == ConnectionState::Reconnecting)
-    })
-    .await;
-    server.restart().unwrap();
-    until("both are back", || async {
-        [&here, &there]
-            .iter()
-            .all(|bus| bus.state() == ConnectionState::Connected)
-    })
-    .await;
-    // What is subscribed is so again, on a connection of its own.
-    let by = tokio::time::Instant::now() + SOON;
-    let mut into = Vec::new();
-    while into.is_empty() {
-        assert!(tokio::time::Instant::now() < by, "it is heard again");
-        publish(&*there, QoS::AtMostOnce, "after").await;
-        let _ = tokio::time::timeout(SECOND / 10, subscription.recv(1, &mut into)).await;
-    }
-}
-
-#[tokio::test]
 async fn what_is_closed_stays_closed() {
     let space = Space::new();
     let bus = space.transport().await;
@@ -177,18 +127,4 @@ async fn unknown_options_are_listed_by_the_driver() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
-}
-
-#[tokio::test]
-async fn a_server_that_does_not_greet_is_given_up() {
-    let mut server = NatsServer::start().unwrap();
-    server.pause().unwrap();
-    let began = std::time::Instant::now();
-    let space = Space::at(&server.url());
-    let error = space
-        .try_connect("?connect_timeout=300ms")
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Connect, "{error:?}");
-    assert!(began.elapsed() < SOON);
 }

@@ -1,5 +1,9 @@
-use catga_core::{ErrorKind, Headers, MessageId, QoS, Subscription};
+use catga_core::{
+    Bytes, Descriptor, Envelope, ErrorKind, Headers, IsEvent, Json, Message, MessageId, QoS,
+    Subscription,
+};
 use catga_testkit::server::{NatsOptions, NatsServer};
+use futures_util::StreamExt;
 
 use crate::{SECOND, SOON, Space, in_group, message, next, nothing, on_node, publish, text, until};
 
@@ -61,6 +65,41 @@ async fn an_event_carries_what_was_given_and_nothing_else() {
     assert!(bare.envelope().headers().is_empty());
 }
 
+/// The wire as others see it: neither the type's name nor its being raw is said by a header.
+#[tokio::test]
+async fn an_event_with_nothing_to_say_has_no_header() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Frame(Bytes);
+
+    impl Message for Frame {
+        type Role = IsEvent;
+        type Response = ();
+        const DESCRIPTOR: Descriptor = Descriptor::event("orders.created");
+
+        fn as_raw(&self) -> Option<&Bytes> {
+            Some(&self.0)
+        }
+    }
+
+    let space = Space::new();
+    let bus = space.transport().await;
+    let tap = async_nats::connect(&space.url).await.unwrap();
+    let subject = format!("{}.>", space.namespace);
+    let mut wire = tap.subscribe(subject).await.unwrap();
+    tap.flush().await.unwrap();
+    let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
+    let raw = Bytes::from_static(&[0, 0xff, b'\r', b'\n']);
+    let mut frame = Envelope::new(Frame(raw.clone()));
+    frame.encode(&Json).unwrap();
+    bus.publish(&mut frame, SOON).await.unwrap();
+    let seen = tokio::time::timeout(SOON, StreamExt::next(&mut wire));
+    let seen = seen.await.unwrap().expect("the tap is open");
+    assert_eq!((seen.payload, seen.headers), (raw.clone(), None));
+    let got = next(&mut *subscription).await;
+    assert_eq!(got.envelope().payload().as_bytes(), Some(&raw));
+    assert_eq!(got.envelope().content_type(), None);
+}
+
 #[tokio::test]
 async fn only_what_comes_later_is_heard_and_other_names_are_not() {
     let space = Space::new();
@@ -68,7 +107,7 @@ async fn only_what_comes_later_is_heard_and_other_names_are_not() {
     publish(&*bus, QOS, "before").await;
     let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
     let other = catga_core::Name::from_static("orders");
-    let mut foreign = catga_core::Envelope::received(other, QOS, catga_core::Bytes::new());
+    let mut foreign = Envelope::received(other, QOS, Bytes::new());
     bus.publish(&mut foreign, SOON).await.unwrap();
     Space::new()
         .transport()

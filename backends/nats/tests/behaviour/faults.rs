@@ -11,7 +11,7 @@ use catga_testkit::server::{NatsOptions, NatsServer, Server};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    NAME, SECOND, SOON, Space, ack, in_group, message, next, nothing, on_node, publish, text, until,
+    NAME, SECOND, SOON, Space, ack, in_group, message, next, nothing, publish, text, until,
 };
 
 const QOS: QoS = QoS::AtLeastOnce;
@@ -49,40 +49,6 @@ async fn handle_all(subscription: &mut dyn Subscription, expected: impl Iterator
             let _ = delivery.settle(catga_core::Settlement::Ack).await;
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_over_kills_of_the_server() {
-    let mut server = NatsServer::start().unwrap();
-    let space = Space::at(&server.url());
-    let (here, there) = (space.transport().await, space.transport().await);
-    let short = in_group(QOS, "g").with_ack_wait(SECOND);
-    let mut subscription = there.subscribe(&short).await.unwrap();
-    let (tell, mut stored) = tokio::sync::watch::channel(0);
-    let publishing = tokio::spawn(async move {
-        for i in 0..600_u32 {
-            store(&*here, &i.to_string()).await;
-            tell.send_replace(i);
-            sleep(Duration::from_millis(5)).await;
-        }
-    });
-    let handling = tokio::spawn(async move {
-        handle_all(&mut *subscription, 0..600).await;
-        subscription
-    });
-    // Each of them while messages are published: those before it are stored, and those after it are not.
-    for before in [150, 300, 450] {
-        let reached = stored.wait_for(|stored| *stored >= before);
-        timeout(4 * SOON, reached).await.unwrap().unwrap();
-        let killed = tokio::task::spawn_blocking(move || {
-            server.kill().unwrap();
-            server.restart().unwrap();
-            server
-        });
-        server = killed.await.unwrap();
-    }
-    publishing.await.unwrap();
-    handling.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,17 +123,38 @@ async fn a_publish_to_a_paused_server_may_be_stored_and_its_retry_is_a_duplicate
 }
 
 #[tokio::test]
-async fn an_ack_that_is_cut_off_leaves_the_outcome_unknown() {
+async fn a_connection_that_is_lost_ends_the_wait_for_an_answer() {
     let server = NatsServer::start().unwrap();
     let proxy = Proxy::start(server.address(), 7).await.unwrap();
     let space = Space::at(&format!("nats://{}", proxy.address()));
     let bus = space.transport().await;
     publish(&*bus, QOS, "first").await;
-    let mut envelope = message(QOS, "second");
+    let jetstream = raw(&server.url()).await;
     proxy.set(Direction::ToClient, Fault::BlackHole);
-    let error = bus.publish(&mut envelope, SECOND / 2).await.unwrap_err();
-    assert!(error.may_be_stored(), "{error:?}");
-    proxy.heal();
+    let unanswered = tokio::spawn({
+        let bus = Arc::clone(&bus);
+        async move {
+            let mut envelope = message(QOS, "second");
+            let outcome = bus.publish(&mut envelope, SOON).await;
+            (envelope, outcome)
+        }
+    });
+    until("it is stored", async || {
+        let mut stored = jetstream.get_stream(stream(&space)).await.unwrap();
+        stored.info().await.unwrap().state.messages == 2
+    })
+    .await;
+    proxy.set(Direction::ToClient, Fault::Pass);
+    let lost = Instant::now();
+    proxy.reset();
+    let (mut envelope, outcome) = unanswered.await.unwrap();
+    let error = outcome.unwrap_err();
+    assert!(lost.elapsed() < SECOND, "{:?}", lost.elapsed());
+    assert_eq!(
+        (error.kind(), error.retry(), error.may_be_stored()),
+        (ErrorKind::Unavailable, Retry::Reconnect, true),
+        "{error:?}"
+    );
     assert!(bus.publish(&mut envelope, SOON).await.unwrap().duplicate);
 }
 
@@ -201,65 +188,6 @@ async fn without_a_connection_nothing_is_stored_and_every_call_ends() {
     bus.close().await.unwrap_err();
     assert_eq!(bus.state(), ConnectionState::Closed);
     assert!(began.elapsed() < SOON / 2);
-}
-
-#[tokio::test]
-async fn a_consumer_that_is_deleted_goes_on_where_it_was() {
-    let space = Space::new();
-    let bus = space
-        .try_connect("?pull_heartbeat=300ms")
-        .await
-        .unwrap()
-        .transport;
-    let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
-    let jetstream = raw(crate::shared()).await;
-    publish(&*bus, QOS, "0").await;
-    ack(next(&mut *subscription).await).await;
-    nothing(&mut *subscription).await;
-    // While a pull waits.
-    jetstream
-        .delete_consumer_from_stream("g", &stream(&space))
-        .await
-        .unwrap();
-    publish(&*bus, QOS, "1").await;
-    handle_all(&mut *subscription, 1..2).await;
-    // While none does: a pull that is sent later gets no answer at all.
-    let held = in_group(QOS, "h").with_max_in_flight(1);
-    let mut busy = bus.subscribe(&held).await.unwrap();
-    let delivery = next(&mut *busy).await;
-    jetstream
-        .delete_consumer_from_stream("h", &stream(&space))
-        .await
-        .unwrap();
-    drop(delivery);
-    publish(&*bus, QOS, "2").await;
-    handle_all(&mut *busy, 0..3).await;
-}
-
-#[tokio::test]
-async fn a_stream_that_is_deleted_is_made_again() {
-    let space = Space::new();
-    let bus = space
-        .try_connect("?pull_heartbeat=300ms")
-        .await
-        .unwrap()
-        .transport;
-    let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
-    for i in 0..10 {
-        publish(&*bus, QOS, &i.to_string()).await;
-    }
-    handle_all(&mut *subscription, 0..10).await;
-    let jetstream = raw(crate::shared()).await;
-    jetstream.delete_stream(stream(&space)).await.unwrap();
-    let error = bus.publish(&mut message(QOS, "x"), SOON).await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.may_be_stored()),
-        (ErrorKind::NotFound, false)
-    );
-    for i in 10..20 {
-        store(&*bus, &i.to_string()).await;
-    }
-    handle_all(&mut *subscription, 10..20).await;
 }
 
 #[tokio::test]
@@ -302,28 +230,37 @@ async fn without_jetstream_one_clear_error_says_so() {
 }
 
 #[tokio::test]
-async fn a_full_stream_rejects_and_recovers() {
+async fn a_full_stream_makes_room_by_what_all_groups_have_handled() {
     let space = Space::new();
-    let bus = space
-        .try_connect("?max_bytes=4000")
-        .await
-        .unwrap()
-        .transport;
-    let text = "x".repeat(500);
-    let error = loop {
-        if let Err(error) = bus.publish(&mut message(QOS, &text), SOON).await {
-            break error;
+    let bounded = space.try_connect("?max_bytes=20000").await.unwrap();
+    let bus = bounded.transport;
+    let mut quick = bus.subscribe(&in_group(QOS, "quick")).await.unwrap();
+    let mut slow = bus.subscribe(&in_group(QOS, "slow")).await.unwrap();
+    let fill = async |from: u32| {
+        for i in from.. {
+            let text = format!("{i:0500}");
+            if let Err(error) = bus.publish(&mut message(QOS, &text), SOON).await {
+                assert_eq!(error.kind(), ErrorKind::LimitReached, "{error:?}");
+                return i;
+            }
         }
+        unreachable!("the stream has a bound")
     };
-    assert_eq!(
-        (error.kind(), error.retry()),
-        (ErrorKind::LimitReached, Retry::Now)
-    );
-    assert!(!error.may_be_stored());
+    let stored = fill(0).await;
+    handle_all(&mut *quick, 0..stored).await;
+    // One group alone makes no room: the other still needs all of it.
     let jetstream = raw(crate::shared()).await;
-    let full = jetstream.get_stream(stream(&space)).await.unwrap();
-    full.purge().await.unwrap();
-    publish(&*bus, QOS, &text).await;
+    let mut kept = jetstream.get_stream(stream(&space)).await.unwrap();
+    for _ in 0..3 {
+        nothing(&mut *quick).await;
+        assert_eq!(fill(stored).await, stored);
+    }
+    assert_eq!(kept.info().await.unwrap().state.messages, u64::from(stored));
+    handle_all(&mut *slow, 0..stored).await;
+    store(&*bus, &format!("{stored:0500}")).await;
+    handle_all(&mut *quick, stored..=stored).await;
+    handle_all(&mut *slow, stored..=stored).await;
+    assert!(kept.info().await.unwrap().state.first_sequence > u64::from(stored));
 }
 
 #[tokio::test]
@@ -343,62 +280,6 @@ async fn what_may_not_be_published_is_rejected_and_not_waited_for() {
     let asked = bus.request(&to, &message(QOS, "a"), 1, Some(SOON)).await;
     assert_eq!(asked.unwrap_err().kind(), ErrorKind::Permission);
     assert!(began.elapsed() < SOON / 4);
-}
-
-#[tokio::test]
-async fn a_revoked_password_is_said_and_the_new_one_is_read() {
-    let lines = |password| {
-        let lines = format!("authorization {{ user: app, password: {password} }}");
-        NatsOptions::default().config(&lines)
-    };
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "old").unwrap();
-    let old = NatsServer::with(&lines("old")).unwrap();
-    let new = NatsServer::with(&lines("new")).unwrap();
-    let proxy = Proxy::start(old.address(), 7).await.unwrap();
-    let (at, path) = (proxy.address(), file.path().display());
-    let space = Space::at(&format!("nats://app@{at}?password_file={path}"));
-    let bus = space.transport().await;
-    publish(&*bus, QOS, "a").await;
-    proxy.forward_to(new.address());
-    proxy.reset();
-    until("it is refused", || async {
-        let published = bus.publish(&mut message(QOS, "b"), SECOND / 5).await;
-        published.is_err_and(|error| error.kind() == ErrorKind::Permission)
-    })
-    .await;
-    std::fs::write(file.path(), "new").unwrap();
-    store(&*bus, "c").await;
-}
-
-#[tokio::test]
-async fn nothing_is_left_behind() {
-    let server = NatsServer::start().unwrap();
-    let space = Space::at(&server.url());
-    let bus = space.transport().await;
-    publish(&*bus, QOS, "a").await;
-    let subscriptions = || {
-        let varz = server.get("/varz").unwrap();
-        let (_, rest) = varz.split_once("\"subscriptions\":").unwrap();
-        rest.trim_start()
-            .split(',')
-            .next()
-            .unwrap()
-            .parse::<u32>()
-            .unwrap()
-    };
-    let round = async || {
-        let group = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
-        let node = bus.subscribe(&on_node(QoS::AtMostOnce, "n")).await.unwrap();
-        drop((group, node));
-    };
-    round().await;
-    sleep(SECOND / 4).await;
-    let before = subscriptions();
-    for _ in 0..50 {
-        round().await;
-    }
-    until("all are gone", || async { subscriptions() <= before }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,6 @@ mod events;
 mod exactly_once;
 mod faults;
 mod inbox;
-mod permissions;
 mod requests;
 mod settling;
 mod stored;

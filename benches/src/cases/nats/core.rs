@@ -1,12 +1,15 @@
-//! At most once over NATS core: from publish to a subscriber on another connection.
+//! At most once over NATS core: from publish to a subscriber on another connection, by hand and to a handler of ours.
 
 use async_nats::HeaderMap;
-use futures_util::StreamExt;
+use catga::prelude::*;
+use futures_util::{Stream, StreamExt, stream};
 
+use super::ours::{Frame, Note, Sample, node, on_frame, on_note};
 use super::{connect, settled};
 use crate::bench::{Bench, Measured, two_cores};
-use crate::case::{Case, Needs, Terms};
+use crate::case::{Bar, Case, Needs, Terms};
 use crate::cases::work::{RAW_PAYLOAD, number, payload};
+use crate::pace::Pace;
 
 /// Below the capacity of a subscription, which drops what is beyond.
 const WINDOW: u64 = 16_384;
@@ -17,9 +20,19 @@ enum With {
     Nothing,
     Headers,
     Flush,
+    /// Encoded and decoded by serde_json.
+    Json,
 }
 
-fn publish(bench: Bench, with: With) -> Measured {
+/// All at once, or each at its time.
+fn numbers(bench: &Bench, rate: Option<f64>) -> impl Stream<Item = u64> + Unpin + use<> {
+    match rate {
+        Some(rate) => Pace::per_second(rate, bench.operations).numbers().boxed(),
+        None => stream::iter(0..bench.operations).boxed(),
+    }
+}
+
+fn publish(bench: Bench, with: With, size: usize, rate: Option<f64>) -> Measured {
     two_cores(async move {
         let (publisher, consumer) = (connect(&bench.url).await, connect(&bench.url).await);
         let mut inbox = consumer.subscribe("orders").await.expect("subscribed");
@@ -28,18 +41,30 @@ fn publish(bench: Bench, with: With) -> Measured {
         let counter = tally.clone();
         tokio::spawn(async move {
             while let Some(message) = inbox.next().await {
-                counter.one(number(&message.payload));
+                counter.one(match with {
+                    With::Json => {
+                        let note = serde_json::from_slice::<Note>(&message.payload);
+                        note.expect("a note").number
+                    }
+                    _ => number(&message.payload),
+                });
             }
         });
+        let mut numbers = numbers(&bench, rate);
         let clock = bench.begin();
-        for i in 0..bench.operations {
+        while let Some(i) = numbers.next().await {
             tally.sent(i);
             let sent = match with {
                 With::Headers => {
-                    let publish = publisher.publish_with_headers("orders", headers(i), payload(i));
+                    let payload = payload(i, size);
+                    let publish = publisher.publish_with_headers("orders", headers(i), payload);
                     publish.await
                 }
-                _ => publisher.publish("orders", payload(i)).await,
+                With::Json => {
+                    let note = serde_json::to_vec(&Note::of(i, size)).expect("a note");
+                    publisher.publish("orders", note.into()).await
+                }
+                _ => publisher.publish("orders", payload(i, size)).await,
             };
             sent.expect("connected");
             if with == With::Flush {
@@ -65,34 +90,160 @@ fn headers(i: u64) -> HeaderMap {
     headers
 }
 
+fn ours<E: Sample>(
+    bench: Bench,
+    handlers: catga::Handlers,
+    size: usize,
+    rate: Option<f64>,
+) -> Measured {
+    two_cores(async move {
+        let tally = bench.tally(1);
+        let _reader = node(&bench.url, "reader", handlers, &tally).await;
+        let writer = node(&bench.url, "writer", handlers![], &tally).await;
+        let mut numbers = numbers(&bench, rate);
+        let clock = bench.begin();
+        while let Some(i) = numbers.next().await {
+            tally.sent(i);
+            writer.publish(E::of(i, size)).await.expect("published");
+            tally.pace(i, WINDOW).await;
+        }
+        tally.reach_all().await;
+        clock.end_with(&tally)
+    })
+}
+
+/// Half of what the loop by hand reaches, in messages a second.
+fn half(bench: &Bench) -> f64 {
+    let measured = publish(bench.rehearsal(100_000), With::Nothing, 100, None);
+    measured.operations as f64 / measured.wall.as_secs_f64() / 2.0
+}
+
 pub fn cases() -> Vec<Case> {
     const QOS0: Terms = Terms::new("at most once", "nowhere", "none").payload(RAW_PAYLOAD);
+    const LARGE: &str = "512 B, a number first";
+    const JSON: &str = "number and text, 100 B as JSON";
+    const LARGE_JSON: &str = "number and text, 512 B as JSON";
+    const HALF: &str = "half of the rate of `nats/core/publish`, found out first";
+    const MANY: u64 = 500_000;
     let case = |name, does, operations, run| {
         Case::new(name, does, operations, run)
             .terms(QOS0)
             .needs(Needs::Nats)
     };
+    let ours_to = |name, run| {
+        case(name, "publish to a handler", MANY, run).settings("no header; ring of 65,536")
+    };
     vec![
         case(
             "nats/core/publish",
             "publish to a subscriber",
-            500_000,
-            |bench| publish(bench, With::Nothing),
+            MANY,
+            |bench| publish(bench, With::Nothing, 100, None),
         )
         .with_latency(),
+        case(
+            "nats/core/publish-512",
+            "the same with 512 bytes",
+            MANY,
+            |bench| publish(bench, With::Nothing, 512, None),
+        )
+        .terms(QOS0.payload(LARGE))
+        .against("nats/core/publish"),
+        case(
+            "nats/core/json",
+            "the same through serde_json",
+            MANY,
+            |bench| publish(bench, With::Json, 100, None),
+        )
+        .terms(QOS0.payload(JSON))
+        .with_latency()
+        .against("nats/core/publish"),
+        case(
+            "nats/core/json-512",
+            "the same through serde_json",
+            MANY,
+            |bench| publish(bench, With::Json, 512, None),
+        )
+        .terms(QOS0.payload(LARGE_JSON))
+        .against("nats/core/publish-512"),
         case(
             "nats/core/headers",
             "the same with four headers",
             200_000,
-            |bench| publish(bench, With::Headers),
+            |bench| publish(bench, With::Headers, 100, None),
         )
         .against("nats/core/publish"),
         case(
             "nats/core/flush",
             "the same, flushed after each",
             50_000,
-            |bench| publish(bench, With::Flush),
+            |bench| publish(bench, With::Flush, 100, None),
         )
         .against("nats/core/publish"),
+        ours_to("nats/core/ours", |bench| {
+            ours::<Frame>(bench, handlers![on_frame], 100, None)
+        })
+        .with_latency()
+        .against("nats/core/publish")
+        .asked(Bar::RatioAtLeast(0.9)),
+        ours_to("nats/core/ours-512", |bench| {
+            ours::<Frame>(bench, handlers![on_frame], 512, None)
+        })
+        .terms(QOS0.payload(LARGE))
+        .against("nats/core/publish-512")
+        .asked(Bar::RatioAtLeast(0.9)),
+        ours_to("nats/core/ours-json", |bench| {
+            ours::<Note>(bench, handlers![on_note], 100, None)
+        })
+        .terms(QOS0.payload(JSON))
+        .with_latency()
+        .against("nats/core/json")
+        .asked(Bar::RatioAtLeast(0.93)),
+        ours_to("nats/core/ours-json-512", |bench| {
+            ours::<Note>(bench, handlers![on_note], 512, None)
+        })
+        .terms(QOS0.payload(LARGE_JSON))
+        .against("nats/core/json-512")
+        .asked(Bar::RatioAtLeast(0.93)),
+        ours_to("nats/core/ours-order", |bench| {
+            ours::<crate::cases::work::Order>(bench, handlers![super::ours::on_order], 0, None)
+        })
+        .terms(QOS0.payload("order, 80 B as JSON"))
+        .with_latency()
+        .against("nats/core/publish"),
+        case(
+            "nats/core/half",
+            "publish to a subscriber, at half of what that reaches",
+            100_000,
+            |bench| {
+                let half = half(&bench);
+                publish(bench, With::Nothing, 100, Some(half))
+            },
+        )
+        .settings(HALF)
+        .with_latency()
+        .against("nats/core/publish"),
+        case(
+            "nats/core/ours-half",
+            "publish to a handler, at the same rate",
+            100_000,
+            |bench| {
+                let half = half(&bench);
+                ours::<Frame>(bench, handlers![on_frame], 100, Some(half))
+            },
+        )
+        .settings(HALF)
+        .with_latency()
+        .against("nats/core/half")
+        .asked(Bar::MedianRatioAtMost(1.3))
+        .asked(Bar::P99BeyondAtMost(1e6)),
+        case(
+            "nats/core/ours-long",
+            "a million to a handler, ten with `--long`",
+            1_000_000,
+            |bench| ours::<Frame>(bench, handlers![on_frame], 100, None),
+        )
+        .asked(Bar::GrowthAtMostMib(64.0))
+        .long(),
     ]
 }

@@ -36,7 +36,7 @@ fn put(bench: Bench) -> Measured {
         let clock = bench.begin();
         for i in 0..bench.operations {
             tally.sent(i);
-            bucket.put(key(i), payload(i)).await.expect("stored");
+            bucket.put(key(i), payload(i, 100)).await.expect("stored");
             tally.one(i);
         }
         clock.end_with(&tally)
@@ -47,7 +47,7 @@ fn get(bench: Bench) -> Measured {
     two_cores(async move {
         let bucket = bucket(&bench.url).await;
         for i in 0..100 {
-            bucket.put(key(i), payload(i)).await.expect("stored");
+            bucket.put(key(i), payload(i, 100)).await.expect("stored");
         }
         let tally = bench.tally(1);
         let clock = bench.begin();
@@ -72,7 +72,7 @@ fn watch(bench: Bench) -> Measured {
         let clock = bench.begin();
         for i in 0..bench.operations {
             tally.sent(i);
-            bucket.put(key(i), payload(i)).await.expect("stored");
+            bucket.put(key(i), payload(i, 100)).await.expect("stored");
             let event = events.next().await.expect("connected").expect("an event");
             tally.one(number(&event.value));
         }

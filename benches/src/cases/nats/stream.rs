@@ -16,6 +16,7 @@ use crate::bench::{Bench, Measured, two_cores};
 use crate::case::{Case, Needs, Terms};
 use crate::cases::work::{RAW_PAYLOAD, number, payload};
 use crate::latency::Tally;
+use crate::pace::Pace;
 
 const WINDOW: usize = 256;
 const BATCH: usize = 500;
@@ -39,6 +40,7 @@ async fn publish_all(
     count: u64,
     window: usize,
     ids: bool,
+    size: usize,
 ) {
     let mut outstanding = VecDeque::with_capacity(window);
     for i in 0..count {
@@ -49,15 +51,21 @@ async fn publish_all(
         if let Some(tally) = tally {
             tally.sent(i);
         }
-        let mut message = PublishMessage::build().payload(payload(i));
-        if ids {
-            message = message.message_id(format!("018f3d6e-7c1a-7000-8000-{i:012x}"));
-        }
+        let message = numbered(i, ids, size);
         let ack = context.send_publish("orders", message).await;
         outstanding.push_back((i, ack.expect("connected")));
     }
     for (i, ack) in outstanding {
         stored(i, ack, tally).await;
+    }
+}
+
+fn numbered(i: u64, with_id: bool, size: usize) -> PublishMessage {
+    let message = PublishMessage::build().payload(payload(i, size));
+    if with_id {
+        message.message_id(format!("018f3d6e-7c1a-7000-8000-{i:012x}"))
+    } else {
+        message
     }
 }
 
@@ -69,13 +77,13 @@ async fn stored(i: u64, ack: jetstream::context::PublishAckFuture, tally: Option
     }
 }
 
-fn publish(bench: Bench, storage: StorageType, window: usize, ids: bool) -> Measured {
+fn publish(bench: Bench, storage: StorageType, window: usize, ids: bool, size: usize) -> Measured {
     two_cores(async move {
         let client = connect(&bench.url).await;
         let (context, mut stream) = orders(&client, storage).await;
         let tally = bench.tally(1);
         let clock = bench.begin();
-        publish_all(&context, Some(&tally), bench.operations, window, ids).await;
+        publish_all(&context, Some(&tally), bench.operations, window, ids, size).await;
         let measured = clock.end_with(&tally);
         let state = &stream.info().await.expect("an answer").state;
         assert_eq!(state.messages, bench.operations, "stored");
@@ -98,7 +106,7 @@ fn publish_own_inbox(bench: Bench) -> Measured {
             while sent < bench.operations.min(received + WINDOW as u64) {
                 tally.sent(sent);
                 let reply = format!("{inbox}.{sent}");
-                let publish = client.publish_with_reply("orders", reply, payload(sent));
+                let publish = client.publish_with_reply("orders", reply, payload(sent, 100));
                 publish.await.expect("connected");
                 sent += 1;
             }
@@ -133,7 +141,7 @@ async fn messages(consumer: &PullConsumer) -> pull::Stream {
 async fn filled(bench: &Bench) -> (Client, Stream) {
     let writer = connect(&bench.url).await;
     let (context, _) = orders(&writer, StorageType::File).await;
-    publish_all(&context, None, bench.operations, WINDOW, false).await;
+    publish_all(&context, None, bench.operations, WINDOW, false, 100).await;
     let client = connect(&bench.url).await;
     let stream = jetstream::new(client.clone()).get_stream("ORDERS").await;
     (client, stream.expect("it is there"))
@@ -222,8 +230,20 @@ fn push(bench: Bench) -> Measured {
     })
 }
 
-/// One connection publishes while another consumes.
-fn end_to_end(bench: Bench) -> Measured {
+/// What `end_to_end` reaches with ids, in messages a second.
+pub(super) fn rate(bench: &Bench) -> f64 {
+    let measured = end_to_end(bench.rehearsal(20_000), true, 100, None);
+    measured.operations as f64 / measured.wall.as_secs_f64()
+}
+
+/// At half of that.
+fn half(bench: Bench) -> Measured {
+    let half = rate(&bench) / 2.0;
+    end_to_end(bench, true, 100, Some(half))
+}
+
+/// One connection publishes, at a rate if one is given, while another consumes.
+fn end_to_end(bench: Bench, ids: bool, size: usize, rate: Option<f64>) -> Measured {
     two_cores(async move {
         let (writer, reader) = (connect(&bench.url).await, connect(&bench.url).await);
         let (context, _) = orders(&writer, StorageType::File).await;
@@ -241,11 +261,15 @@ fn end_to_end(bench: Bench) -> Measured {
             }
         });
         let clock = bench.begin();
-        let published = stream::iter(0..count).map(|i| {
+        let numbers = match rate {
+            Some(rate) => Pace::per_second(rate, count).numbers().boxed(),
+            None => stream::iter(0..count).boxed(),
+        };
+        let published = numbers.map(|i| {
             let (context, tally) = (&context, &tally);
             async move {
                 tally.sent(i);
-                let ack = context.publish("orders", payload(i)).await;
+                let ack = context.send_publish("orders", numbered(i, ids, size)).await;
                 ack.expect("connected").await.expect("stored");
             }
         });
@@ -253,12 +277,16 @@ fn end_to_end(bench: Bench) -> Measured {
         tally.reach_all().await;
         let measured = clock.end_with(&tally);
         acknowledged(&mut consumer, count).await;
+        // Who rehearses leaves nothing behind.
+        let context = jetstream::new(reader);
+        context.delete_stream("ORDERS").await.expect("deleted");
         measured
     })
 }
 
 pub fn cases() -> Vec<Case> {
     const MANY: u64 = 100_000;
+    const WINDOWS: &str = "256 unacknowledged; batches of 500";
     const PUBLISH: Terms =
         Terms::new("at least once", "file, 1 replica", "PubAck of each").payload(RAW_PAYLOAD);
     const CONSUME: Terms =
@@ -279,24 +307,33 @@ pub fn cases() -> Vec<Case> {
             "nats/publish/alone",
             "publish until stored, one after the other",
             5_000,
-            |bench| publish(bench, StorageType::File, 1, false),
+            |bench| publish(bench, StorageType::File, 1, false, 100),
         )
         .settings(""),
         publishing("nats/publish/256", "publish until stored", MANY, |bench| {
-            publish(bench, StorageType::File, WINDOW, false)
+            publish(bench, StorageType::File, WINDOW, false, 100)
         }),
         publishing(
             "nats/publish/256-id",
             "the same with `Nats-Msg-Id`",
             MANY,
-            |bench| publish(bench, StorageType::File, WINDOW, true),
+            |bench| publish(bench, StorageType::File, WINDOW, true, 100),
         )
         .against("nats/publish/256"),
+        publishing(
+            "nats/publish/256-id-512",
+            "the same with 512 bytes",
+            MANY,
+            |bench| publish(bench, StorageType::File, WINDOW, true, 512),
+        )
+        .terms(PUBLISH.payload("512 B, a number first"))
+        .settings("256 unacknowledged")
+        .against("nats/publish/256-id"),
         publishing(
             "nats/publish/256-memory",
             "the same, stored in memory",
             MANY,
-            |bench| publish(bench, StorageType::Memory, WINDOW, false),
+            |bench| publish(bench, StorageType::Memory, WINDOW, false, 100),
         )
         .terms(
             Terms::new("at least once", "the server's memory", "PubAck of each")
@@ -346,9 +383,33 @@ pub fn cases() -> Vec<Case> {
         consuming(
             "nats/end-to-end",
             "publish until stored, pull and ack, at once",
-            end_to_end,
+            |bench| end_to_end(bench, false, 100, None),
         )
-        .settings("256 unacknowledged; batches of 500")
+        .settings(WINDOWS)
         .with_latency(),
+        consuming(
+            "nats/end-to-end/id",
+            "the same with `Nats-Msg-Id`",
+            |bench| end_to_end(bench, true, 100, None),
+        )
+        .settings(WINDOWS)
+        .with_latency()
+        .against("nats/end-to-end"),
+        consuming(
+            "nats/end-to-end/id-512",
+            "the same with 512 bytes",
+            |bench| end_to_end(bench, true, 512, None),
+        )
+        .terms(CONSUME.payload("512 B, a number first"))
+        .settings(WINDOWS)
+        .against("nats/end-to-end/id"),
+        consuming(
+            "nats/end-to-end/half",
+            "with `Nats-Msg-Id`, at half of what that reaches",
+            half,
+        )
+        .settings("half of the rate of `nats/end-to-end/id`, found out first")
+        .with_latency()
+        .against("nats/end-to-end/id"),
     ]
 }

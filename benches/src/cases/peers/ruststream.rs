@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::{TALLY, tally};
 use crate::bench::{Bench, Measured, one_core, two_cores};
 use crate::case::{Case, Needs, Terms};
-use crate::cases::work::{Order, handle};
+use crate::cases::nats::respond;
+use crate::cases::work::{Order, RAW_PAYLOAD, handle, number, payload};
 
 #[subscriber("orders")]
 async fn count(order: &Order) -> HandlerOutcome {
@@ -170,18 +171,73 @@ fn nats_core(bench: Bench) -> Measured {
     })
 }
 
+/// Requests of a publisher of theirs, to a responder that is none of theirs.
+fn nats_request(bench: Bench) -> Measured {
+    two_cores(async move {
+        assert!(TALLY.set(bench.tally(1)).is_ok(), "a process runs one case");
+        respond(&bench.url).await;
+        let connected = NatsBroker::new(bench.url.as_str()).connect().await;
+        let requester = connected.expect("the server runs").publisher(NatsPublish);
+        let clock = bench.begin();
+        let each = stream::iter(0..bench.operations).map(|i| {
+            let requester = &requester;
+            async move {
+                tally().sent(i);
+                let payload = payload(i, 100);
+                let request = OutgoingMessage::new("prices", &*payload);
+                let answer = requester.request(request, Duration::from_secs(10)).await;
+                tally().one(number(answer.expect("an answer").payload()));
+            }
+        });
+        each.buffer_unordered(64).for_each(|()| async {}).await;
+        clock.end_with(tally())
+    })
+}
+
+/// A stream, and a publisher on it.
+async fn stored_orders(bench: &Bench) -> impl Publisher {
+    let client = async_nats::connect(&bench.url).await;
+    let config = jetstream::stream::Config {
+        name: "ORDERS".to_owned(),
+        subjects: vec!["orders".to_owned()],
+        ..Default::default()
+    };
+    let context = jetstream::new(client.expect("the server runs"));
+    context.create_stream(config).await.expect("created");
+    let connected = NatsBroker::new(bench.url.as_str()).connect().await;
+    let connected = connected.expect("the server runs");
+    connected.publisher(JetStreamPublish::default())
+}
+
+fn jetstream_publish(bench: Bench) -> Measured {
+    two_cores(async move {
+        assert!(TALLY.set(bench.tally(1)).is_ok(), "a process runs one case");
+        let orders = stored_orders(&bench).await;
+        let clock = bench.begin();
+        publish_at_once(&bench, &orders, |i| tally().one(i)).await;
+        clock.end_with(tally())
+    })
+}
+
+/// What is stored already is handled by an application that starts meanwhile.
+fn jetstream_consume(bench: Bench) -> Measured {
+    two_cores(async move {
+        assert!(TALLY.set(bench.tally(1)).is_ok(), "a process runs one case");
+        let orders = stored_orders(&bench).await;
+        publish_at_once(&bench, &orders, |_| ()).await;
+        let app = RustStream::new(info()).with_broker(NatsBroker::new(bench.url.as_str()), |b| {
+            b.include(count_stored);
+        });
+        let clock = bench.begin();
+        let _running = app.start().await.expect("it starts");
+        tally().reach_all().await;
+        clock.end_with(tally())
+    })
+}
+
 fn jetstream(bench: Bench, batches: bool) -> Measured {
     two_cores(async move {
-        let client = async_nats::connect(&bench.url)
-            .await
-            .expect("the server runs");
-        let config = jetstream::stream::Config {
-            name: "ORDERS".to_owned(),
-            subjects: vec!["orders".to_owned()],
-            ..Default::default()
-        };
-        let created = jetstream::new(client).create_stream(config).await;
-        created.expect("created");
+        let orders = stored_orders(&bench).await;
         let app = RustStream::new(info()).with_broker(NatsBroker::new(bench.url.as_str()), |b| {
             if batches {
                 b.include(count_stored_batch.batch(nonzero!(100)));
@@ -190,11 +246,9 @@ fn jetstream(bench: Bench, batches: bool) -> Measured {
             }
         });
         let _running = begin(&bench, app).await;
-        let connected = NatsBroker::new(bench.url.as_str()).connect().await;
-        let connected = connected.expect("the server runs");
-        let orders = connected.publisher(JetStreamPublish::default());
         let clock = bench.begin();
-        publish_at_once(&bench, &orders).await;
+        publish_at_once(&bench, &orders, |_| ()).await;
+        tally().reach_all().await;
         clock.end_with(tally())
     })
 }
@@ -213,20 +267,21 @@ fn redis(bench: Bench, tuned: bool) -> Measured {
         let connected = RedisBroker::standalone(bench.url.as_str()).connect().await;
         let orders = connected.expect("the server runs").publisher();
         let clock = bench.begin();
-        publish_at_once(&bench, &orders).await;
+        publish_at_once(&bench, &orders, |_| ()).await;
+        tally().reach_all().await;
         clock.end_with(tally())
     })
 }
 
 /// 256 at once, each until it is stored.
-async fn publish_at_once<P: Publisher>(bench: &Bench, orders: &P) {
+async fn publish_at_once<P: Publisher>(bench: &Bench, orders: &P, done: fn(u64)) {
     let each = stream::iter(0..bench.operations).map(|i| async move {
         tally().sent(i);
         let published = orders.message(&Order::new(i)).to("orders").publish().await;
         assert!(published.is_ok(), "stored");
+        done(i);
     });
     each.buffer_unordered(256).for_each(|()| async {}).await;
-    tally().reach_all().await;
 }
 
 pub fn cases() -> Vec<Case> {
@@ -283,20 +338,54 @@ pub fn cases() -> Vec<Case> {
         )
         .terms(CORE)
         .needs(Needs::Nats)
-        .against("nats/core/publish"),
+        .against("nats/core/ours-order"),
+        case(
+            "peers/ruststream/nats-request",
+            "request over NATS core, answered with what it carried",
+            50_000,
+            nats_request,
+        )
+        .terms(
+            Terms::new("an answer, or none in time", "nowhere", "the answer")
+                .payload(RAW_PAYLOAD)
+                .settings("as it comes; 64 in flight; a responder by hand"),
+        )
+        .needs(Needs::Nats)
+        .against("nats/request/ours-64"),
+        case(
+            "peers/ruststream/jetstream-publish",
+            "publish until stored",
+            MANY,
+            jetstream_publish,
+        )
+        .terms(
+            Terms::new("at least once", "file, 1 replica", "PubAck of each")
+                .settings("as it comes; 256 publishes at once, without ids"),
+        )
+        .needs(Needs::Nats)
+        .against("nats/publish/ours"),
+        Case::new(
+            "peers/ruststream/jetstream-consume",
+            "what is stored, to handler and ack",
+            MANY,
+            jetstream_consume,
+        )
+        .terms(FILE.settings("as it comes; the start is in it"))
+        .needs(Needs::Nats)
+        .against("nats/consume/ours"),
         case(
             "peers/ruststream/jetstream",
             "publish until stored, handled and acknowledged",
             MANY,
             |bench| jetstream(bench, false),
         )
-        .terms(FILE.settings("as it comes; 256 publishes at once"))
+        .terms(FILE.settings("as it comes; 256 publishes at once, without ids"))
         .needs(Needs::Nats)
-        .against("nats/end-to-end"),
+        .against("nats/end-to-end/ours-json"),
         case(
             "peers/ruststream/jetstream-batch",
             "the same, handled in batches",
-            // Of more, runs with nats-server 2.9 stalled for minutes now and then.
+            // Runs with nats-server 2.9 stall now and then; of more, more of them.
             5_000,
             |bench| jetstream(bench, true),
         )
@@ -306,7 +395,7 @@ pub fn cases() -> Vec<Case> {
             ),
         )
         .needs(Needs::Nats)
-        .against("nats/end-to-end"),
+        .against("nats/end-to-end/ours-json"),
         case(
             "peers/ruststream/redis",
             "XADD, handled and acknowledged",

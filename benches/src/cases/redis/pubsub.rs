@@ -43,7 +43,7 @@ fn publish(bench: Bench, out: Out) -> Measured {
                         async move {
                             tally.sent(i);
                             let mut command = cmd("PUBLISH");
-                            command.arg("orders").arg(&payload(i)[..]);
+                            command.arg("orders").arg(&payload(i, 100)[..]);
                             let receivers = command.query_async(&mut connection).await;
                             assert_eq!(receivers, Ok(1), "one subscriber");
                         }
@@ -56,7 +56,7 @@ fn publish(bench: Bench, out: Out) -> Measured {
                         for i in first..(first + length).min(end) {
                             tally.sent(i);
                             let command = pipeline.cmd("PUBLISH").arg("orders");
-                            command.arg(&payload(i)[..]).ignore();
+                            command.arg(&payload(i, 100)[..]).ignore();
                         }
                         let mut connection = connection.clone();
                         let sent = pipeline.query_async::<()>(&mut connection).await;

@@ -51,7 +51,7 @@ impl Window<'_> {
         numbers
             .map(|i| {
                 self.tally.sent(i);
-                payload(i).to_vec()
+                payload(i, 100).to_vec()
             })
             .collect()
     }

@@ -14,7 +14,11 @@ const PIPELINE: u64 = 100;
 
 async fn append(connection: &mut MultiplexedConnection, i: u64) {
     let mut command = cmd("XADD");
-    command.arg("orders").arg("*").arg("p").arg(&payload(i)[..]);
+    command
+        .arg("orders")
+        .arg("*")
+        .arg("p")
+        .arg(&payload(i, 100)[..]);
     let id: String = command.query_async(connection).await.expect("stored");
     assert!(id.contains('-'), "an id: {id}");
 }
@@ -54,7 +58,7 @@ async fn append_in_pipelines(
                 .arg("orders")
                 .arg("*")
                 .arg("p")
-                .arg(&payload(i)[..]);
+                .arg(&payload(i, 100)[..]);
         }
         let ids: Vec<String> = pipeline.query_async(connection).await.expect("stored");
         assert_eq!(ids.len() as u64, numbers.end - numbers.start, "stored");

@@ -14,7 +14,7 @@ use std::pin::pin;
 use std::task::{Context as TaskContext, Poll, Waker};
 
 use catga::prelude::*;
-use catga::{Kind, Message, QoS};
+use catga::{Bytes, Kind, Message, QoS};
 use serde::{Deserialize, Serialize};
 
 /// A public event.
@@ -42,6 +42,31 @@ enum Small {
 
 #[derive(Request, Serialize, Deserialize)]
 struct Reload;
+
+/// Public and raw, by a name and a version of its own.
+#[derive(Debug, Event)]
+#[message(codec = "raw", name = "frames", version = 2)]
+#[qos(exactly_once)]
+pub struct Frame {
+    /// What no codec writes.
+    pub pixels: Bytes,
+}
+
+#[derive(Request)]
+#[response(Bytes)]
+#[message(codec = "raw")]
+struct Mirror(Bytes);
+
+/// Raw, by reference.
+#[handler]
+pub async fn on_frame(frame: &Frame) {
+    assert!(frame.pixels.is_empty());
+}
+
+#[handler]
+async fn mirror(mirror: Mirror) -> Result<Bytes> {
+    Ok(mirror.0)
+}
 
 /// Public, with every option.
 #[handler(

@@ -5,7 +5,7 @@
 
 use catga::__private::Encoded;
 use catga::prelude::*;
-use catga::{ErrorKind, Message};
+use catga::{Bytes, ErrorKind, Message};
 use serde::{Deserialize, Serialize};
 
 /// Has no unit.
@@ -102,7 +102,7 @@ struct Result;
 
 fn read<M: Message>(version: u32, json: &str) -> std::result::Result<M, catga::Error> {
     let codecs = Default::default();
-    M::from_version(version, &Encoded::new(&codecs, "application/json", json.as_bytes()))
+    M::from_version(version, &Encoded::new(&codecs, Some("application/json"), &Bytes::copy_from_slice(json.as_bytes())))
 }
 
 fn main() {

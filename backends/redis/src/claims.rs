@@ -1,0 +1,134 @@
+//! QoS 2: each id is claimed in the inbox before it is handed out.
+
+use std::collections::VecDeque;
+
+use std::time::Duration;
+
+use catga_core::Owner;
+use redis::Value;
+use tokio::time::{Instant, sleep};
+
+use crate::group::Group;
+use crate::link::jittered;
+use crate::receipt::Held;
+use crate::script;
+use crate::source::{Parked, Source};
+use crate::value;
+use crate::wire::{EntryId, Read};
+
+/// The longest that a copy waits before somebody looks whether the one that runs is done.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long to wait before the inbox is asked again that did not answer.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// An entry of ours.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: EntryId,
+    pub(crate) read: Read,
+    pub(crate) count: u32,
+    /// Whether it may have run before.
+    pub(crate) ran: bool,
+    /// When its lease began.
+    pub(crate) at: Instant,
+}
+
+/// What becomes of an entry.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// It is claimed, or has no id to be claimed by.
+    Goes(Entry, Option<Held>),
+    /// Its id was handled, or dead-lettered.
+    Duplicate(EntryId),
+}
+
+/// Claims the ids of entries. Those of which a copy is out are put off.
+pub(crate) async fn claim(
+    group: &Group,
+    source: &Source,
+    entries: VecDeque<Entry>,
+) -> Vec<Verdict> {
+    let server = &group.connection.server;
+    let limits = server.settings.inbox.unwrap_or_default();
+    let (mut verdicts, mut asked) = (Vec::with_capacity(entries.len()), Vec::new());
+    let mut keys = Vec::new();
+    for entry in entries {
+        let Some(message_id) = entry.read.envelope.id() else {
+            verdicts.push(Verdict::Goes(entry, None));
+            continue;
+        };
+        let key = server
+            .names
+            .inbox_of(&group.message, &group.who.member, &message_id.to_string());
+        keys.push(key);
+        asked.push((entry, Owner::new()));
+    }
+    if asked.is_empty() {
+        return verdicts;
+    }
+    let mut call = script::CLAIM.call(keys.len());
+    script::args(&mut call, &keys);
+    call.arg(millis(group.lease)).arg(millis(limits.retention));
+    for (entry, owner) in &asked {
+        call.arg(owner.as_uuid().to_string())
+            .arg(entry.read.generation());
+    }
+    // The same owners ask again when an answer is lost.
+    let told = loop {
+        match server.run("claim", &keys[0], &script::CLAIM, &call).await {
+            Ok(told) => break value::list(told),
+            Err(error) => {
+                let age = asked[0].0.at.elapsed();
+                if group.left.is_raised() || server.closed.is_raised() || age >= group.lease {
+                    // They come again by their age; what was claimed for them ends with its lease.
+                    group.complain(error);
+                    return verdicts;
+                }
+                sleep(jittered(AGAIN)).await;
+            }
+        }
+    };
+    let mut put_off = Vec::new();
+    for (((mut entry, owner), told), key) in asked.into_iter().zip(told).zip(keys) {
+        let told = value::list(told);
+        let number = |index: usize| told.get(index).map_or(0, value::count);
+        match told.first().and_then(value::int) {
+            Some(0) => {
+                let held = Held::new(key, owner, limits.retention);
+                let runs = u32::try_from(number(1)).unwrap_or(u32::MAX);
+                // Also where the inbox has forgotten what the stream remembers.
+                entry.count = runs.max(entry.count);
+                entry.ran |= number(2) == 1;
+                verdicts.push(Verdict::Goes(entry, Some(held)));
+            }
+            Some(1) => {
+                let wait = Duration::from_millis(number(1)).min(LOOK);
+                put_off.push(Parked {
+                    id: entry.id,
+                    after: wait.max(AGAIN),
+                    change: -1,
+                    ran: entry.ran,
+                });
+            }
+            _ => verdicts.push(Verdict::Duplicate(entry.id)),
+        }
+    }
+    if !put_off.is_empty() {
+        if let Err(error) = source.park(server, "receive", &group.who, &put_off).await {
+            tracing::debug!(message = %group.message, %error, "copies were not put off; they come again when their leases end");
+        }
+        group.parked.notify_one();
+    }
+    verdicts
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX >> 12)
+        .min(u64::MAX >> 12)
+}
+
+/// Whether a script did it: the claim and the entry were still ours.
+pub(crate) fn did(told: &Value) -> bool {
+    value::int(told).is_some_and(|told| told > 0)
+}

@@ -1,0 +1,151 @@
+//! One connection to Redis: what a transport, an inbox and a store of dead letters share.
+
+use std::sync::Arc;
+
+use catga_core::{ConnectionState, Error, MessageId, Name};
+use redis::Value;
+
+use crate::client::Factory;
+use crate::closed::Closed;
+use crate::hub::Hub;
+use crate::link::Link;
+use crate::names::Names;
+use crate::options::Settings;
+use crate::replies::Replies;
+use crate::route::{Route, Routes};
+use crate::server::Server;
+use crate::writer::Writer;
+use crate::{durability, error, trim};
+
+/// Everything that one URL gives.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) server: Arc<Server>,
+    pub(crate) writer: Writer,
+    pub(crate) hub: Hub,
+    pub(crate) replies: Arc<Replies>,
+    pub(crate) routes: Arc<Routes>,
+}
+
+impl Connection {
+    /// Connects.
+    pub(crate) async fn open(settings: Settings, namespace: &Name) -> Result<Self, Error> {
+        let names = Names::new(namespace)?;
+        let settings = Arc::new(settings);
+        let factory = Factory::new(Arc::clone(&settings));
+        let (link, closed) = (
+            Arc::new(Link::new(factory.commands().await?)),
+            Closed::default(),
+        );
+        let server = Arc::new(Server {
+            settings: Arc::clone(&settings),
+            names,
+            factory: factory.clone(),
+            link: Arc::clone(&link),
+            closed: closed.clone(),
+        });
+        durability::check(&server).await?;
+        let patience = settings.call_timeout;
+        tokio::spawn(Arc::clone(&link).keep(factory.clone(), patience, closed.clone()));
+        // A command that waits for replicas holds up everything behind it.
+        let writes = match settings.wait_replicas {
+            None => link,
+            Some(_) => {
+                let own = Arc::new(Link::new(factory.commands().await?));
+                tokio::spawn(Arc::clone(&own).keep(factory, patience, closed.clone()));
+                own
+            }
+        };
+        let routes = Arc::new(Routes::default());
+        let inbox = MessageId::new().as_uuid().simple().to_string();
+        let replies = Arc::new(Replies::new(server.names.replies(&inbox)));
+        tokio::spawn(trim::keep_trimming(
+            Arc::clone(&server),
+            Arc::clone(&routes),
+        ));
+        Ok(Self {
+            writer: Writer::spawn(&server, writes),
+            hub: Hub::spawn(Arc::clone(&server), Arc::clone(&replies)),
+            server,
+            replies,
+            routes,
+        })
+    }
+
+    pub(crate) fn route(&self, name: &Name) -> Arc<Route> {
+        self.routes.route(&self.server.names, name)
+    }
+
+    pub(crate) fn state(&self) -> ConnectionState {
+        if self.server.closed.is_raised() {
+            ConnectionState::Closed
+        } else if self.server.link.is_connected() {
+            ConnectionState::Connected
+        } else {
+            ConnectionState::Reconnecting
+        }
+    }
+
+    /// Flushes and closes.
+    pub(crate) async fn close(&self) -> Result<(), Error> {
+        if self.server.closed.is_raised() {
+            return Ok(());
+        }
+        let flushed = if self.server.link.is_connected() {
+            self.writer
+                .flush("close", self.server.call_deadline())
+                .await
+        } else {
+            Err(error::not_connected("close", None))
+        };
+        self.server.closed.raise();
+        flushed
+    }
+
+    /// Makes a group of a stream that starts at `start`; whether it was not there.
+    pub(crate) async fn make_group(
+        server: &Server,
+        operation: &'static str,
+        stream: &str,
+        group: &str,
+        start: &str,
+    ) -> Result<bool, Error> {
+        let by = server.call_deadline();
+        if !server.settings.manage {
+            let mut ask = redis::cmd("XINFO");
+            ask.arg("GROUPS").arg(stream);
+            let what = format!("group `{group}` of the stream `{stream}`");
+            return match server.ask(operation, stream, &ask, by).await? {
+                Ok(Value::Array(groups))
+                    if groups.iter().any(|known| {
+                        crate::value::field(known, "name").and_then(crate::value::text)
+                            == Some(group)
+                    }) =>
+                {
+                    Ok(false)
+                }
+                Err(error) if !error::says(&error, "no such key") => {
+                    Err(error::of(operation, stream, &error))
+                }
+                _ => Err(error::missing(operation, &what)),
+            };
+        }
+        let mut make = redis::cmd("XGROUP");
+        make.arg("CREATE")
+            .arg(stream)
+            .arg(group)
+            .arg(start)
+            .arg("MKSTREAM");
+        match server.ask(operation, stream, &make, by).await? {
+            Ok(_) => Ok(true),
+            Err(error) if error::code(&error) == "BUSYGROUP" => Ok(false),
+            Err(error) => Err(error::of(operation, stream, &error)),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.server.closed.raise();
+    }
+}

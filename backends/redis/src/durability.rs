@@ -1,0 +1,215 @@
+//! What the server is set to, which decides what a publish that is told to be stored is worth.
+
+use catga_core::Error;
+use redis::Value;
+
+use crate::error;
+use crate::server::Server;
+use crate::time::from_now;
+use crate::value;
+
+/// Reads the server's settings as far as we may, says what they are worth, and refuses weak ones where that is asked for.
+pub(crate) async fn check(server: &Server) -> Result<(), Error> {
+    greet(server).await?;
+    let info = info(server).await?;
+    if let Some(info) = &info {
+        // Valkey tells the version of Redis that it is compatible with, which is 7.2.
+        let version = field(info, "redis_version").unwrap_or("");
+        let major = version
+            .split('.')
+            .next()
+            .and_then(|text| text.parse::<u32>().ok());
+        if major.is_some_and(|major| major < 7) {
+            return Err(error::too_old(version));
+        }
+    }
+    let settings = Found {
+        append_only: setting(server, "appendonly").await?,
+        fsync: setting(server, "appendfsync").await?,
+        eviction: setting(server, "maxmemory-policy").await?,
+        max_memory: setting(server, "maxmemory").await?,
+        replicas: info
+            .as_deref()
+            .and_then(|info| field(info, "connected_slaves")?.parse().ok()),
+    };
+    let weak = settings.weak();
+    let guarantee = settings.guarantee();
+    match &weak {
+        Some(weak) if server.settings.durable => return Err(error::not_durable(weak)),
+        Some(weak) => tracing::warn!(
+            server = server.settings.shown_hosts(),
+            guarantee,
+            "what is stored at QoS 1 and 2 is worth what the server is set to: {weak}"
+        ),
+        None => tracing::info!(
+            server = server.settings.shown_hosts(),
+            guarantee,
+            "what is stored at QoS 1 and 2 is worth what the server is set to"
+        ),
+    }
+    Ok(())
+}
+
+/// A connection that was made is not one yet: the server may ask who we are, or say nothing.
+async fn greet(server: &Server) -> Result<(), Error> {
+    let within = server.settings.connect_timeout;
+    let hosts = server.settings.shown_hosts();
+    let ping = redis::cmd("PING");
+    match server.ask("connect", "PING", &ping, from_now(within)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error::connect(&error, &hosts)),
+        Err(_) => Err(error::connect_timeout(&hosts, within)),
+    }
+}
+
+/// What was found; `None` where we may not ask.
+#[derive(Debug, Default)]
+struct Found {
+    append_only: Option<String>,
+    fsync: Option<String>,
+    eviction: Option<String>,
+    max_memory: Option<String>,
+    replicas: Option<u32>,
+}
+
+impl Found {
+    /// The weakest link.
+    fn weak(&self) -> Option<String> {
+        let append_only = self.append_only.as_deref();
+        let weak = match (append_only, self.fsync.as_deref()) {
+            (None, _) => "its settings may not be read (`CONFIG GET`), so that nobody knows",
+            (Some("no"), _) => {
+                "the append-only file is off (`appendonly no`): what was stored since the last snapshot is lost when the server is killed"
+            }
+            (_, Some("no")) => {
+                "the append-only file is not synced (`appendfsync no`): seconds may be lost when the machine is"
+            }
+            _ if self.evicts() => {
+                "the server evicts keys when its memory is full (`maxmemory-policy`): set noeviction"
+            }
+            _ => return None,
+        };
+        Some(weak.to_owned())
+    }
+
+    /// Streams have no expiry, so that only policies for all keys touch them.
+    fn evicts(&self) -> bool {
+        let bounded = self.max_memory.as_deref().is_some_and(|most| most != "0");
+        let all = self
+            .eviction
+            .as_deref()
+            .is_some_and(|policy| policy.starts_with("allkeys"));
+        bounded && all
+    }
+
+    fn guarantee(&self) -> String {
+        let disk = match (self.append_only.as_deref(), self.fsync.as_deref()) {
+            (Some("yes"), Some("always")) => "on disk before it is told",
+            (Some("yes"), Some("everysec")) => "on disk within a second or two",
+            (Some("yes"), _) => "on disk when the system writes it",
+            (Some(_), _) => "in memory",
+            (None, _) => "unknown",
+        };
+        match self.replicas {
+            Some(replicas) => format!("{disk}, {replicas} replicas, told before they have it"),
+            None => disk.to_owned(),
+        }
+    }
+}
+
+async fn info(server: &Server) -> Result<Option<String>, Error> {
+    let by = server.call_deadline();
+    let mut info = String::new();
+    for section in ["server", "replication"] {
+        let mut ask = redis::cmd("INFO");
+        ask.arg(section);
+        match server.ask("connect", "INFO", &ask, by).await? {
+            Ok(value) => info.push_str(&text_of(&value)),
+            Err(error) if error::is_answer(&error) => return Ok(None),
+            Err(error) => return Err(error::of("connect", "INFO", &error)),
+        }
+    }
+    Ok(Some(info))
+}
+
+/// The text of an answer; of a cluster's, that of the first node.
+fn text_of(value: &Value) -> String {
+    match value {
+        Value::Map(nodes) => nodes
+            .first()
+            .map_or_else(String::new, |(_, value)| text_of(value)),
+        Value::VerbatimString { text, .. } => text.clone(),
+        value => value::text(value).unwrap_or_default().to_owned(),
+    }
+}
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| {
+        let (known, value) = line.trim().split_once(':')?;
+        (known == name).then_some(value)
+    })
+}
+
+async fn setting(server: &Server, name: &str) -> Result<Option<String>, Error> {
+    let mut ask = redis::cmd("CONFIG");
+    ask.arg("GET").arg(name);
+    let by = server.call_deadline();
+    match server.ask("connect", "CONFIG GET", &ask, by).await? {
+        Ok(Value::Array(pair)) => Ok(pair.get(1).and_then(value::text).map(str::to_owned)),
+        Ok(Value::Map(pairs)) => Ok(pairs.first().and_then(|(_, found)| match found {
+            // A cluster answers for each node.
+            Value::Array(pair) => pair.get(1).and_then(value::text).map(str::to_owned),
+            found => value::text(found).map(str::to_owned),
+        })),
+        Ok(_) => Ok(None),
+        Err(error) if error::is_answer(&error) => Ok(None),
+        Err(error) => Err(error::of("connect", "CONFIG GET", &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(append_only: &str, fsync: &str, policy: &str, max_memory: &str) -> Found {
+        Found {
+            append_only: Some(append_only.to_owned()),
+            fsync: Some(fsync.to_owned()),
+            eviction: Some(policy.to_owned()),
+            max_memory: Some(max_memory.to_owned()),
+            replicas: Some(1),
+        }
+    }
+
+    #[test]
+    fn the_weakest_link_is_named() {
+        for (found, part) in [
+            (
+                found("no", "everysec", "noeviction", "0"),
+                Some("`appendonly no`"),
+            ),
+            (
+                found("yes", "no", "noeviction", "0"),
+                Some("`appendfsync no`"),
+            ),
+            (found("yes", "always", "allkeys-lru", "100"), Some("evicts")),
+            (found("yes", "always", "allkeys-lru", "0"), None),
+            (found("yes", "everysec", "volatile-lru", "100"), None),
+            (Found::default(), Some("may not be read")),
+        ] {
+            let weak = found.weak();
+            assert_eq!(weak.is_some(), part.is_some(), "{found:?}");
+            assert!(
+                part.is_none_or(|part| weak.unwrap().contains(part)),
+                "{found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_it_is_worth_is_said() {
+        let always = found("yes", "always", "noeviction", "0").guarantee();
+        assert!(always.starts_with("on disk before it is told"), "{always}");
+        assert_eq!(Found::default().guarantee(), "unknown");
+    }
+}

@@ -1,0 +1,285 @@
+//! A member of a group: what its reader, its keeper and its receipts share.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use catga_core::{Delivery, Error, Name, QoS, SubscriptionStats};
+use crossbeam_queue::SegQueue;
+use tokio::sync::Notify;
+
+use crate::acks::Acks;
+use crate::claims::{self, Entry, Verdict};
+use crate::closed::Closed;
+use crate::connection::Connection;
+use crate::receipt::{Held, StreamReceipt};
+use crate::room::Room;
+use crate::source::{Out, Parked, Source, Sources, Take, Taken, Who};
+use crate::wire;
+
+/// A member of a group.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) message: Name,
+    pub(crate) who: Who,
+    pub(crate) qos: QoS,
+    /// How long a delivery may stay unsettled.
+    pub(crate) lease: Duration,
+    /// After which silence a message is taken over.
+    pub(crate) idle: Duration,
+    /// Whether the inbox claims what is handed out.
+    pub(crate) claims: bool,
+    pub(crate) sources: Sources,
+    pub(crate) acks: Arc<Acks>,
+    pub(crate) room: Arc<Room>,
+    pub(crate) max_in_flight: AtomicUsize,
+    /// Raised when nothing more is to be fetched.
+    pub(crate) left: Closed,
+    /// Wakes the keeper: something was put off.
+    pub(crate) parked: Notify,
+    pub(crate) counters: Counters,
+    fetched: SegQueue<Fetched>,
+    waiting: AtomicUsize,
+    pub(crate) arrived: Notify,
+    /// What could not be done, to be told to who receives.
+    pub(crate) problem: arc_swap::ArcSwapOption<Error>,
+}
+
+/// What a member counts.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) duplicates: AtomicU64,
+    /// Messages that were trimmed before they were handled.
+    pub(crate) lost: AtomicU64,
+    /// What the group has not seen yet, as it was when somebody looked.
+    pub(crate) behind: AtomicU64,
+}
+
+/// An entry that waits to be received.
+#[derive(Debug)]
+struct Fetched {
+    out: Out,
+    entry: Entry,
+    held: Option<Held>,
+}
+
+impl Group {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one caller, which has just these parts"
+    )]
+    pub(crate) fn new(
+        connection: Arc<Connection>,
+        message: Name,
+        who: Who,
+        qos: QoS,
+        lease: Duration,
+        claims: bool,
+        max_in_flight: usize,
+        sources: Vec<Arc<Source>>,
+    ) -> Self {
+        let idle = connection
+            .server
+            .settings
+            .claim_idle
+            .map_or(lease, |idle| idle.max(lease));
+        Self {
+            connection,
+            message,
+            who,
+            qos,
+            lease,
+            idle,
+            claims,
+            sources: Sources::new(sources),
+            acks: Arc::default(),
+            room: Arc::default(),
+            max_in_flight: AtomicUsize::new(max_in_flight.max(1)),
+            left: Closed::default(),
+            parked: Notify::new(),
+            counters: Counters::default(),
+            fetched: SegQueue::new(),
+            waiting: AtomicUsize::new(0),
+            arrived: Notify::new(),
+            problem: arc_swap::ArcSwapOption::empty(),
+        }
+    }
+
+    /// How many messages may be fetched.
+    pub(crate) fn free(&self) -> usize {
+        let most = self.max_in_flight.load(Ordering::Relaxed);
+        let taken = self.room.held() + self.waiting.load(Ordering::SeqCst);
+        most.saturating_sub(taken)
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.room.held() < self.max_in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Tells whoever receives that something could not be done.
+    pub(crate) fn complain(&self, error: Error) {
+        tracing::debug!(message = %self.message, group = self.who.group, %error, "nothing can be received now");
+        self.problem.store(Some(Arc::new(error)));
+        self.arrived.notify_one();
+    }
+
+    /// Counts what was trimmed before it was handled.
+    pub(crate) fn lost(&self, lost: u64) {
+        if lost > 0 {
+            self.counters.lost.fetch_add(lost, Ordering::Relaxed);
+            tracing::warn!(
+                message = %self.message,
+                group = self.who.group,
+                lost_by_trim = lost,
+                "messages were trimmed before they were handled"
+            );
+        }
+    }
+
+    pub(crate) async fn took(&self, source: &Arc<Source>, take: Take) {
+        self.lost(take.lost);
+        self.accept(source, take.taken).await;
+    }
+
+    /// Takes entries in: those of other groups are acked at sight, ids that are claimed elsewhere are put off or acked, and
+    /// the rest waits to be received.
+    pub(crate) async fn accept(&self, source: &Arc<Source>, taken: Vec<Taken>) {
+        let mut entries = VecDeque::with_capacity(taken.len());
+        for Taken {
+            entry,
+            count,
+            ran,
+            at,
+        } in taken
+        {
+            let Some((id, read)) = wire::entry(&self.message, self.qos, entry) else {
+                continue;
+            };
+            if read
+                .text(wire::GROUP)
+                .is_some_and(|group| group != self.who.group)
+            {
+                self.acks.push(source, id).await;
+                continue;
+            }
+            entries.push_back(Entry {
+                id,
+                read,
+                count,
+                ran,
+                at,
+            });
+        }
+        if self.claims {
+            let verdicts = claims::claim(self, source, entries).await;
+            for verdict in verdicts {
+                match verdict {
+                    Verdict::Goes(entry, held) => self.fetched(source, entry, held),
+                    Verdict::Duplicate(id) => {
+                        self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
+                        self.acks.push(source, id).await;
+                    }
+                }
+            }
+            return;
+        }
+        for entry in entries {
+            self.fetched(source, entry, None);
+        }
+    }
+
+    fn fetched(&self, source: &Arc<Source>, entry: Entry, held: Option<Held>) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.fetched.push(Fetched {
+            out: Out::new(source, &self.room),
+            entry,
+            held,
+        });
+        self.arrived.notify_one();
+    }
+
+    fn pop(&self) -> Option<Fetched> {
+        let fetched = self.fetched.pop()?;
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        Some(fetched)
+    }
+
+    /// The next that waits, with a place of its own.
+    pub(crate) fn next(self: &Arc<Self>) -> Option<Delivery> {
+        loop {
+            let Fetched { out, entry, held } = self.pop()?;
+            let Entry {
+                id,
+                read,
+                count,
+                ran,
+                at,
+            } = entry;
+            if at.elapsed() >= self.lease {
+                // It waited too long: it is found by its age, and comes again.
+                continue;
+            }
+            let generation = read.generation();
+            let claimed = held.is_some();
+            // Who redrives a message may have seen it handled half-way.
+            let ran = ran || generation > 0;
+            let envelope = read.envelope.with_partition(Some(out.source.partition));
+            let receipt = StreamReceipt::new(
+                Arc::clone(self),
+                out,
+                id,
+                count,
+                generation,
+                ran,
+                held,
+                at + self.lease,
+            );
+            let delivery = Delivery::new(envelope, Box::new(receipt))
+                .with_count(count)
+                .with_generation(generation)
+                .with_may_have_run(ran);
+            return Some(if claimed {
+                delivery.with_claim_held()
+            } else {
+                delivery
+            });
+        }
+    }
+
+    /// Gives back at once what was fetched and not received.
+    pub(crate) async fn give_back(&self) {
+        while let Some(fetched) = self.pop() {
+            let Fetched { out, entry, held } = fetched;
+            let source = &*out.source;
+            let parked = Parked {
+                id: entry.id,
+                after: Duration::ZERO,
+                change: -1,
+                ran: entry.ran,
+            };
+            let server = &self.connection.server;
+            let given = match held {
+                None => source
+                    .park(server, "close", &self.who, &[parked])
+                    .await
+                    .map(drop),
+                Some(held) => held.give_up(self, source, parked, "n").await.map(drop),
+            };
+            if let Err(error) = given {
+                tracing::debug!(message = %self.message, %error, "a message was not given back; it comes again when its lease ends");
+            }
+        }
+    }
+
+    pub(crate) fn stats(&self) -> SubscriptionStats {
+        let behind = self.counters.behind.load(Ordering::Relaxed);
+        let waiting = self.waiting.load(Ordering::SeqCst) as u64;
+        SubscriptionStats::new(
+            self.counters.lost.load(Ordering::Relaxed),
+            Some(behind + waiting),
+        )
+        .with_duplicates(self.counters.duplicates.load(Ordering::Relaxed))
+    }
+}

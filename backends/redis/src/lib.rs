@@ -1,0 +1,42 @@
+#![doc = include_str!("../README.md")]
+
+mod absence;
+mod acks;
+mod claims;
+mod client;
+mod closed;
+mod connection;
+mod dead_letter;
+mod driver;
+mod durability;
+mod error;
+mod group;
+mod hub;
+mod inbox;
+mod keeper;
+mod link;
+mod names;
+mod options;
+mod order;
+mod reader;
+mod receipt;
+mod replies;
+mod request;
+mod ring;
+mod room;
+mod route;
+mod script;
+mod serve;
+mod server;
+mod source;
+mod store;
+mod subscription;
+mod time;
+mod transport;
+mod trim;
+mod value;
+mod wire;
+mod writer;
+
+pub use driver::{DRIVER, RedisDriver};
+pub use store::{Redis, RedisTransaction};

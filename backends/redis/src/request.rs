@@ -1,0 +1,222 @@
+//! Asking, and what an answer looks like on the wire.
+
+use std::time::Duration;
+
+use catga_core::{Envelope, Error, ErrorKind, Headers, MessageId, RemoteError, Reply, Target};
+use redis::{Cmd, Value};
+use tokio::select;
+use tokio::sync::oneshot;
+use tokio::time::sleep_until;
+
+use crate::connection::Connection;
+use crate::error;
+use crate::replies::TO;
+use crate::route::hash;
+use crate::time::from_now;
+use crate::wire::{self, Read};
+use crate::writer::{Job, Then, judge};
+
+/// Where the reply goes: a channel and a token.
+const REPLY: &str = ":reply";
+const ATTEMPT: &str = ":attempt";
+/// Milliseconds from when it was added; a caller that waits for as long as it takes has none.
+const LEFT: &str = ":left";
+/// Says that the answer is an error, and of which kind.
+const ERROR: &str = ":error";
+/// As long as it takes.
+const FAR: Duration = Duration::from_secs(86_400 * 365);
+/// The most requests that wait to be taken.
+const WAITING: usize = 100_000;
+
+/// Sends a request and waits for its one reply.
+pub(crate) async fn request(
+    connection: &Connection,
+    to: &Target,
+    envelope: &Envelope,
+    attempt: u32,
+    time_left: Option<Duration>,
+) -> Result<Reply, Error> {
+    let (server, name) = (&connection.server, envelope.name());
+    let payload = wire::payload("request", envelope, server.settings.max_payload)?;
+    let stream = match to {
+        Target::Node(node) => server.names.request_to_node(node, name),
+        Target::Service(service) => server.names.request(service, name),
+        _ => return Err(error::no_responders(name, to)),
+    };
+    let by = from_now(time_left.unwrap_or(FAR));
+    connection.hub.listen_to_replies(by).await?;
+    let mut expected = connection
+        .replies
+        .expect()
+        .ok_or_else(|| error::too_many_waiting("request"))?;
+    let mut add = redis::cmd("XADD");
+    add.arg(&stream)
+        .arg("NOMKSTREAM")
+        .arg("MAXLEN")
+        .arg("~")
+        .arg(WAITING)
+        .arg("*");
+    let asked = Asked {
+        reply: expected.address(),
+        attempt,
+        time_left,
+    };
+    asked.add(&mut add);
+    let id = envelope.id().unwrap_or_else(MessageId::new);
+    wire::add_fields(&mut add, envelope, Some(id), &payload);
+    let (teller, mut outcome) = oneshot::channel();
+    let job = Job {
+        before: None,
+        cmd: add,
+        slot: hash(name.as_str()),
+        then: Then::Tell(teller),
+    };
+    server.link.live("request", by).await?;
+    connection.writer.send("request", job, by).await?;
+    let mut is_added = false;
+    loop {
+        select! {
+            biased;
+            answer = &mut expected.answer => return match answer {
+                Ok(read) => Ok(read_reply(&read)),
+                Err(_) => Err(error::closed_meanwhile("request")),
+            },
+            outcome = &mut outcome, if !is_added => {
+                let outcome = outcome.map_err(|_| error::closed_meanwhile("request"))?;
+                match judge(&stream, outcome) {
+                    // Nobody reads there.
+                    Ok(Value::Nil) => return Err(error::no_responders(name, to)),
+                    Ok(_) => is_added = true,
+                    Err(error) if error.kind() == ErrorKind::Timeout => {
+                        return Err(error::request_timeout(name, time_left.unwrap_or(FAR)));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            () = server.closed.raised() => return Err(error::closed_meanwhile("request")),
+            () = sleep_until(by) => {
+                return Err(error::request_timeout(name, time_left.unwrap_or(FAR)));
+            }
+        }
+    }
+}
+
+/// What a request tells of its caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) reply: String,
+    pub(crate) attempt: u32,
+    /// From when it was added; never by a clock of the caller's.
+    pub(crate) time_left: Option<Duration>,
+}
+
+impl Asked {
+    fn add(&self, cmd: &mut Cmd) {
+        cmd.arg(REPLY).arg(&self.reply);
+        if self.attempt != 1 {
+            cmd.arg(ATTEMPT).arg(self.attempt);
+        }
+        if let Some(left) = self.time_left {
+            cmd.arg(LEFT)
+                .arg(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Reads it; `None` for what nobody waits for.
+    pub(crate) fn read(read: &Read) -> Option<Self> {
+        Some(Self {
+            reply: read.text(REPLY)?.to_owned(),
+            attempt: read.number(ATTEMPT).unwrap_or(1),
+            time_left: read.number(LEFT).map(Duration::from_millis),
+        })
+    }
+}
+
+/// A reply as it is published: a payload as it is, with a field where its content type is not the response's default; an error as JSON, with a field. The
+/// channel comes first.
+pub(crate) fn write_reply(address: &str, reply: &Reply) -> (String, Vec<u8>) {
+    let (channel, token) = address.split_once(' ').unwrap_or((address, ""));
+    let frame = match &reply.result {
+        Ok(payload) => match &reply.content_type {
+            None => wire::frame(None, &[(TO, token)], payload),
+            Some(content_type) => {
+                let ours = [(TO, token), (Headers::CONTENT_TYPE, content_type)];
+                wire::frame(None, &ours, payload)
+            }
+        },
+        Err(error) => {
+            let json = serde_json::to_vec(error).expect("texts and numbers");
+            wire::frame(None, &[(TO, token), (ERROR, error.kind.as_str())], &json)
+        }
+    };
+    (channel.to_owned(), frame)
+}
+
+fn read_reply(read: &Read) -> Reply {
+    let payload = read
+        .envelope
+        .payload()
+        .as_bytes()
+        .cloned()
+        .unwrap_or_default();
+    if read.text(ERROR).is_some() {
+        let error = serde_json::from_slice::<RemoteError>(&payload).unwrap_or_else(|_| {
+            let odd = error::unreadable("request", "an answer that says it is an error");
+            RemoteError::new(&odd.with_unknown_outcome())
+        });
+        return Reply::err(error);
+    }
+    let mut reply = Reply::ok(payload);
+    let content_type = read.envelope.content_type();
+    reply.content_type = content_type.map(|content_type| content_type.to_owned().into());
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use catga_core::{Name, QoS};
+
+    #[test]
+    fn a_reply_is_read_as_it_was_written() {
+        let failed = Error::new(ErrorKind::Handler, "send", "it fell").with_unknown_outcome();
+        for reply in [
+            Reply::ok("{}".into()),
+            Reply::ok("x\n\n".into()).with_content_type("application/cbor"),
+            Reply::err(RemoteError::new(&failed)),
+        ] {
+            let (channel, frame) = write_reply("c 1f-7", &reply);
+            let read = wire::read_frame(Name::from_static("r"), QoS::AtLeastOnce, frame).unwrap();
+            assert_eq!((channel.as_str(), read.text(TO)), ("c", Some("1f-7")));
+            assert_eq!(read_reply(&read), reply);
+        }
+    }
+
+    #[test]
+    fn a_request_tells_where_it_is_answered() {
+        for (attempt, time_left) in [(1, None), (3, Some(Duration::from_millis(1234)))] {
+            let asked = Asked {
+                reply: "c 1-1".to_owned(),
+                attempt,
+                time_left,
+            };
+            let mut cmd = Cmd::new();
+            asked.add(&mut cmd);
+            let fields = cmd.args_iter().filter_map(|arg| match arg {
+                redis::Arg::Simple(arg) => Some(Value::BulkString(arg.to_vec())),
+                _ => None,
+            });
+            let entry = vec![
+                Value::BulkString(b"1-1".to_vec()),
+                Value::Array(fields.collect()),
+            ];
+            let (_, read) = wire::entry(
+                &Name::from_static("r"),
+                QoS::AtLeastOnce,
+                Value::Array(entry),
+            )
+            .unwrap();
+            assert_eq!(Asked::read(&read), Some(asked));
+        }
+    }
+}

@@ -1,0 +1,130 @@
+-- Shared by all scripts. Times are milliseconds by the server's clock.
+
+local DUE = '~due'
+
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- How often an entry was delivered, if this consumer owns it.
+local function owned(stream, group, consumer, id)
+  local found = redis.call('XPENDING', stream, group, id, id, 1)
+  if #found == 0 or found[1][2] ~= consumer then return nil end
+  return found[1][4]
+end
+
+-- Puts an entry off. Its delivery count is set: what was not begun is not counted. A mark says that it was begun all the
+-- same, in a delivery that is not counted.
+local RAN = '!'
+
+local function park(stream, due, group, id, after, count, ran)
+  redis.call('ZREM', due, id, id .. RAN)
+  redis.call('ZADD', due, now() + after, ran and id .. RAN or id)
+  redis.call('XCLAIM', stream, group, DUE, 0, id, 'RETRYCOUNT', count, 'JUSTID')
+end
+
+-- Takes entries, and adds { id, fields, count, ran } for each. What was trimmed meanwhile is cleared by the server, and counted.
+local function take(stream, group, consumer, idle, ids, into, ran)
+  local lost = 0
+  if #ids == 0 then return lost end
+  local found = redis.call('XCLAIM', stream, group, consumer, idle, unpack(ids))
+  local got = {}
+  for _, entry in ipairs(found) do
+    if entry then
+      got[entry[1]] = true
+      local pending = redis.call('XPENDING', stream, group, entry[1], entry[1], 1)
+      if #pending > 0 then
+        into[#into + 1] = { entry[1], entry[2], pending[1][4], ran and ran[entry[1]] or 0 }
+      end
+    end
+  end
+  for _, id in ipairs(ids) do
+    if not got[id] and #redis.call('XRANGE', stream, id, id) == 0 then
+      redis.call('XACK', stream, group, id)
+      lost = lost + 1
+    end
+  end
+  return lost
+end
+
+-- A record of the inbox: state (r running, i idle, c completed, d dead), owner, end of the lease, generation, attempts,
+-- whether it ran.
+local function record(key)
+  local r = redis.call('HMGET', key, 's', 'o', 'l', 'g', 'a', 'r')
+  if not r[1] then return nil end
+  local this = {
+    state = r[1], owner = r[2] or '', lease = tonumber(r[3]) or 0,
+    generation = tonumber(r[4]) or 0, attempts = tonumber(r[5]) or 0, ran = r[6] == '1',
+  }
+  if this.state == 'r' and this.lease <= now() then
+    this.state, this.owner, this.ran = 'i', '', true
+  end
+  return this
+end
+
+local function write(key, this, keep)
+  redis.call('HSET', key, 's', this.state, 'o', this.owner, 'l', this.lease,
+    'g', this.generation, 'a', this.attempts, 'r', this.ran and 1 or 0)
+  redis.call('PEXPIRE', key, keep)
+end
+
+local GRANTED, RUNNING, COMPLETED, DEAD = 0, 1, 2, 3
+
+local function claim(key, owner, lease, generation, keep)
+  local this = record(key)
+  if not this then
+    this = { state = 'i', owner = '', generation = generation, attempts = 0, ran = false }
+  end
+  if this.state == 'c' then
+    local kept = redis.call('HMGET', key, 'body', 'type', 'failed', 'large')
+    return { COMPLETED, kept[1], kept[2], kept[3], kept[4] }
+  end
+  if generation < this.generation and this.state ~= 'd' then return { COMPLETED } end
+  if this.state == 'd' and generation <= this.generation then return { DEAD, this.generation } end
+  if this.state == 'r' and this.owner ~= owner then return { RUNNING, this.lease - now() } end
+  if this.state ~= 'r' then
+    if generation > this.generation then
+      this.generation, this.attempts = generation, 0
+    end
+    this.attempts = this.attempts + 1
+  end
+  this.state, this.owner, this.lease = 'r', owner, now() + lease
+  write(key, this, keep + lease)
+  return { GRANTED, this.attempts, this.ran and 1 or 0, this.generation }
+end
+
+local function renew(key, owner, lease, keep)
+  local this = record(key)
+  if not this or this.state ~= 'r' or this.owner ~= owner then return 0 end
+  this.lease = now() + lease
+  write(key, this, keep + lease)
+  return 1
+end
+
+-- 1: completed now, 2: by the same owner before, 0: not its own.
+local function completable(key, owner)
+  local this = record(key)
+  if not this or this.owner ~= owner then return 0, this end
+  if this.state == 'c' then return 2, this end
+  return this.state == 'r' and 1 or 0, this
+end
+
+local function complete(key, this, keep)
+  this.state = 'c'
+  write(key, this, keep)
+end
+
+-- Gives a claim up: n not begun, s stopped, f failed, d dead.
+local function release(key, owner, how, keep)
+  local this = record(key)
+  if not this or this.owner ~= owner then return 0 end
+  if this.state == 'i' or this.state == 'd' then return 1 end
+  if this.state ~= 'r' then return 0 end
+  if how == 'n' or how == 's' then this.attempts = this.attempts - 1 end
+  if how ~= 'n' then this.ran = true end
+  this.state = how == 'd' and 'd' or 'i'
+  write(key, this, keep)
+  return 1
+end
+

@@ -1,0 +1,13 @@
+//! Deadlines.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Durations beyond this are cut, so that no deadline overflows.
+const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
+
+/// The instant `after` from now.
+pub(crate) fn from_now(after: Duration) -> Instant {
+    Instant::now() + after.min(FAR)
+}

@@ -1,0 +1,311 @@
+//! Messages on the wire: the payload is the codec's bytes and nothing else, fields say what differs from the default.
+//!
+//! An entry of a stream has a field for each header, and those of our own, which begin with a colon: no header does.
+//! Where there are no fields, in what is published to a channel, they stand before the payload, a line for each.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use catga_core::{Bytes, Envelope, Error, Headers, MessageId, Name, QoS};
+use redis::{Cmd, Value};
+
+use crate::{error, value};
+
+/// The payload.
+pub(crate) const DATA: &str = ":data";
+/// The id of a message.
+pub(crate) const ID: &str = ":id";
+/// The one group that a redriven message is for, or the one node of it.
+pub(crate) const GROUP: &str = ":group";
+/// How often a message was redriven.
+pub(crate) const GENERATION: &str = ":generation";
+/// What a version is that nobody can read: no handler knows it.
+const UNREADABLE_VERSION: u32 = u32::MAX;
+/// What a field costs beside its name and value.
+const PER_FIELD: usize = 2;
+
+/// The id of an entry: when it was added by the clock of the server, and a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct EntryId {
+    pub(crate) millis: u64,
+    pub(crate) number: u64,
+}
+
+impl EntryId {
+    pub(crate) fn time(self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.millis)
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.millis, self.number)
+    }
+}
+
+impl FromStr for EntryId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (millis, number) = text.split_once('-').ok_or(())?;
+        Ok(Self {
+            millis: millis.parse().map_err(|_| ())?,
+            number: number.parse().map_err(|_| ())?,
+        })
+    }
+}
+
+/// The payload, when it is encoded and not too large with its headers.
+pub(crate) fn payload(
+    operation: &'static str,
+    envelope: &Envelope,
+    max: usize,
+) -> Result<Bytes, Error> {
+    let name = envelope.name();
+    let bytes = envelope.payload().as_bytes();
+    let bytes = bytes.ok_or_else(|| error::not_encoded(operation, name))?;
+    let size = envelope.size_bytes() + envelope.headers().len() * PER_FIELD;
+    if size > max {
+        return Err(error::too_large(operation, name, size, max));
+    }
+    Ok(bytes.clone())
+}
+
+/// Adds a message's fields to a command, the payload last.
+pub(crate) fn add_fields(
+    cmd: &mut Cmd,
+    envelope: &Envelope,
+    id: Option<MessageId>,
+    payload: &[u8],
+) {
+    if let Some(id) = id {
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        let text = id.as_uuid().as_hyphenated().encode_lower(&mut text);
+        cmd.arg(ID).arg(&*text);
+    }
+    if envelope.version() != 1 {
+        cmd.arg(Headers::VERSION).arg(envelope.version());
+    }
+    for (name, value) in envelope.headers().iter() {
+        cmd.arg(name).arg(value);
+    }
+    cmd.arg(DATA).arg(payload);
+}
+
+/// A message with the fields of ours that came with it.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub(crate) envelope: Envelope,
+    /// Fields of ours beside id and payload.
+    pub(crate) ours: Vec<(String, String)>,
+}
+
+impl Read {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        let mut ours = self.ours.iter();
+        ours.find_map(|(known, value)| (known == name).then_some(value.as_str()))
+    }
+
+    pub(crate) fn number<T: FromStr>(&self, name: &str) -> Option<T> {
+        self.text(name)?.parse().ok()
+    }
+
+    pub(crate) fn generation(&self) -> u32 {
+        self.number(GENERATION).unwrap_or(0)
+    }
+}
+
+/// Collects what a message is made of. Others may write too: what makes no header here is left out.
+#[derive(Default)]
+struct Parts {
+    id: Option<MessageId>,
+    version: Option<u32>,
+    headers: Headers,
+    ours: Vec<(String, String)>,
+}
+
+impl Parts {
+    fn take(&mut self, name: &str, value: &str) {
+        match name {
+            ID => self.id = value.parse().ok(),
+            Headers::VERSION => self.version = Some(value.parse().unwrap_or(UNREADABLE_VERSION)),
+            name if name.starts_with(':') => self.ours.push((name.to_owned(), value.to_owned())),
+            name => {
+                let _ = self.headers.insert(name, value);
+            }
+        }
+    }
+
+    fn read(self, name: Name, qos: QoS, payload: Bytes) -> Read {
+        let envelope = Envelope::received(name, qos, payload)
+            .with_version(self.version.unwrap_or(1))
+            .with_headers(self.headers);
+        let envelope = match self.id {
+            Some(id) => envelope.with_id(id),
+            None => envelope,
+        };
+        Read {
+            envelope,
+            ours: self.ours,
+        }
+    }
+}
+
+/// An entry of a stream.
+pub(crate) fn entry(name: &Name, qos: QoS, entry: Value) -> Option<(EntryId, Read)> {
+    let mut entry = value::list(entry).into_iter();
+    let id = value::text(&entry.next()?)?.parse().ok()?;
+    let fields = value::list(entry.next()?);
+    let (mut parts, mut payload) = (Parts::default(), Vec::new());
+    let mut fields = fields.into_iter();
+    while let (Some(name), Some(content)) = (fields.next(), fields.next()) {
+        match value::text(&name) {
+            Some(DATA) => payload = value::bytes(content).unwrap_or_default(),
+            Some(name) => {
+                if let Some(text) = value::text(&content) {
+                    parts.take(name, text);
+                }
+            }
+            None => {}
+        }
+    }
+    Some((id, parts.read(name.clone(), qos, payload.into())))
+}
+
+/// What is published to a channel: a line for each field, an empty one, and the payload.
+pub(crate) fn frame(envelope: Option<&Envelope>, ours: &[(&str, &str)], payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(payload.len() + 1);
+    let mut line = |name: &str, value: &str| {
+        frame.extend_from_slice(name.as_bytes());
+        frame.push(b' ');
+        frame.extend_from_slice(value.as_bytes());
+        frame.push(b'\n');
+    };
+    for (name, value) in ours {
+        line(name, value);
+    }
+    if let Some(envelope) = envelope {
+        if let Some(id) = envelope.id() {
+            line(ID, &id.to_string());
+        }
+        if envelope.version() != 1 {
+            line(Headers::VERSION, &envelope.version().to_string());
+        }
+        for (name, value) in envelope.headers().iter() {
+            line(name, value);
+        }
+    }
+    frame.push(b'\n');
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Reads a frame; `None` for what is none.
+pub(crate) fn read_frame(name: Name, qos: QoS, frame: Vec<u8>) -> Option<Read> {
+    let (mut parts, mut at) = (Parts::default(), 0);
+    loop {
+        let length = frame[at..].iter().position(|byte| *byte == b'\n')?;
+        let line = &frame[at..at + length];
+        at += length + 1;
+        if line.is_empty() {
+            break;
+        }
+        let (name, value) = std::str::from_utf8(line).ok()?.split_once(' ')?;
+        parts.take(name, value);
+    }
+    Some(parts.read(name, qos, Bytes::from(frame).slice(at..)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent() -> Envelope {
+        let mut headers = Headers::new();
+        headers.insert("tenant", "acme").unwrap();
+        headers.insert("content-type", "application/cbor").unwrap();
+        headers.insert("id", "of the user").unwrap();
+        Envelope::received(
+            Name::from_static("a.b"),
+            QoS::AtLeastOnce,
+            Bytes::from_static(b"x\n\ny"),
+        )
+        .with_version(3)
+        .with_headers(headers)
+        .with_id(MessageId::new())
+    }
+
+    fn check(read: &Envelope, sent: &Envelope) {
+        assert_eq!((read.id(), read.version()), (sent.id(), 3));
+        assert_eq!(read.headers(), sent.headers());
+        assert_eq!(read.payload().as_bytes(), sent.payload().as_bytes());
+    }
+
+    fn of_command(cmd: &Cmd) -> Value {
+        let args = cmd.args_iter().filter_map(|arg| match arg {
+            redis::Arg::Simple(arg) => Some(Value::BulkString(arg.to_vec())),
+            _ => None,
+        });
+        let id = Value::BulkString(b"12-3".to_vec());
+        Value::Array(vec![id, Value::Array(args.collect())])
+    }
+
+    #[test]
+    fn an_entry_is_read_as_it_was_written() {
+        let sent = sent();
+        let mut cmd = Cmd::new();
+        cmd.arg(GENERATION).arg(2).arg(GROUP).arg("g");
+        add_fields(
+            &mut cmd,
+            &sent,
+            sent.id(),
+            sent.payload().as_bytes().unwrap(),
+        );
+        let (id, read) = entry(sent.name(), QoS::AtLeastOnce, of_command(&cmd)).unwrap();
+        assert_eq!(id.to_string(), "12-3");
+        check(&read.envelope, &sent);
+        assert_eq!((read.generation(), read.text(GROUP)), (2, Some("g")));
+    }
+
+    #[test]
+    fn a_frame_is_read_as_it_was_written() {
+        let sent = sent();
+        let payload = sent.payload().as_bytes().unwrap();
+        let frame = frame(Some(&sent), &[(":to", "7-1")], payload);
+        let read = read_frame(sent.name().clone(), QoS::AtMostOnce, frame).unwrap();
+        check(&read.envelope, &sent);
+        assert_eq!(read.text(":to"), Some("7-1"));
+    }
+
+    #[test]
+    fn nothing_to_say_makes_one_line_break() {
+        let bare = Envelope::received(Name::from_static("a"), QoS::AtMostOnce, Bytes::new());
+        assert_eq!(frame(Some(&bare), &[], b"{}"), b"\n{}");
+    }
+
+    #[test]
+    fn what_others_wrote_is_taken_as_far_as_it_goes() {
+        let name = Name::from_static("a");
+        let read = |frame: &[u8]| read_frame(name.clone(), QoS::AtMostOnce, frame.to_vec());
+        for odd in [&b""[..], b"{}", b"no\n\n", b"\xff \xff\n\n"] {
+            assert!(read(odd).is_none(), "{odd:?}");
+        }
+        let odd = read(b":id nonsense\nmessage-version two\nNats-x y\nfine yes\n\nx").unwrap();
+        assert_eq!(odd.envelope.id(), None);
+        assert_eq!(odd.envelope.version(), UNREADABLE_VERSION);
+        let headers: Vec<_> = odd.envelope.headers().iter().collect();
+        assert_eq!(headers, [("fine", "yes")]);
+        assert!(entry(&name, QoS::AtLeastOnce, Value::Nil).is_none());
+        let bare = Value::Array(vec![Value::BulkString(b"1-0".to_vec()), Value::Nil]);
+        let (_, bare) = entry(&name, QoS::AtLeastOnce, bare).unwrap();
+        assert_eq!(bare.envelope.payload().as_bytes().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn ids_of_entries_sort_by_age() {
+        let id = |text: &str| text.parse::<EntryId>().unwrap();
+        assert!(id("9-5") < id("10-0") && id("10-9") < id("10-10"));
+        assert!("10".parse::<EntryId>().is_err());
+    }
+}

@@ -1,0 +1,268 @@
+//! All publishes of a connection in pipelines, each with an outcome of its own.
+//!
+//! One task empties the queue into a pipeline: while it is on its way the queue fills for the next, so that the more is
+//! published, the more goes at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use catga_core::Error;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use redis::aio::ConnectionLike;
+use redis::{Cmd, Pipeline, RedisError, Value};
+use tokio::select;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use crate::closed::Closed;
+use crate::error;
+use crate::link::Link;
+use crate::route::Route;
+use crate::server::{Answer, Server, answer};
+use crate::time::from_now;
+use crate::value;
+
+/// How many jobs wait before their senders do.
+const QUEUE: usize = 4096;
+/// The most jobs of a pipeline.
+const BATCH: usize = 512;
+/// The most pipelines that are on their way.
+const IN_FLIGHT: usize = 4;
+
+/// What is told to who published.
+pub(crate) type Outcome = Result<Answer, Error>;
+
+/// Commands of one slot, to be sent one behind the other.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// Goes before, and has no outcome.
+    pub(crate) before: Option<Cmd>,
+    pub(crate) cmd: Cmd,
+    /// What has the same number is in the same slot.
+    pub(crate) slot: u64,
+    pub(crate) then: Then,
+}
+
+/// What becomes of an answer.
+#[derive(Debug)]
+pub(crate) enum Then {
+    /// Somebody waits for it.
+    Tell(oneshot::Sender<Outcome>),
+    /// It says whether groups listen at QoS 0.
+    Note(Arc<Route>),
+    /// Nobody cares.
+    Nothing,
+}
+
+#[derive(Debug)]
+enum Order {
+    Job(Job),
+    /// Says when everything before it is done.
+    Flush(oneshot::Sender<()>),
+}
+
+/// The way to the writer.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    queue: mpsc::Sender<Order>,
+}
+
+impl Writer {
+    /// Starts the task. It ends when the server is closed.
+    pub(crate) fn spawn(server: &Server, link: Arc<Link>) -> Self {
+        let (queue, orders) = mpsc::channel(QUEUE);
+        let task = Task {
+            link,
+            closed: server.closed.clone(),
+            patience: server.settings.call_timeout,
+            wait_replicas: server.settings.wait_replicas,
+            is_cluster: server.is_cluster(),
+        };
+        tokio::spawn(task.run(orders));
+        Self { queue }
+    }
+
+    /// Takes a job, when there is room in time. What fails here was not handed over.
+    pub(crate) async fn send(
+        &self,
+        operation: &'static str,
+        job: Job,
+        by: Instant,
+    ) -> Result<(), Error> {
+        match timeout_at(by, self.queue.send(Order::Job(job))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(error::closed(operation)),
+            Err(_) => Err(error::queue_full(operation)),
+        }
+    }
+
+    /// Takes a job, when there is room now.
+    pub(crate) fn try_send(&self, operation: &'static str, job: Job) -> Option<Result<(), Error>> {
+        match self.queue.try_send(Order::Job(job)) {
+            Ok(()) => Some(Ok(())),
+            Err(TrySendError::Closed(_)) => Some(Err(error::closed(operation))),
+            Err(TrySendError::Full(_)) => None,
+        }
+    }
+
+    /// Waits until everything that was taken before is done.
+    pub(crate) async fn flush(&self, operation: &'static str, by: Instant) -> Result<(), Error> {
+        let (done, flushed) = oneshot::channel();
+        let flush = async {
+            let sent = self.queue.send(Order::Flush(done)).await;
+            sent.map_err(|_| error::closed(operation))?;
+            flushed.await.map_err(|_| error::closed(operation))
+        };
+        timeout_at(by, flush)
+            .await
+            .unwrap_or_else(|_| Err(error::unanswered(operation, "what was published")))
+    }
+}
+
+struct Task {
+    link: Arc<Link>,
+    closed: Closed,
+    patience: Duration,
+    wait_replicas: Option<u32>,
+    is_cluster: bool,
+}
+
+impl Task {
+    async fn run(self, mut orders: mpsc::Receiver<Order>) {
+        let mut flying = FuturesUnordered::new();
+        let mut taken = Vec::with_capacity(BATCH);
+        loop {
+            let number = select! {
+                biased;
+                () = self.closed.raised() => return,
+                Some(()) = flying.next(), if !flying.is_empty() => continue,
+                number = orders.recv_many(&mut taken, BATCH), if flying.len() < IN_FLIGHT => number,
+            };
+            if number == 0 {
+                break;
+            }
+            let mut batches: Vec<(u64, Vec<Job>)> = Vec::new();
+            for order in taken.drain(..) {
+                match order {
+                    Order::Job(job) => {
+                        let slot = if self.is_cluster { job.slot } else { 0 };
+                        match batches.iter_mut().find(|(known, _)| *known == slot) {
+                            Some((_, jobs)) => jobs.push(job),
+                            None => batches.push((slot, vec![job])),
+                        }
+                    }
+                    Order::Flush(done) => {
+                        for (_, jobs) in batches.drain(..) {
+                            flying.push(self.write(jobs));
+                        }
+                        while flying.next().await.is_some() {}
+                        // Who asked may be gone.
+                        let _ = done.send(());
+                    }
+                }
+            }
+            // They are begun in this order, which so is that of the wire.
+            for (_, jobs) in batches {
+                flying.push(self.write(jobs));
+            }
+        }
+        while flying.next().await.is_some() {}
+    }
+
+    /// One pipeline; every job is told what became of it.
+    async fn write(&self, jobs: Vec<Job>) {
+        let by = from_now(self.patience);
+        let live = match self.link.live("publish", by).await {
+            Ok(live) => live,
+            Err(error) => return tell_all(jobs, &error),
+        };
+        let mut pipeline = Pipeline::with_capacity(jobs.len() + 1);
+        let mut thens = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            if matches!(&job.then, Then::Tell(teller) if teller.is_closed()) {
+                // Nobody waits for it any more, and it was not begun.
+                continue;
+            }
+            let index = pipeline.len() + usize::from(job.before.is_some());
+            if let Some(before) = job.before {
+                pipeline.add_command(before);
+            }
+            pipeline.add_command(job.cmd);
+            thens.push((index, job.then));
+        }
+        if thens.is_empty() {
+            return;
+        }
+        if let Some(replicas) = self.wait_replicas {
+            let mut wait = redis::cmd("WAIT");
+            wait.arg(replicas).arg(self.patience.as_millis() as u64 / 2);
+            pipeline.add_command(wait);
+        }
+        let (count, mut conn) = (pipeline.len(), live.conn.clone());
+        // Longer than anybody waits who published: late answers are no news, but the next pipeline is held up.
+        let by = from_now(self.patience * 2);
+        let answers = timeout_at(by, conn.req_packed_commands(&pipeline, 0, count)).await;
+        match answers {
+            Ok(Ok(answers)) => self.answered(answers, thens),
+            Ok(Err(error)) => {
+                if error::is_broken(&error) && !self.is_cluster {
+                    self.link.broken(&live);
+                }
+                for (_, then) in thens {
+                    tell(then, Ok(Err(error.clone())));
+                }
+            }
+            Err(_) => {
+                if !self.is_cluster {
+                    self.link.broken(&live);
+                }
+                for (_, then) in thens {
+                    tell(then, Err(error::unanswered("publish", "the stream")));
+                }
+            }
+        }
+    }
+
+    fn answered(&self, mut answers: Vec<Value>, thens: Vec<(usize, Then)>) {
+        let have = match self.wait_replicas {
+            Some(asked) => answers
+                .pop()
+                .map(|have| (value::int(&have).unwrap_or(0), asked)),
+            None => None,
+        };
+        for (index, then) in thens {
+            let value = std::mem::take(&mut answers[index]);
+            let outcome = answer(value);
+            match have {
+                Some((have, asked)) if outcome.is_ok() && have < i64::from(asked) => {
+                    tell(then, Err(error::too_few_replicas("publish", have, asked)));
+                }
+                _ => tell(then, Ok(outcome)),
+            }
+        }
+    }
+}
+
+fn tell(then: Then, outcome: Outcome) {
+    match then {
+        // Who published may be gone.
+        Then::Tell(teller) => drop(teller.send(outcome)),
+        Then::Note(route) => route.heard(&outcome),
+        Then::Nothing => {}
+    }
+}
+
+/// None of them was begun.
+fn tell_all(jobs: Vec<Job>, error: &Error) {
+    for job in jobs {
+        let again = Error::new(error.kind(), error.operation(), error.message());
+        tell(job.then, Err(again.with_retry(error.retry())));
+    }
+}
+
+/// An outcome as the caller's.
+pub(crate) fn judge(what: &str, outcome: Outcome) -> Result<Value, Error> {
+    outcome?.map_err(|error: RedisError| error::of("publish", what, &error))
+}

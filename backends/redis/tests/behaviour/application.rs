@@ -1,0 +1,130 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use catga::prelude::*;
+use catga::{Catga, CatgaBuilder, ErrorKind};
+use serde::{Deserialize, Serialize};
+
+use crate::{Space, until};
+
+#[derive(Event, Serialize, Deserialize)]
+struct Seen {
+    by: u32,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[qos(at_least_once)]
+struct Shipped {
+    by: u32,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[qos(exactly_once)]
+struct Paid {
+    by: u32,
+}
+
+#[derive(Request, Serialize, Deserialize)]
+#[response(u32)]
+struct Double {
+    value: u32,
+}
+
+/// What was handled, by kind.
+#[derive(Clone, Default)]
+struct Handled(Arc<[AtomicU32; 4]>);
+
+impl Handled {
+    fn note(&self, kind: usize, by: u32) {
+        self.0[kind].fetch_add(by, Ordering::SeqCst);
+    }
+
+    fn all(&self) -> [u32; 4] {
+        std::array::from_fn(|kind| self.0[kind].load(Ordering::SeqCst))
+    }
+}
+
+#[handler]
+async fn on_seen(event: Seen, State(handled): State<Handled>) {
+    handled.note(0, event.by);
+}
+
+#[handler]
+async fn on_shipped(
+    event: Shipped,
+    attempt: Attempt,
+    State(handled): State<Handled>,
+) -> Result<()> {
+    if attempt.number() == 1 {
+        return Err("not yet").retry();
+    }
+    handled.note(1, event.by);
+    Ok(())
+}
+
+#[handler]
+async fn on_paid(event: Paid, State(handled): State<Handled>) {
+    handled.note(2, event.by);
+}
+
+#[handler]
+async fn double(request: Double, State(handled): State<Handled>) -> Result<u32> {
+    handled.note(3, 1);
+    Ok(request.value * 2)
+}
+
+fn node(space: &Space, id: &str) -> CatgaBuilder {
+    Catga::builder()
+        .connect(format!("{}?namespace={}", space.url, space.namespace))
+        .service("shop")
+        .node(id)
+}
+
+#[tokio::test]
+async fn the_same_program_runs_by_its_url() {
+    let (space, handled) = (Space::new(), Handled::default());
+    let handlers = || catga::handlers![on_seen, on_shipped, on_paid, double];
+    let serving = node(&space, "serving")
+        .state(handled.clone())
+        .handlers(handlers());
+    let serving = serving.start().await.unwrap();
+    let asking = node(&space, "asking").handlers(catga::handlers![]);
+    let asking = asking.start().await.unwrap();
+    asking.publish(Seen { by: 1 }).await.unwrap();
+    asking.publish(Shipped { by: 10 }).await.unwrap();
+    let id = catga::MessageId::from_key("payment 7");
+    for _ in 0..3 {
+        asking
+            .message(Paid { by: 100 })
+            .id(id)
+            .publish()
+            .await
+            .unwrap();
+    }
+    assert_eq!(asking.send(Double { value: 21 }).await.unwrap(), 42);
+    assert_eq!(
+        asking
+            .send_to("serving", Double { value: 1 })
+            .await
+            .unwrap(),
+        2
+    );
+    let nobody = asking
+        .send_to("nobody", Double { value: 1 })
+        .await
+        .unwrap_err();
+    assert_eq!(nobody.kind(), ErrorKind::NoResponders);
+    until("all is handled once", || async {
+        handled.all() == [1, 10, 100, 2]
+    })
+    .await;
+
+    let nodes: Vec<_> = asking.nodes().into_iter().map(|node| node.id).collect();
+    assert_eq!(nodes, ["asking".parse().unwrap()]);
+    let refused = asking.broadcast(Double { value: 1 }).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
+    assert!(refused.message().contains("nodes"), "{refused}");
+    asking.shutdown().await.unwrap();
+    serving.shutdown().await.unwrap();
+    assert_eq!(handled.all(), [1, 10, 100, 2]);
+}

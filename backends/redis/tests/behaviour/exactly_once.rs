@@ -1,0 +1,171 @@
+use catga_core::{Completion, Effects, ErrorKind, MessageId, QoS, Reason, ReasonKind, Settlement};
+use catga_redis::{Redis, RedisTransaction};
+
+use crate::{SECOND, SOON, Space, ack, in_group, message, next, nothing, publish, text};
+
+const QOS: QoS = QoS::ExactlyOnce;
+
+fn done() -> Settlement {
+    Settlement::Complete(Completion::new())
+}
+
+#[tokio::test]
+async fn a_second_copy_of_an_id_is_acked_unseen() {
+    let space = Space::new();
+    let bus = space.transport().await;
+    let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
+    let id = MessageId::new();
+    for text in ["first", "second"] {
+        let mut copy = message(QOS, text).with_id(id);
+        bus.publish(&mut copy, SOON).await.unwrap();
+    }
+    let delivery = next(&mut *subscription).await;
+    assert_eq!(
+        (text(&delivery).as_str(), delivery.envelope().qos()),
+        ("first", QOS)
+    );
+    assert!(delivery.is_claimed());
+    // While it runs its copy waits.
+    nothing(&mut *subscription).await;
+    delivery.settle(done()).await.unwrap();
+    publish(&*bus, QOS, "behind").await;
+    let behind = next(&mut *subscription).await;
+    assert_eq!(text(&behind), "behind");
+    behind.settle(done()).await.unwrap();
+    let stats = subscription.stats_reader();
+    crate::until("the copy is counted", || async {
+        stats.read().duplicates == 1
+    })
+    .await;
+    nothing(&mut *subscription).await;
+}
+
+#[tokio::test]
+async fn a_claim_that_fails_is_free_for_the_next_run() {
+    let space = Space::new();
+    let bus = space.transport().await;
+    let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
+    publish(&*bus, QOS, "a").await;
+    for (settlement, count, may_have_run) in [
+        (Settlement::Nak { after: SECOND / 10 }, 1, false),
+        (Settlement::Release { began: false }, 2, true),
+        (Settlement::Release { began: true }, 2, true),
+        (Settlement::Defer { after: SECOND / 10 }, 2, true),
+        (done(), 2, true),
+    ] {
+        let delivery = next(&mut *subscription).await;
+        assert_eq!(
+            (delivery.count(), delivery.may_have_run()),
+            (count, may_have_run)
+        );
+        delivery.settle(settlement).await.unwrap();
+    }
+    nothing(&mut *subscription).await;
+}
+
+#[tokio::test]
+async fn who_lost_its_claim_completes_nothing() {
+    let space = Space::new();
+    let bus = space.transport().await;
+    let short = in_group(QOS, "g").with_ack_wait(SECOND / 2);
+    let mut subscription = bus.subscribe(&short).await.unwrap();
+    publish(&*bus, QOS, "a").await;
+    let first = next(&mut *subscription).await;
+    let mut second = next(&mut *subscription).await;
+    assert_eq!((second.count(), second.may_have_run()), (2, true));
+    let late = first.settle(done()).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::LostOwnership);
+    // Longer than its lease, and it keeps it.
+    for _ in 0..10 {
+        let mut into = Vec::new();
+        let other = tokio::time::timeout(SECOND / 5, subscription.recv(1, &mut into));
+        assert!(other.await.is_err(), "{into:?}");
+        second.extend().await.unwrap();
+    }
+    second.settle(done()).await.unwrap();
+    nothing(&mut *subscription).await;
+}
+
+#[tokio::test]
+async fn effects_are_committed_with_the_claim_or_not_at_all() {
+    let space = Space::new();
+    let backend = space.connect().await;
+    let inbox = backend.inbox.unwrap();
+    let redis = inbox
+        .commit_store()
+        .unwrap()
+        .downcast_ref::<Redis>()
+        .unwrap();
+    let bus = backend.transport;
+    let short = in_group(QOS, "g").with_ack_wait(SECOND / 2);
+    let mut subscription = bus.subscribe(&short).await.unwrap();
+    publish(&*bus, QOS, "a").await;
+    let key = redis.key(&crate::NAME, "runs");
+    let committing = |key: &str| {
+        let mut tx = RedisTransaction::default();
+        tx.cmd([b"INCR".to_vec(), key.as_bytes().to_vec()]);
+        Settlement::Complete(Completion::new().with_effects(Some(Effects::new(tx))))
+    };
+    let first = next(&mut *subscription).await;
+    let second = next(&mut *subscription).await;
+    let late = first.settle(committing(&key)).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::LostOwnership);
+    assert_eq!(redis.get(&key).await.unwrap(), None);
+    second.settle(committing(&key)).await.unwrap();
+    assert_eq!(redis.get(&key).await.unwrap().unwrap(), "1");
+    publish(&*bus, QOS, "b").await;
+    let foreign = Completion::new().with_effects(Some(Effects::new(7)));
+    let delivery = next(&mut *subscription).await;
+    let refused = delivery
+        .settle(Settlement::Complete(foreign))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
+}
+
+#[tokio::test]
+async fn a_dead_letter_ends_the_claim_and_its_redrive_begins_another() {
+    let space = Space::new();
+    let backend = space.connect().await;
+    let (bus, letters) = (backend.transport, backend.dead_letters.unwrap());
+    let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
+    let id = MessageId::new();
+    let copy = || message(QOS, "a").with_id(id);
+    bus.publish(&mut copy(), SOON).await.unwrap();
+    let reason = Reason::new(ReasonKind::Terminal, "no");
+    let delivery = next(&mut *subscription).await;
+    delivery
+        .settle(Settlement::DeadLetter {
+            reason,
+            claim: None,
+        })
+        .await
+        .unwrap();
+    bus.publish(&mut copy(), SOON).await.unwrap();
+    nothing(&mut *subscription).await;
+    let page = letters
+        .list(&catga_core::DeadLetterFilter::all(), None, 10)
+        .await
+        .unwrap();
+    assert_eq!(page.letters[0].envelope.qos(), QOS);
+    letters.redrive(&page.letters[0].id).await.unwrap();
+    let again = next(&mut *subscription).await;
+    assert_eq!(
+        (again.generation(), again.count(), again.may_have_run()),
+        (1, 1, true)
+    );
+    again.settle(done()).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_the_own_inbox_nothing_is_claimed() {
+    let space = Space::new();
+    let bus = space.transport().await;
+    let elsewhere = in_group(QOS, "g").with_own_inbox(false);
+    let mut subscription = bus.subscribe(&elsewhere).await.unwrap();
+    publish(&*bus, QOS, "a").await;
+    let delivery = next(&mut *subscription).await;
+    assert!(!delivery.is_claimed());
+    ack(delivery).await;
+    nothing(&mut *subscription).await;
+}
