@@ -31,7 +31,7 @@ scenarios! { Backend "ordering":
 
 const KEYS: u32 = 16;
 const MINUTE: Duration = Duration::from_secs(60);
-const LEASE: Duration = Duration::from_millis(200);
+const LEASE: Duration = Duration::from_millis(500);
 
 /// Message `id` has key `id % KEYS`, and each key its own sequence.
 async fn publish(from: &Catga, qos: QoS, id: u32) -> Result<()> {
