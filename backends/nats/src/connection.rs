@@ -22,7 +22,8 @@ use crate::link::Link;
 use crate::names::Names;
 use crate::options::Settings;
 use crate::replies::{Expected, Replies};
-use crate::streams::{Routes, Subjects};
+use crate::streams::Routes;
+use crate::subjects::Subjects;
 use crate::time::from_now;
 use crate::{credentials, error};
 
@@ -264,7 +265,7 @@ impl Connection {
         &self,
         operation: &'static str,
         subject: Subject,
-        tail: &str,
+        tail: &impl fmt::Display,
         headers: Option<HeaderMap>,
         payload: Bytes,
         by: Instant,
@@ -282,8 +283,7 @@ impl Connection {
             refused: self.link.refused(),
             lost: self.link.lost(),
         };
-        let mut reply = sent.expected.subject();
-        reply.push_str(tail);
+        let reply = sent.expected.subject_with(tail);
         let handed = timeout_at(by, async {
             match headers {
                 None => {
@@ -336,7 +336,7 @@ impl Connection {
         by: Instant,
     ) -> Result<Message, Error> {
         let sent = self
-            .send(operation, subject, "", headers, payload, by)
+            .send(operation, subject, &"", headers, payload, by)
             .await?;
         self.answer(sent, by).await
     }

@@ -25,6 +25,7 @@ mod serve;
 mod source;
 mod store;
 mod streams;
+mod subjects;
 mod subscription;
 mod time;
 mod transport;
