@@ -14,11 +14,6 @@ use std::time::Duration;
 use catga::prelude::{Catga, Result};
 use catga::{Backend, DeadLetter, DeadLetterFilter};
 use tokio::runtime::Builder;
-#[allow(
-    clippy::disallowed_types,
-    reason = "scenarios wait for it, and no message"
-)]
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 pub(crate) use crate::bus::Bus;
@@ -143,11 +138,12 @@ impl Scenario {
 }
 
 /// A core of its own for what never waits: more of these at once would each take longer.
-fn core(time: Time) -> Option<SemaphorePermit<'static>> {
-    #[allow(
-        clippy::disallowed_types,
-        reason = "scenarios wait for it, and no message"
-    )]
+#[allow(
+    clippy::disallowed_types,
+    reason = "scenarios wait for a core: no message passes through it"
+)]
+fn core(time: Time) -> Option<tokio::sync::SemaphorePermit<'static>> {
+    use tokio::sync::Semaphore;
     static CORES: LazyLock<Semaphore> =
         LazyLock::new(|| Semaphore::new(thread::available_parallelism().map_or(1, Into::into)));
     let runtime = Builder::new_current_thread().build();
