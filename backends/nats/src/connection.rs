@@ -34,7 +34,7 @@ const RESERVE: usize = 2048;
 const PROMPT: Duration = Duration::from_millis(100);
 
 /// How long the server's word on a refused subscription may take from the client's reader to us.
-const WORD: Duration = Duration::from_millis(10);
+const WORD: Duration = Duration::from_millis(50);
 
 /// A connection, shared by all that came from it.
 pub(crate) struct Connection {

@@ -7,6 +7,7 @@ mod connection;
 mod consumers;
 mod credentials;
 mod dead_letter;
+mod deferred;
 mod direct;
 mod driver;
 mod durable;
