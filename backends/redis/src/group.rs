@@ -16,7 +16,7 @@ use crate::connection::Connection;
 use crate::receipt::{Held, StreamReceipt};
 use crate::room::Room;
 use crate::source::{Out, Parked, Source, Sources, Take, Taken, Who};
-use crate::wire;
+use crate::wire::{self, EntryId};
 
 /// A member of a group.
 #[derive(Debug)]
@@ -76,15 +76,12 @@ impl Group {
         who: Who,
         qos: QoS,
         lease: Duration,
+        idle: Duration,
         claims: bool,
         max_in_flight: usize,
         sources: Vec<Arc<Source>>,
     ) -> Self {
-        let idle = connection
-            .server
-            .settings
-            .claim_idle
-            .map_or(lease, |idle| idle.max(lease));
+        let pending = Arc::clone(&connection.server.pending);
         Self {
             connection,
             message,
@@ -94,7 +91,7 @@ impl Group {
             idle,
             claims,
             sources: Sources::new(sources),
-            acks: Arc::default(),
+            acks: Arc::new(Acks::new(pending)),
             room: Arc::default(),
             max_in_flight: AtomicUsize::new(max_in_flight.max(1)),
             left: Closed::default(),
@@ -161,7 +158,7 @@ impl Group {
                 .text(wire::GROUP)
                 .is_some_and(|group| group != self.who.group)
             {
-                self.acks.push(source, id).await;
+                self.ack_unseen(source, id).await;
                 continue;
             }
             entries.push_back(Entry {
@@ -179,7 +176,7 @@ impl Group {
                     Verdict::Goes(entry, held) => self.fetched(source, entry, held),
                     Verdict::Duplicate(id) => {
                         self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
-                        self.acks.push(source, id).await;
+                        self.ack_unseen(source, id).await;
                     }
                 }
             }
@@ -187,6 +184,18 @@ impl Group {
         }
         for entry in entries {
             self.fetched(source, entry, None);
+        }
+    }
+
+    /// Acks what nobody is to see.
+    async fn ack_unseen(&self, source: &Arc<Source>, id: EntryId) {
+        if !source.is_ordered {
+            return self.acks.push(source, id).await;
+        }
+        // The next of its partition comes behind it.
+        let acked = source.ack(&self.connection.server, &self.who, id).await;
+        if let Err(error) = acked {
+            tracing::debug!(message = %self.message, %error, "a copy was not acked; it comes again when its lease ends");
         }
     }
 

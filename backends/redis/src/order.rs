@@ -184,7 +184,7 @@ impl Reader {
                 Known::Others(at) => at <= now && self.owned() < self.share,
                 Known::Idle { until, .. } => {
                     if self.owned() > self.share {
-                        self.disown(&sources[index]).await?;
+                        disown(&self.group, &sources[index]).await?;
                         self.known[index] = Known::Others(Instant::now() + jittered(ASK * 2));
                         continue;
                     }
@@ -285,15 +285,6 @@ impl Reader {
         Ok(())
     }
 
-    async fn disown(&self, source: &Source) -> Result<(), Error> {
-        let mut call = script::DISOWN.call(1);
-        call.arg(&source.owner).arg(&self.group.who.consumer);
-        self.server
-            .run("receive", &source.owner, &script::DISOWN, &call)
-            .await
-            .map(drop)
-    }
-
     /// Tells which partitions are idle.
     async fn tell_watcher(&self) {
         let idle: Idle = self
@@ -315,17 +306,10 @@ impl Reader {
         }
     }
 
-    /// Hands the partitions over.
+    /// Is no member any more that shares the partitions.
     async fn leave(&self) {
         if self.server.closed.is_raised() {
             return;
-        }
-        let sources = self.group.sources.all();
-        for (known, source) in self.known.iter().zip(sources.iter()) {
-            // One whose entry is out is handed over with it, when its lease ends.
-            if matches!(known, Known::Idle { .. }) {
-                let _ = self.disown(source).await;
-            }
         }
         let key = self
             .server
@@ -338,6 +322,15 @@ impl Reader {
             .call("close", &key, &leave, self.server.call_deadline())
             .await;
     }
+}
+
+/// Hands a partition over.
+pub(crate) async fn disown(group: &Group, source: &Source) -> Result<(), Error> {
+    let mut call = script::DISOWN.call(1);
+    call.arg(&source.owner).arg(&group.who.consumer);
+    let server = &group.connection.server;
+    let disowned = server.run("close", &source.owner, &script::DISOWN, &call);
+    disowned.await.map(drop)
 }
 
 /// Looks for what comes to idle partitions, without taking it.

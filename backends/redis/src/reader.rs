@@ -179,7 +179,11 @@ pub(crate) async fn read(group: Arc<Group>, blocking: Arc<Blocking>) {
         let answer = line.ask(&cmd, BLOCK).await;
         match answer {
             Ok(read) => {
-                wait = BACK_OFF.0;
+                if wait > BACK_OFF.0 {
+                    // What could not be done can be now.
+                    group.problem.store(None);
+                    wait = BACK_OFF.0;
+                }
                 for (source, taken) in entries(read, &chosen) {
                     if let Some(id) = taken.last().and_then(|taken| id_of(&taken.entry)) {
                         source.arrived(id);

@@ -78,7 +78,13 @@ pub(crate) async fn request(
         select! {
             biased;
             answer = &mut expected.answer => return match answer {
-                Ok(read) => Ok(read_reply(&read)),
+                Ok(read) => match read_reply(&read) {
+                    // Who was there left before it began.
+                    Reply { result: Err(error), .. } if error.kind == ErrorKind::NoResponders.as_str() => {
+                        Err(error::no_responders(name, to))
+                    }
+                    reply => Ok(reply),
+                },
                 Err(_) => Err(error::closed_meanwhile("request")),
             },
             outcome = &mut outcome, if !is_added => {

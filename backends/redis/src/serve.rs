@@ -114,7 +114,7 @@ impl ServeSubscription {
         self.desk.leaving.raise();
         self.arrived.close();
         while let Ok(arrived) = self.arrived.try_recv() {
-            self.desk.refuse(&arrived.asked.reply, false);
+            self.desk.turn_away(&arrived.asked.reply);
         }
         let (desk, blocking) = (Arc::clone(&self.desk), Arc::clone(&self.blocking));
         let tasks = std::mem::take(&mut self.tasks);
@@ -252,7 +252,7 @@ impl Desk {
                 self.waiting.fetch_add(1, Ordering::SeqCst);
                 if let Err(left) = self.again.send(arrived) {
                     self.waiting.fetch_sub(1, Ordering::SeqCst);
-                    self.refuse(&left.0.asked.reply, false);
+                    self.turn_away(&left.0.asked.reply);
                 }
             }
         }
@@ -331,6 +331,18 @@ impl Desk {
         let _ = self.connection.writer.try_send("settle", job);
     }
 
+    /// Tells a caller that this node, which has not begun, is none any more.
+    fn turn_away(&self, address: &str) {
+        let job = self.job(address, &self.nobody());
+        let _ = self.connection.writer.try_send("settle", job);
+    }
+
+    fn nobody(&self) -> Reply {
+        let text = format!("the node that took `{}` left before it began", self.request);
+        let error = Error::new(ErrorKind::NoResponders, "request", text);
+        Reply::err(RemoteError::new(&error))
+    }
+
     fn given_back(&self, began: bool) -> Reply {
         let text = format!(
             "the request `{}` was given back by this node: ask again",
@@ -352,8 +364,7 @@ impl Desk {
             let left = server.run("close", stream, &script::RETIRE, &call).await?;
             for entry in value::list(left) {
                 if let Some(arrived) = self.arrival(entry) {
-                    self.answer(&arrived.asked.reply, &self.given_back(false))
-                        .await?;
+                    self.answer(&arrived.asked.reply, &self.nobody()).await?;
                 }
             }
         }

@@ -201,6 +201,17 @@ impl Source {
             .collect())
     }
 
+    /// Acks one entry.
+    pub(crate) async fn ack(&self, server: &Server, who: &Who, id: EntryId) -> Result<(), Error> {
+        let mut ack = redis::cmd("XACK");
+        ack.arg(&self.stream).arg(&who.group).arg(id.to_string());
+        let by = server.call_deadline();
+        server
+            .call("settle", &self.stream, &ack, by)
+            .await
+            .map(drop)
+    }
+
     /// Gives back what did not arrive, and removes this consumer when it owns nothing.
     pub(crate) async fn leave(&self, server: &Server, who: &Who) -> Result<(), Error> {
         let mut call = script::LEAVE.call(2);

@@ -21,6 +21,10 @@ while true do
   elseif owner == ARGV[2] and idle < tonumber(ARGV[3]) then
     -- It is out, or its reply got lost and its lease is not over.
     return { 1, tonumber(ARGV[3]) - idle, {}, lost, '' }
+  elseif owner ~= ARGV[2] then
+    -- Whoever had the partition before may still be at it.
+    local silence = tonumber(string.match(owner, '^c%x+%-(%d+)$') or 0)
+    if idle < silence then return { 1, silence - idle, {}, lost, '' } end
   end
   lost = lost + take(KEYS[1], ARGV[1], ARGV[2], 0, { id }, entries, ran)
   redis.call('ZREM', KEYS[2], id, id .. RAN)
