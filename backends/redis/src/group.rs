@@ -8,9 +8,10 @@ use std::time::Duration;
 use catga_core::{Delivery, Error, Name, QoS, SubscriptionStats};
 use crossbeam_queue::SegQueue;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::acks::Acks;
-use crate::claims::{self, Entry, Verdict};
+use crate::claims::{self, Entry, Verdict, millis};
 use crate::closed::Closed;
 use crate::connection::Connection;
 use crate::receipt::{Held, StreamReceipt};
@@ -42,9 +43,29 @@ pub(crate) struct Group {
     pub(crate) counters: Counters,
     fetched: SegQueue<Fetched>,
     waiting: AtomicUsize,
+    /// How many receive now.
+    receiving: AtomicUsize,
+    /// When somebody received last, and when the first of what waits was fetched: in milliseconds since `began`.
+    received: AtomicU64,
+    fetched_since: AtomicU64,
+    began: Instant,
     pub(crate) arrived: Notify,
     /// What could not be done, to be told to who receives.
     pub(crate) problem: arc_swap::ArcSwapOption<Error>,
+}
+
+/// How long after a receive another is expected.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// Somebody receives.
+#[derive(Debug)]
+pub(crate) struct Receiving(Arc<Group>);
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.received.store(self.0.now(), Ordering::SeqCst);
+        self.0.receiving.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// What a member counts.
@@ -99,13 +120,45 @@ impl Group {
             counters: Counters::default(),
             fetched: SegQueue::new(),
             waiting: AtomicUsize::new(0),
+            receiving: AtomicUsize::new(0),
+            received: AtomicU64::new(0),
+            fetched_since: AtomicU64::new(0),
+            began: Instant::now(),
             arrived: Notify::new(),
             problem: arc_swap::ArcSwapOption::empty(),
         }
     }
 
+    fn now(&self) -> u64 {
+        millis(self.began.elapsed())
+    }
+
+    /// Says that somebody receives, until the guard is dropped.
+    pub(crate) fn receive(self: &Arc<Self>) -> Receiving {
+        self.receiving.fetch_add(1, Ordering::SeqCst);
+        self.room.fetch.notify_one();
+        Receiving(Arc::clone(self))
+    }
+
+    /// Whether what is fetched will be received: a member that nobody receives from leaves it to the others.
+    fn is_wanted(&self) -> bool {
+        self.receiving.load(Ordering::SeqCst) > 0
+            || self.now() < self.received.load(Ordering::SeqCst) + millis(BREATH)
+    }
+
+    /// Whether something was fetched so long ago that it goes back to the group, for another member.
+    pub(crate) fn is_stale(&self) -> bool {
+        let age = self
+            .now()
+            .saturating_sub(self.fetched_since.load(Ordering::SeqCst));
+        self.waiting.load(Ordering::SeqCst) > 0 && age >= millis(self.lease / 2)
+    }
+
     /// How many messages may be fetched.
     pub(crate) fn free(&self) -> usize {
+        if !self.is_wanted() {
+            return 0;
+        }
         let most = self.max_in_flight.load(Ordering::Relaxed);
         let taken = self.room.held() + self.waiting.load(Ordering::SeqCst);
         most.saturating_sub(taken)
@@ -200,7 +253,9 @@ impl Group {
     }
 
     fn fetched(&self, source: &Arc<Source>, entry: Entry, held: Option<Held>) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+        if self.waiting.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.fetched_since.store(self.now(), Ordering::SeqCst);
+        }
         self.fetched.push(Fetched {
             out: Out::new(source, &self.room),
             entry,
@@ -212,6 +267,11 @@ impl Group {
     fn pop(&self) -> Option<Fetched> {
         let fetched = self.fetched.pop()?;
         self.waiting.fetch_sub(1, Ordering::SeqCst);
+        // What waits behind it was not fetched before.
+        self.fetched_since.store(
+            millis(fetched.entry.at.duration_since(self.began)),
+            Ordering::SeqCst,
+        );
         Some(fetched)
     }
 

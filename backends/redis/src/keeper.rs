@@ -43,6 +43,9 @@ pub(crate) async fn keep(group: Arc<Group>, every_partition: bool) {
             () = sleep_until(next) => {}
         }
         let now = Instant::now();
+        if group.is_stale() {
+            group.give_back().await;
+        }
         if !server.link.is_connected() {
             due_at = now + DUE;
             reap_at = reap_at.max(now + DUE);
@@ -93,7 +96,7 @@ async fn due(group: &Group, server: &Server) -> Result<Duration, Error> {
         let free = group.free().min(MOST);
         if free == 0 {
             // What is due comes as soon as there is a place.
-            return Ok(DUE.min(Duration::from_millis(20)));
+            return Ok(Duration::from_millis(20));
         }
         let take = source.due(server, &group.who, free).await?;
         let next = take.rest.first().and_then(value::int).unwrap_or(-1);

@@ -155,6 +155,9 @@ impl Reader {
     /// Asks for all partitions that may have something for us.
     async fn round(&mut self, cursor: &mut usize) -> Result<(), Error> {
         let now = Instant::now();
+        if self.group.is_stale() {
+            self.group.give_back().await;
+        }
         if self.count_at <= now {
             self.count().await?;
             self.count_at = Instant::now() + jittered(COUNT);

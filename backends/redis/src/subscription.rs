@@ -221,6 +221,7 @@ impl Subscription for StreamSubscription {
         let (before, most) = (into.len(), max.max(1));
         let group = Arc::clone(&self.group);
         let server = &group.connection.server;
+        let _receiving = group.receive();
         loop {
             if self.is_closed || server.closed.is_raised() {
                 return Err(error::closed("receive"));
