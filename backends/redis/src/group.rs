@@ -42,6 +42,8 @@ pub(crate) struct Group {
     pub(crate) parked: Notify,
     pub(crate) counters: Counters,
     fetched: SegQueue<Fetched>,
+    /// What waited for longer than its lease.
+    late: SegQueue<Fetched>,
     waiting: AtomicUsize,
     /// How many receive now.
     receiving: AtomicUsize,
@@ -119,6 +121,7 @@ impl Group {
             parked: Notify::new(),
             counters: Counters::default(),
             fetched: SegQueue::new(),
+            late: SegQueue::new(),
             waiting: AtomicUsize::new(0),
             receiving: AtomicUsize::new(0),
             received: AtomicU64::new(0),
@@ -151,7 +154,8 @@ impl Group {
         let age = self
             .now()
             .saturating_sub(self.fetched_since.load(Ordering::SeqCst));
-        self.waiting.load(Ordering::SeqCst) > 0 && age >= millis(self.lease / 2)
+        let waits = self.waiting.load(Ordering::SeqCst) > 0;
+        !self.late.is_empty() || (waits && age >= millis(self.lease / 2))
     }
 
     /// How many messages may be fetched.
@@ -207,6 +211,7 @@ impl Group {
             let Some((id, read)) = wire::entry(&self.message, self.qos, entry) else {
                 continue;
             };
+            source.arrived(id);
             if read
                 .text(wire::GROUP)
                 .is_some_and(|group| group != self.who.group)
@@ -287,7 +292,19 @@ impl Group {
                 at,
             } = entry;
             if at.elapsed() >= self.lease {
-                // It waited too long: it is found by its age, and comes again.
+                // It waited too long, and goes back.
+                self.late.push(Fetched {
+                    out,
+                    entry: Entry {
+                        id,
+                        read,
+                        count,
+                        ran,
+                        at,
+                    },
+                    held,
+                });
+                self.parked.notify_one();
                 continue;
             }
             let generation = read.generation();
@@ -319,7 +336,7 @@ impl Group {
 
     /// Gives back at once what was fetched and not received.
     pub(crate) async fn give_back(&self) {
-        while let Some(fetched) = self.pop() {
+        while let Some(fetched) = self.late.pop().or_else(|| self.pop()) {
             let Fetched { out, entry, held } = fetched;
             let source = &*out.source;
             let parked = Parked {

@@ -300,7 +300,7 @@ pub(crate) async fn make_again(
 ) -> Result<(), Error> {
     for source in sources {
         if source.ensure(server, "receive", &group.who, "0").await? {
-            source.arrived(EntryId::default());
+            source.begin_again();
             tracing::warn!(
                 message = %group.message,
                 group = group.who.group,

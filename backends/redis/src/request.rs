@@ -117,7 +117,7 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    fn add(&self, cmd: &mut Cmd) {
+    pub(crate) fn add(&self, cmd: &mut Cmd) {
         cmd.arg(REPLY).arg(&self.reply);
         if self.attempt != 1 {
             cmd.arg(ATTEMPT).arg(self.attempt);

@@ -15,6 +15,7 @@ mod exactly_once;
 mod faults;
 mod inbox;
 mod requests;
+mod servers;
 mod settling;
 mod stored;
 
