@@ -11,12 +11,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::acks::Acks;
-use crate::claims::{self, Entry, Verdict, millis};
+use crate::claims::{self, Entry, Verdict};
 use crate::closed::Closed;
 use crate::connection::Connection;
 use crate::receipt::{Held, StreamReceipt};
 use crate::room::Room;
 use crate::source::{Out, Parked, Source, Sources, Take, Taken, Who};
+use crate::time::millis;
 use crate::wire::{self, EntryId};
 
 /// A member of a group.
@@ -231,7 +232,10 @@ impl Group {
             let verdicts = claims::claim(self, source, entries).await;
             for verdict in verdicts {
                 match verdict {
-                    Verdict::Goes(entry, held) => self.fetched(source, entry, held),
+                    Verdict::Goes(goes) => {
+                        let (entry, held) = *goes;
+                        self.fetched(source, entry, held);
+                    }
                     Verdict::Duplicate(id) => {
                         self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
                         self.ack_unseen(source, id).await;

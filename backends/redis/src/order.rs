@@ -15,7 +15,6 @@ use tokio::select;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::claims::millis;
 use crate::closed::Closed;
 use crate::error;
 use crate::group::Group;
@@ -25,6 +24,7 @@ use crate::reader::{self, BLOCK, Blocking, Line, pause};
 use crate::script;
 use crate::server::Server;
 use crate::source::{Source, read_take};
+use crate::time::millis;
 use crate::value;
 use crate::wire::EntryId;
 
@@ -87,7 +87,7 @@ struct Watched {
 pub(crate) async fn read(group: Arc<Group>, blocking: Arc<Blocking>) {
     let server = Arc::clone(&group.connection.server);
     let watched = Arc::new(Watched::default());
-    let watcher = watch(
+    let looking = watch(
         Arc::clone(&group),
         Arc::clone(&watched),
         Arc::clone(&blocking),
@@ -107,7 +107,7 @@ pub(crate) async fn read(group: Arc<Group>, blocking: Arc<Blocking>) {
         blocking,
         group,
     };
-    tokio::join!(reader.run(), watcher);
+    tokio::join!(reader.run(), looking);
 }
 
 struct Reader {

@@ -19,6 +19,7 @@ use crate::group::Group;
 use crate::link::jittered;
 use crate::server::Server;
 use crate::source::{Source, Taken};
+use crate::time::millis;
 use crate::value;
 use crate::wire::EntryId;
 
@@ -224,10 +225,7 @@ fn read_command(group: &Group, chosen: &[Arc<Source>], each: usize) -> Cmd {
     cmd.arg("GROUP")
         .arg(&group.who.group)
         .arg(&group.who.consumer);
-    cmd.arg("COUNT")
-        .arg(each)
-        .arg("BLOCK")
-        .arg(BLOCK.as_millis() as u64);
+    cmd.arg("COUNT").arg(each).arg("BLOCK").arg(millis(BLOCK));
     cmd.arg("STREAMS");
     for source in chosen {
         cmd.arg(&source.stream);

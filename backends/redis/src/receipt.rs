@@ -7,7 +7,7 @@ use catga_core::{Effects, Envelope, Error, Owner, QoS, Receipt, Settlement, asyn
 use redis::Cmd;
 use tokio::time::Instant;
 
-use crate::claims::{did, millis};
+use crate::claims::did;
 use crate::dead_letter::{self, GivenUp};
 use crate::error;
 use crate::group::Group;
@@ -16,6 +16,7 @@ use crate::room::Place;
 use crate::script::{self, Script};
 use crate::source::{Out, Parked, Source};
 use crate::store;
+use crate::time::millis;
 use crate::wire::EntryId;
 
 /// A claim in the inbox that is held for a delivery.

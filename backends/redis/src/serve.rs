@@ -14,7 +14,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::claims::millis;
 use crate::closed::Closed;
 use crate::connection::Connection;
 use crate::reader::{BLOCK, Blocking, Line, pause};
@@ -22,6 +21,7 @@ use crate::request::{Asked, write_reply};
 use crate::room::{Place, Room};
 use crate::route::hash;
 use crate::server::Server;
+use crate::time::millis;
 use crate::wire::{self, EntryId, Read};
 use crate::writer::{Job, Then};
 use crate::{error, script, value};

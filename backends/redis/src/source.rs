@@ -8,12 +8,12 @@ use catga_core::Error;
 use redis::Value;
 use tokio::time::Instant;
 
-use crate::claims::millis;
 use crate::connection::Connection;
 use crate::names::{self, Member};
 use crate::room::Room;
 use crate::script::{self, Script};
 use crate::server::Server;
+use crate::time::millis;
 use crate::value;
 use crate::wire::EntryId;
 
@@ -157,7 +157,7 @@ impl Source {
         idle: Duration,
         most: usize,
     ) -> Result<Take, Error> {
-        let idle = idle.as_millis() as u64;
+        let idle = millis(idle);
         let mut call = script::REAP.call(2);
         call.arg(&self.stream).arg(&self.due);
         call.arg(&who.group).arg(&who.consumer).arg(idle).arg(most);

@@ -14,12 +14,12 @@ use tokio::select;
 use tokio::task::{AbortHandle, JoinHandle, consume_budget};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::claims::millis;
 use crate::connection::Connection;
 use crate::group::Group;
 use crate::names::Member;
 use crate::reader::Blocking;
 use crate::source::{Source, Who};
+use crate::time::millis;
 use crate::{absence, error, keeper, order, reader, trim};
 
 /// A member of a group.

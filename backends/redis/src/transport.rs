@@ -12,13 +12,12 @@ use redis::Value;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::claims::millis;
 use crate::connection::Connection;
 use crate::request;
 use crate::ring::RingSubscription;
 use crate::serve::ServeSubscription;
 use crate::subscription::StreamSubscription;
-use crate::time::from_now;
+use crate::time::{from_now, millis};
 use crate::writer::{Job, Outcome, Then, judge};
 use crate::{error, script, wire};
 

@@ -2,7 +2,7 @@
 -- The next entry of a partition, for the one member that owns it: what is pending comes before what is new.
 -- Returns { state, wait, entries, trimmed, last id }: state 0 not ours, 1 ours and nothing to do now, 2 an entry.
 local holder = redis.call('GET', KEYS[3])
-if holder and holder ~= ARGV[2] then return { 0, redis.call('PTTL', KEYS[3]), {}, 0, '' } end
+if holder and holder ~= ARGV[2] then return { 0, -1, {}, 0, '' } end
 redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
 local lost = 0
 if ARGV[4] == '0' then return { 1, -1, {}, 0, '' } end

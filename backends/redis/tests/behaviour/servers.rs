@@ -4,7 +4,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
-use catga_core::{Bytes, Consumers, Envelope, ErrorKind, Name, QoS, Settlement, Subscribe, Transport};
+use catga_core::{
+    Bytes, Consumers, Envelope, ErrorKind, Name, QoS, Settlement, Subscribe, Transport,
+};
 use catga_testkit::server::{RedisCluster, RedisOptions, RedisSentinel, RedisServer, Server};
 use catga_testkit::site::{Authority, Certificate};
 use tokio::time::{Instant, sleep, timeout};
@@ -15,7 +17,11 @@ const QOS: QoS = QoS::AtLeastOnce;
 
 fn with_tls(authority: &Authority, of_server: &Certificate, clients: &str) -> (RedisServer, u16) {
     // Bound and freed: the kit knows of plain ports alone.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let shown = |path: &Path| path.display().to_string();
     let options = RedisOptions::default()
         .setting("tls-port", &port.to_string())
@@ -43,7 +49,11 @@ async fn tls_needs_an_authority_that_is_known_and_a_name_that_fits() {
     assert_eq!(text(&next(&mut *event).await), "b");
 
     let error = space.try_connect("?connect_timeout=3s").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Connect, "unknown authority: {error:?}");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::Connect,
+        "unknown authority: {error:?}"
+    );
     let named = Space::at(&format!("rediss://localhost:{port}"));
     let error = named.try_connect(&options).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connect, "another name: {error:?}");
@@ -59,7 +69,10 @@ async fn a_server_may_ask_for_our_certificate() {
     let ours = authority.sign("client").unwrap();
     let (_server, port) = with_tls(&authority, &of_server, "yes");
     let space = Space::at(&format!("rediss://127.0.0.1:{port}"));
-    let ca = format!("?connect_timeout=3s&tls_ca={}", authority.certificate().display());
+    let ca = format!(
+        "?connect_timeout=3s&tls_ca={}",
+        authority.certificate().display()
+    );
     let error = space.try_connect(&ca).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connect, "{error:?}");
     let (certificate, key) = (ours.certificate.display(), ours.key.display());
@@ -87,11 +100,20 @@ async fn sentinels_say_where_the_primary_is_also_after_a_fail_over() {
     let options = RedisOptions::default().append_only();
     let starting = tokio::task::spawn_blocking(move || RedisSentinel::start(&options).unwrap());
     let mut servers = starting.await.unwrap();
-    let hosts: Vec<_> = servers.sentinels().iter().map(ToString::to_string).collect();
+    let hosts: Vec<_> = servers
+        .sentinels()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let space = Space::at(&format!("redis://{}", hosts.join(",")));
-    let unknown = space.try_connect("?sentinel=nobody&connect_timeout=3s").await;
+    let unknown = space
+        .try_connect("?sentinel=nobody&connect_timeout=3s")
+        .await;
     assert_eq!(unknown.unwrap_err().kind(), ErrorKind::Connect);
-    let url = format!("?sentinel={}&wait_replicas=1&call_timeout=2s", servers.name());
+    let url = format!(
+        "?sentinel={}&wait_replicas=1&call_timeout=2s",
+        servers.name()
+    );
     let bus = space.try_connect(&url).await.unwrap().transport;
     let short = in_group(QOS, "g").with_ack_wait(SECOND);
     let mut subscription = bus.subscribe(&short).await.unwrap();
@@ -123,7 +145,10 @@ async fn sentinels_say_where_the_primary_is_also_after_a_fail_over() {
         }
     }
     // There is no replica any more: it is stored, and that is not told.
-    let error = bus.publish(&mut message(QOS, "alone"), SOON).await.unwrap_err();
+    let error = bus
+        .publish(&mut message(QOS, "alone"), SOON)
+        .await
+        .unwrap_err();
     assert!(error.may_be_stored(), "{error:?}");
 }
 
@@ -142,7 +167,9 @@ async fn a_cluster_serves_all_names_also_after_a_fail_over() {
     let backend = space.try_connect(options).await.unwrap();
     let (bus, letters) = (backend.transport, backend.dead_letters.unwrap());
     // Names in all slots.
-    let names: Vec<_> = (0..12).map(|i| Name::new(format!("n{i}")).unwrap()).collect();
+    let names: Vec<_> = (0..12)
+        .map(|i| Name::new(format!("n{i}")).unwrap())
+        .collect();
     let group = || Consumers::Group(Name::from_static("g"));
     let mut subscriptions = Vec::new();
     for (i, name) in names.iter().enumerate() {
@@ -166,7 +193,10 @@ async fn a_cluster_serves_all_names_also_after_a_fail_over() {
             let reason = catga_core::Reason::new(catga_core::ReasonKind::Terminal, "no");
             delivery
                 .settle(match turn {
-                    0 => Settlement::DeadLetter { reason, claim: None },
+                    0 => Settlement::DeadLetter {
+                        reason,
+                        claim: None,
+                    },
                     _ => Settlement::Complete(catga_core::Completion::new()),
                 })
                 .await
@@ -182,7 +212,10 @@ async fn a_cluster_serves_all_names_also_after_a_fail_over() {
     for (_, _, subscription) in &mut subscriptions {
         let delivery = next(&mut **subscription).await;
         assert_eq!(delivery.generation(), 1);
-        delivery.settle(Settlement::Complete(catga_core::Completion::new())).await.unwrap();
+        delivery
+            .settle(Settlement::Complete(catga_core::Completion::new()))
+            .await
+            .unwrap();
     }
     let mut event = bus.subscribe(&on_node(QoS::AtMostOnce, "n")).await.unwrap();
     publish(&*bus, QoS::AtMostOnce, "event").await;
