@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use catga_core::{Bytes, Envelope, Error, NodeId, QoS, Reason, ReasonKind};
 
-use crate::claims::millis;
 use crate::dead_letter::{self, GivenUp};
 use crate::group::Group;
 use crate::names::Member;
 use crate::script;
 use crate::server::Server;
+use crate::time::millis;
 use crate::value;
 use crate::wire::EntryId;
 

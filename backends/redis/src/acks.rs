@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::closed::Closed;
 use crate::link::jittered;
+use crate::pending::Pending;
 use crate::server::Server;
 use crate::source::Source;
 use crate::wire::EntryId;
@@ -27,6 +28,8 @@ const AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
     queue: SegQueue<(Arc<Source>, EntryId)>,
+    /// That of the connection, which a close waits for.
+    pending: Arc<Pending>,
     /// How many wait or are on their way.
     open: AtomicUsize,
     arrived: Notify,
@@ -35,12 +38,20 @@ pub(crate) struct Acks {
 }
 
 impl Acks {
+    pub(crate) fn new(pending: Arc<Pending>) -> Self {
+        Self {
+            pending,
+            ..Self::default()
+        }
+    }
+
     /// Queues an ack, when there is room.
     pub(crate) fn try_push(&self, source: &Arc<Source>, id: EntryId) -> bool {
         if self.open.load(Ordering::SeqCst) >= QUEUE {
             return false;
         }
         self.open.fetch_add(1, Ordering::SeqCst);
+        self.pending.add();
         self.queue.push((Arc::clone(source), id));
         self.arrived.notify_one();
         true
@@ -124,6 +135,7 @@ impl Acks {
             }
             let number = batch.drain(..).map(|(_, ids)| ids.len()).sum();
             self.open.fetch_sub(number, Ordering::SeqCst);
+            self.pending.done(number);
             self.told.notify_waiters();
         }
     }

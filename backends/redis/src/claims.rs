@@ -13,6 +13,7 @@ use crate::link::jittered;
 use crate::receipt::Held;
 use crate::script;
 use crate::source::{Parked, Source};
+use crate::time::millis;
 use crate::value;
 use crate::wire::{EntryId, Read};
 
@@ -37,7 +38,7 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) enum Verdict {
     /// It is claimed, or has no id to be claimed by.
-    Goes(Entry, Option<Held>),
+    Goes(Box<(Entry, Option<Held>)>),
     /// Its id was handled, or dead-lettered.
     Duplicate(EntryId),
 }
@@ -54,7 +55,7 @@ pub(crate) async fn claim(
     let mut keys = Vec::new();
     for entry in entries {
         let Some(message_id) = entry.read.envelope.id() else {
-            verdicts.push(Verdict::Goes(entry, None));
+            verdicts.push(Verdict::Goes(Box::new((entry, None))));
             continue;
         };
         let key = server
@@ -99,7 +100,7 @@ pub(crate) async fn claim(
                 // Also where the inbox has forgotten what the stream remembers.
                 entry.count = runs.max(entry.count);
                 entry.ran |= number(2) == 1;
-                verdicts.push(Verdict::Goes(entry, Some(held)));
+                verdicts.push(Verdict::Goes(Box::new((entry, Some(held)))));
             }
             Some(1) => {
                 let wait = Duration::from_millis(number(1)).min(LOOK);
@@ -120,12 +121,6 @@ pub(crate) async fn claim(
         group.parked.notify_one();
     }
     verdicts
-}
-
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis())
-        .unwrap_or(u64::MAX >> 12)
-        .min(u64::MAX >> 12)
 }
 
 /// Whether a script did it: the claim and the entry were still ours.

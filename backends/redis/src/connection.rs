@@ -8,7 +8,7 @@ use redis::Value;
 use crate::client::Factory;
 use crate::closed::Closed;
 use crate::hub::Hub;
-use crate::link::Link;
+use crate::link::{self, Link};
 use crate::names::Names;
 use crate::options::Settings;
 use crate::replies::Replies;
@@ -33,16 +33,16 @@ impl Connection {
         let names = Names::new(namespace)?;
         let settings = Arc::new(settings);
         let factory = Factory::new(Arc::clone(&settings));
-        let (link, closed) = (
-            Arc::new(Link::new(factory.commands().await?)),
-            Closed::default(),
-        );
+        let mut conn = factory.commands().await?;
+        link::prepare(&mut conn, settings.call_timeout).await;
+        let (link, closed) = (Arc::new(Link::new(conn)), Closed::default());
         let server = Arc::new(Server {
             settings: Arc::clone(&settings),
             names,
             factory: factory.clone(),
             link: Arc::clone(&link),
             closed: closed.clone(),
+            pending: Arc::default(),
         });
         durability::check(&server).await?;
         let patience = settings.call_timeout;
@@ -86,18 +86,28 @@ impl Connection {
         }
     }
 
+    /// Waits until what was published and settled is told.
+    pub(crate) async fn flush(&self, operation: &'static str) -> Result<(), Error> {
+        let server = &self.server;
+        server.check_open(operation)?;
+        if !server.link.is_connected() {
+            return Err(error::not_connected(operation, None));
+        }
+        let by = server.call_deadline();
+        self.writer.flush(operation, by).await?;
+        if server.pending.ended(by).await {
+            Ok(())
+        } else {
+            Err(error::unanswered(operation, "what was settled"))
+        }
+    }
+
     /// Flushes and closes.
     pub(crate) async fn close(&self) -> Result<(), Error> {
         if self.server.closed.is_raised() {
             return Ok(());
         }
-        let flushed = if self.server.link.is_connected() {
-            self.writer
-                .flush("close", self.server.call_deadline())
-                .await
-        } else {
-            Err(error::not_connected("close", None))
-        };
+        let flushed = self.flush("close").await;
         self.server.closed.raise();
         flushed
     }

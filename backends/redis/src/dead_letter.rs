@@ -150,7 +150,7 @@ impl RedisDeadLetters {
                 match letter {
                     Some(letter) => letters.push((id, letter)),
                     None => {
-                        tracing::warn!(stream = key, entry = %id, "this is no dead letter of ours")
+                        tracing::warn!(stream = key, entry = %id, "this is no dead letter of ours");
                     }
                 }
             }

@@ -139,6 +139,19 @@ const KNOWN: &[(&str, ErrorKind, Retry, &str)] = &[
         Retry::Now,
         "the server is busy with a script",
     ),
+    // What a script may not do.
+    (
+        "can't run this command",
+        ErrorKind::Permission,
+        Retry::Never,
+        "the server does not let this user do it: grant it, as the README of catga-redis lists",
+    ),
+    (
+        "can't access at least one of the keys",
+        ErrorKind::Permission,
+        Retry::Never,
+        "the server does not let this user use these keys: grant them, as the README of catga-redis lists",
+    ),
     (
         "NOPERM",
         ErrorKind::Permission,
@@ -560,6 +573,11 @@ mod tests {
             ("CROSSSLOT Keys", ErrorKind::Config, Retry::Never),
             ("BUSY Redis is busy", ErrorKind::Unavailable, Retry::Now),
             ("NOPERM this user", ErrorKind::Permission, Retry::Never),
+            (
+                "ERR The user executing the script can't run this command or subcommand script: a, on b",
+                ErrorKind::Permission,
+                Retry::Never,
+            ),
             ("WRONGPASS invalid", ErrorKind::Permission, Retry::Never),
             ("NOAUTH Authentication", ErrorKind::Permission, Retry::Never),
             ("WRONGTYPE Operation", ErrorKind::Conflict, Retry::Never),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use catga_core::{Delivery, Error, Name, QoS, SubscriptionStats};
 use crossbeam_queue::SegQueue;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::acks::Acks;
 use crate::claims::{self, Entry, Verdict};
@@ -16,7 +17,8 @@ use crate::connection::Connection;
 use crate::receipt::{Held, StreamReceipt};
 use crate::room::Room;
 use crate::source::{Out, Parked, Source, Sources, Take, Taken, Who};
-use crate::wire;
+use crate::time::millis;
+use crate::wire::{self, EntryId};
 
 /// A member of a group.
 #[derive(Debug)]
@@ -41,10 +43,32 @@ pub(crate) struct Group {
     pub(crate) parked: Notify,
     pub(crate) counters: Counters,
     fetched: SegQueue<Fetched>,
+    /// What waited for longer than its lease.
+    late: SegQueue<Fetched>,
     waiting: AtomicUsize,
+    /// How many receive now.
+    receiving: AtomicUsize,
+    /// When somebody received last, and when the first of what waits was fetched: in milliseconds since `began`.
+    received: AtomicU64,
+    fetched_since: AtomicU64,
+    began: Instant,
     pub(crate) arrived: Notify,
     /// What could not be done, to be told to who receives.
     pub(crate) problem: arc_swap::ArcSwapOption<Error>,
+}
+
+/// How long after a receive another is expected.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// Somebody receives.
+#[derive(Debug)]
+pub(crate) struct Receiving(Arc<Group>);
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.received.store(self.0.now(), Ordering::SeqCst);
+        self.0.receiving.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// What a member counts.
@@ -76,15 +100,12 @@ impl Group {
         who: Who,
         qos: QoS,
         lease: Duration,
+        idle: Duration,
         claims: bool,
         max_in_flight: usize,
         sources: Vec<Arc<Source>>,
     ) -> Self {
-        let idle = connection
-            .server
-            .settings
-            .claim_idle
-            .map_or(lease, |idle| idle.max(lease));
+        let pending = Arc::clone(&connection.server.pending);
         Self {
             connection,
             message,
@@ -94,21 +115,55 @@ impl Group {
             idle,
             claims,
             sources: Sources::new(sources),
-            acks: Arc::default(),
+            acks: Arc::new(Acks::new(pending)),
             room: Arc::default(),
             max_in_flight: AtomicUsize::new(max_in_flight.max(1)),
             left: Closed::default(),
             parked: Notify::new(),
             counters: Counters::default(),
             fetched: SegQueue::new(),
+            late: SegQueue::new(),
             waiting: AtomicUsize::new(0),
+            receiving: AtomicUsize::new(0),
+            received: AtomicU64::new(0),
+            fetched_since: AtomicU64::new(0),
+            began: Instant::now(),
             arrived: Notify::new(),
             problem: arc_swap::ArcSwapOption::empty(),
         }
     }
 
+    fn now(&self) -> u64 {
+        millis(self.began.elapsed())
+    }
+
+    /// Says that somebody receives, until the guard is dropped.
+    pub(crate) fn receive(self: &Arc<Self>) -> Receiving {
+        self.receiving.fetch_add(1, Ordering::SeqCst);
+        self.room.fetch.notify_one();
+        Receiving(Arc::clone(self))
+    }
+
+    /// Whether what is fetched will be received: a member that nobody receives from leaves it to the others.
+    fn is_wanted(&self) -> bool {
+        self.receiving.load(Ordering::SeqCst) > 0
+            || self.now() < self.received.load(Ordering::SeqCst) + millis(BREATH)
+    }
+
+    /// Whether something was fetched so long ago that it goes back to the group, for another member.
+    pub(crate) fn is_stale(&self) -> bool {
+        let age = self
+            .now()
+            .saturating_sub(self.fetched_since.load(Ordering::SeqCst));
+        let waits = self.waiting.load(Ordering::SeqCst) > 0;
+        !self.late.is_empty() || (waits && age >= millis(self.lease / 2))
+    }
+
     /// How many messages may be fetched.
     pub(crate) fn free(&self) -> usize {
+        if !self.is_wanted() {
+            return 0;
+        }
         let most = self.max_in_flight.load(Ordering::Relaxed);
         let taken = self.room.held() + self.waiting.load(Ordering::SeqCst);
         most.saturating_sub(taken)
@@ -157,11 +212,12 @@ impl Group {
             let Some((id, read)) = wire::entry(&self.message, self.qos, entry) else {
                 continue;
             };
+            source.arrived(id);
             if read
                 .text(wire::GROUP)
                 .is_some_and(|group| group != self.who.group)
             {
-                self.acks.push(source, id).await;
+                self.ack_unseen(source, id).await;
                 continue;
             }
             entries.push_back(Entry {
@@ -176,10 +232,13 @@ impl Group {
             let verdicts = claims::claim(self, source, entries).await;
             for verdict in verdicts {
                 match verdict {
-                    Verdict::Goes(entry, held) => self.fetched(source, entry, held),
+                    Verdict::Goes(goes) => {
+                        let (entry, held) = *goes;
+                        self.fetched(source, entry, held);
+                    }
                     Verdict::Duplicate(id) => {
                         self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
-                        self.acks.push(source, id).await;
+                        self.ack_unseen(source, id).await;
                     }
                 }
             }
@@ -190,8 +249,22 @@ impl Group {
         }
     }
 
+    /// Acks what nobody is to see.
+    async fn ack_unseen(&self, source: &Arc<Source>, id: EntryId) {
+        if !source.is_ordered {
+            return self.acks.push(source, id).await;
+        }
+        // The next of its partition comes behind it.
+        let acked = source.ack(&self.connection.server, &self.who, id).await;
+        if let Err(error) = acked {
+            tracing::debug!(message = %self.message, %error, "a copy was not acked; it comes again when its lease ends");
+        }
+    }
+
     fn fetched(&self, source: &Arc<Source>, entry: Entry, held: Option<Held>) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+        if self.waiting.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.fetched_since.store(self.now(), Ordering::SeqCst);
+        }
         self.fetched.push(Fetched {
             out: Out::new(source, &self.room),
             entry,
@@ -203,6 +276,11 @@ impl Group {
     fn pop(&self) -> Option<Fetched> {
         let fetched = self.fetched.pop()?;
         self.waiting.fetch_sub(1, Ordering::SeqCst);
+        // What waits behind it was not fetched before.
+        self.fetched_since.store(
+            millis(fetched.entry.at.duration_since(self.began)),
+            Ordering::SeqCst,
+        );
         Some(fetched)
     }
 
@@ -218,7 +296,19 @@ impl Group {
                 at,
             } = entry;
             if at.elapsed() >= self.lease {
-                // It waited too long: it is found by its age, and comes again.
+                // It waited too long, and goes back.
+                self.late.push(Fetched {
+                    out,
+                    entry: Entry {
+                        id,
+                        read,
+                        count,
+                        ran,
+                        at,
+                    },
+                    held,
+                });
+                self.parked.notify_one();
                 continue;
             }
             let generation = read.generation();
@@ -250,7 +340,7 @@ impl Group {
 
     /// Gives back at once what was fetched and not received.
     pub(crate) async fn give_back(&self) {
-        while let Some(fetched) = self.pop() {
+        while let Some(fetched) = self.late.pop().or_else(|| self.pop()) {
             let Fetched { out, entry, held } = fetched;
             let source = &*out.source;
             let parked = Parked {

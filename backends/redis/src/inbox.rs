@@ -10,9 +10,10 @@ use catga_core::{
 };
 use redis::{Cmd, Value};
 
-use crate::claims::{did, millis};
+use crate::claims::did;
 use crate::connection::Connection;
 use crate::store::{self, Redis};
+use crate::time::millis;
 use crate::{error, script, value};
 
 /// The inbox of a namespace.

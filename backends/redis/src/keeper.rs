@@ -43,6 +43,9 @@ pub(crate) async fn keep(group: Arc<Group>, every_partition: bool) {
             () = sleep_until(next) => {}
         }
         let now = Instant::now();
+        if group.is_stale() {
+            group.give_back().await;
+        }
         if !server.link.is_connected() {
             due_at = now + DUE;
             reap_at = reap_at.max(now + DUE);
@@ -60,10 +63,15 @@ pub(crate) async fn keep(group: Arc<Group>, every_partition: bool) {
             due_at = Instant::now() + wait;
         }
         if reap_at <= now {
-            if let Err(error) = reap(&group, &server).await {
-                complain(&group, error);
-            }
-            reap_at = Instant::now() + jittered(reap_every);
+            let shortest = match reap(&group, &server).await {
+                Ok(shortest) => shortest,
+                Err(error) => {
+                    complain(&group, error);
+                    group.idle
+                }
+            };
+            let wait = (shortest / 4).clamp(REAP.0, REAP.1);
+            reap_at = Instant::now() + jittered(wait);
         }
         if partitions_at <= now {
             if every_partition && let Err(error) = partitions(&group, &server).await {
@@ -88,7 +96,7 @@ async fn due(group: &Group, server: &Server) -> Result<Duration, Error> {
         let free = group.free().min(MOST);
         if free == 0 {
             // What is due comes as soon as there is a place.
-            return Ok(DUE.min(Duration::from_millis(20)));
+            return Ok(Duration::from_millis(20));
         }
         let take = source.due(server, &group.who, free).await?;
         let next = take.rest.first().and_then(value::int).unwrap_or(-1);
@@ -100,12 +108,16 @@ async fn due(group: &Group, server: &Server) -> Result<Duration, Error> {
     Ok(wait)
 }
 
-async fn reap(group: &Group, server: &Server) -> Result<(), Error> {
-    let mut behind = 0;
+/// Takes over, and returns the shortest silence after which a member's messages may be.
+async fn reap(group: &Group, server: &Server) -> Result<Duration, Error> {
+    let (mut behind, mut shortest) = (0, group.idle);
     for source in group.sources.all().iter() {
         let free = group.free().min(MOST);
         let take = source.reap(server, &group.who, group.idle, free).await?;
         behind += take.rest.first().map_or(0, value::count);
+        if let Some(silence) = take.rest.get(1) {
+            shortest = shortest.min(Duration::from_millis(value::count(silence)));
+        }
         if !take.taken.is_empty() {
             tracing::info!(
                 message = %group.message,
@@ -117,7 +129,7 @@ async fn reap(group: &Group, server: &Server) -> Result<(), Error> {
         group.took(source, take).await;
     }
     group.counters.behind.store(behind, Ordering::Relaxed);
-    Ok(())
+    Ok(shortest)
 }
 
 /// Adds the partitions that were not there before.

@@ -18,6 +18,7 @@ mod link;
 mod names;
 mod options;
 mod order;
+mod pending;
 mod reader;
 mod receipt;
 mod replies;

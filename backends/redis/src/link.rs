@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use catga_core::Error;
+use redis::aio::ConnectionLike;
 use tokio::select;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::client::{Conn, Factory};
 use crate::closed::Closed;
-use crate::error;
+use crate::{error, script};
 
 /// How often a connection that nothing is heard of is asked whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
@@ -109,7 +110,7 @@ impl Link {
         let keep = async {
             loop {
                 match self.now() {
-                    None => self.connect(&factory).await,
+                    None => self.connect(&factory, patience).await,
                     Some(live) => {
                         select! {
                             biased;
@@ -143,11 +144,12 @@ impl Link {
         }
     }
 
-    async fn connect(&self, factory: &Factory) {
+    async fn connect(&self, factory: &Factory, patience: Duration) {
         let mut wait = BACK_OFF.0;
         loop {
             match factory.commands().await {
-                Ok(conn) => {
+                Ok(mut conn) => {
+                    prepare(&mut conn, patience).await;
                     tracing::info!("connected to Redis");
                     self.made(conn);
                     return;
@@ -161,6 +163,14 @@ impl Link {
             wait = (wait * 2).min(BACK_OFF.1);
         }
     }
+}
+
+/// Makes the script known that publishes go through: a server that was started again knows none. Where this fails, a
+/// publish brings the script itself.
+pub(crate) async fn prepare(conn: &mut Conn, patience: Duration) {
+    let mut load = redis::cmd("SCRIPT");
+    load.arg("LOAD").arg(script::ADD_ONCE.body());
+    let _ = timeout(patience, conn.req_packed_command(&load)).await;
 }
 
 impl std::fmt::Debug for Link {

@@ -39,6 +39,11 @@ impl Names {
         format!("{{{}:{message}}}:parts", self.namespace)
     }
 
+    /// Says that the id of a message was published.
+    pub(crate) fn published(&self, message: &Name, id: &str) -> String {
+        format!("{{{}:{message}}}:id:{id}", self.namespace)
+    }
+
     /// The records of the inbox for one message and group.
     pub(crate) fn inbox(&self, key: &InboxKey) -> String {
         let member = Member {
@@ -61,6 +66,11 @@ impl Names {
     /// The dead letters of one message and group: a stream.
     pub(crate) fn dead(&self, message: &Name, group: &Name) -> String {
         format!("{{{}:{message}}}:dl:{group}", self.namespace)
+    }
+
+    /// Which ids are among the dead letters of one message and group: a hash.
+    pub(crate) fn dead_ids(&self, message: &Name, group: &Name) -> String {
+        format!("{{{}:{message}}}:dlid:{group}", self.namespace)
     }
 
     /// Which messages and groups have dead letters: a set.
@@ -175,6 +185,8 @@ mod tests {
             note(names.dead_index(), of("index"));
             for message in tricky() {
                 note(names.event(&message), of(&format!("e {message}")));
+                let published = names.published(&message, &id.to_string());
+                note(published, of(&format!("id {message}")));
                 note(names.partitions(&message), of(&format!("parts {message}")));
                 note(
                     names.replies(message.as_str()),
@@ -208,6 +220,8 @@ mod tests {
                         names.dead(&message, &group),
                         of(&format!("dl {message} {group}")),
                     );
+                    let ids = names.dead_ids(&message, &group);
+                    note(ids, of(&format!("dlid {message} {group}")));
                     note(
                         names.seen(&message, &group),
                         of(&format!("seen {message} {group}")),

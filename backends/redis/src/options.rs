@@ -62,6 +62,8 @@ pub(crate) struct Settings {
     /// Whether weak settings of the server are refused.
     pub(crate) durable: bool,
     pub(crate) inbox: Option<InboxLimits>,
+    /// How long the id of a publish at QoS 2 is known.
+    pub(crate) duplicate_window: Duration,
     /// How long a node may be silent.
     pub(crate) node_timeout: Duration,
 }
@@ -161,6 +163,9 @@ impl Settings {
                 .and_then(|number| u32::try_from(number).ok()),
             durable: flag(url, "durable")?.unwrap_or(false),
             inbox: options.inbox,
+            duplicate_window: options
+                .duplicate_window
+                .unwrap_or(ConnectOptions::DUPLICATE_WINDOW),
             node_timeout: options.node_timeout,
         })
     }

@@ -15,7 +15,6 @@ use tokio::select;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::claims::millis;
 use crate::closed::Closed;
 use crate::error;
 use crate::group::Group;
@@ -25,6 +24,7 @@ use crate::reader::{self, BLOCK, Blocking, Line, pause};
 use crate::script;
 use crate::server::Server;
 use crate::source::{Source, read_take};
+use crate::time::millis;
 use crate::value;
 use crate::wire::EntryId;
 
@@ -87,7 +87,7 @@ struct Watched {
 pub(crate) async fn read(group: Arc<Group>, blocking: Arc<Blocking>) {
     let server = Arc::clone(&group.connection.server);
     let watched = Arc::new(Watched::default());
-    let watcher = watch(
+    let looking = watch(
         Arc::clone(&group),
         Arc::clone(&watched),
         Arc::clone(&blocking),
@@ -107,7 +107,7 @@ pub(crate) async fn read(group: Arc<Group>, blocking: Arc<Blocking>) {
         blocking,
         group,
     };
-    tokio::join!(reader.run(), watcher);
+    tokio::join!(reader.run(), looking);
 }
 
 struct Reader {
@@ -155,6 +155,9 @@ impl Reader {
     /// Asks for all partitions that may have something for us.
     async fn round(&mut self, cursor: &mut usize) -> Result<(), Error> {
         let now = Instant::now();
+        if self.group.is_stale() {
+            self.group.give_back().await;
+        }
         if self.count_at <= now {
             self.count().await?;
             self.count_at = Instant::now() + jittered(COUNT);
@@ -184,7 +187,7 @@ impl Reader {
                 Known::Others(at) => at <= now && self.owned() < self.share,
                 Known::Idle { until, .. } => {
                     if self.owned() > self.share {
-                        self.disown(&sources[index]).await?;
+                        disown(&self.group, &sources[index]).await?;
                         self.known[index] = Known::Others(Instant::now() + jittered(ASK * 2));
                         continue;
                     }
@@ -285,15 +288,6 @@ impl Reader {
         Ok(())
     }
 
-    async fn disown(&self, source: &Source) -> Result<(), Error> {
-        let mut call = script::DISOWN.call(1);
-        call.arg(&source.owner).arg(&self.group.who.consumer);
-        self.server
-            .run("receive", &source.owner, &script::DISOWN, &call)
-            .await
-            .map(drop)
-    }
-
     /// Tells which partitions are idle.
     async fn tell_watcher(&self) {
         let idle: Idle = self
@@ -315,17 +309,10 @@ impl Reader {
         }
     }
 
-    /// Hands the partitions over.
+    /// Is no member any more that shares the partitions.
     async fn leave(&self) {
         if self.server.closed.is_raised() {
             return;
-        }
-        let sources = self.group.sources.all();
-        for (known, source) in self.known.iter().zip(sources.iter()) {
-            // One whose entry is out is handed over with it, when its lease ends.
-            if matches!(known, Known::Idle { .. }) {
-                let _ = self.disown(source).await;
-            }
         }
         let key = self
             .server
@@ -338,6 +325,15 @@ impl Reader {
             .call("close", &key, &leave, self.server.call_deadline())
             .await;
     }
+}
+
+/// Hands a partition over.
+pub(crate) async fn disown(group: &Group, source: &Source) -> Result<(), Error> {
+    let mut call = script::DISOWN.call(1);
+    call.arg(&source.owner).arg(&group.who.consumer);
+    let server = &group.connection.server;
+    let disowned = server.run("close", &source.owner, &script::DISOWN, &call);
+    disowned.await.map(drop)
 }
 
 /// Looks for what comes to idle partitions, without taking it.

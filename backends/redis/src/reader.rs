@@ -19,6 +19,7 @@ use crate::group::Group;
 use crate::link::jittered;
 use crate::server::Server;
 use crate::source::{Source, Taken};
+use crate::time::millis;
 use crate::value;
 use crate::wire::EntryId;
 
@@ -179,7 +180,11 @@ pub(crate) async fn read(group: Arc<Group>, blocking: Arc<Blocking>) {
         let answer = line.ask(&cmd, BLOCK).await;
         match answer {
             Ok(read) => {
-                wait = BACK_OFF.0;
+                if wait > BACK_OFF.0 {
+                    // What could not be done can be now.
+                    group.problem.store(None);
+                    wait = BACK_OFF.0;
+                }
                 for (source, taken) in entries(read, &chosen) {
                     if let Some(id) = taken.last().and_then(|taken| id_of(&taken.entry)) {
                         source.arrived(id);
@@ -220,10 +225,7 @@ fn read_command(group: &Group, chosen: &[Arc<Source>], each: usize) -> Cmd {
     cmd.arg("GROUP")
         .arg(&group.who.group)
         .arg(&group.who.consumer);
-    cmd.arg("COUNT")
-        .arg(each)
-        .arg("BLOCK")
-        .arg(BLOCK.as_millis() as u64);
+    cmd.arg("COUNT").arg(each).arg("BLOCK").arg(millis(BLOCK));
     cmd.arg("STREAMS");
     for source in chosen {
         cmd.arg(&source.stream);
@@ -296,7 +298,7 @@ pub(crate) async fn make_again(
 ) -> Result<(), Error> {
     for source in sources {
         if source.ensure(server, "receive", &group.who, "0").await? {
-            source.arrived(EntryId::default());
+            source.begin_again();
             tracing::warn!(
                 message = %group.message,
                 group = group.who.group,

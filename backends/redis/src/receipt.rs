@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use catga_core::{Effects, Envelope, Error, Owner, Receipt, Settlement, async_trait};
+use catga_core::{Effects, Envelope, Error, Owner, QoS, Receipt, Settlement, async_trait};
 use redis::Cmd;
 use tokio::time::Instant;
 
-use crate::claims::{did, millis};
+use crate::claims::did;
 use crate::dead_letter::{self, GivenUp};
 use crate::error;
 use crate::group::Group;
+use crate::order;
 use crate::room::Place;
 use crate::script::{self, Script};
 use crate::source::{Out, Parked, Source};
 use crate::store;
+use crate::time::millis;
 use crate::wire::EntryId;
 
 /// A claim in the inbox that is held for a delivery.
@@ -174,19 +176,6 @@ impl StreamReceipt {
         }
     }
 
-    async fn ack(&self) -> Result<(), Error> {
-        let mut ack = redis::cmd("XACK");
-        let stream = &self.source.stream;
-        ack.arg(stream)
-            .arg(&self.group.who.group)
-            .arg(self.id.to_string());
-        let server = &self.group.connection.server;
-        server
-            .call("settle", stream, &ack, server.call_deadline())
-            .await
-            .map(drop)
-    }
-
     /// Completes the claim, if there is one, and acks.
     async fn complete(&self, effects: Option<&Effects>) -> Result<(), Error> {
         store::check("settle", effects)?;
@@ -196,7 +185,9 @@ impl StreamReceipt {
             }
             if self.source.is_ordered {
                 // The next of its partition comes behind it.
-                return self.ack().await;
+                let group = &*self.group;
+                let server = &group.connection.server;
+                return self.source.ack(server, &group.who, self.id).await;
             }
             self.group.acks.push(&self.source, self.id).await;
             return Ok(());
@@ -219,14 +210,36 @@ impl StreamReceipt {
             generation: self.generation,
         };
         dead_letter::announce(connection, &group.message, &group.who.member).await?;
-        let dead = connection
-            .server
-            .names
-            .dead(&group.message, &group.who.member.group);
-        let mut call = self.call(&script::BURY, &[&self.source.stream, &dead]);
+        let names = &connection.server.names;
+        let dead = names.dead(&group.message, &group.who.member.group);
+        let ids = names.dead_ids(&group.message, &group.who.member.group);
+        let mut call = self.call(&script::BURY, &[&self.source.stream, &dead, &ids]);
         call.arg(self.held.as_ref().map_or(0, |held| held.keep));
+        // At QoS 2 there is one letter for one id, whatever copies of it there are.
+        let once = envelope.id().filter(|_| group.qos == QoS::ExactlyOnce);
+        call.arg(once.map_or_else(String::new, |id| {
+            format!("{id} {} {}", self.generation, group.who.group)
+        }));
         dead_letter::add_fields(&mut call, envelope, &given_up);
         self.run("settle", &script::BURY, &call).await
+    }
+
+    async fn settle_once(&self, envelope: &Envelope, settlement: Settlement) -> Result<(), Error> {
+        match settlement {
+            // Late or not: it was handled.
+            Settlement::Ack => self.complete(None).await,
+            Settlement::Complete(completion) => {
+                if completion.claim.is_some() {
+                    return Err(error::foreign_claim("settle"));
+                }
+                self.complete(completion.effects.as_ref()).await
+            }
+            Settlement::DeadLetter { claim: Some(_), .. } => Err(error::foreign_claim("settle")),
+            settlement => {
+                self.check_lease("settle")?;
+                self.end(envelope, settlement).await
+            }
+        }
     }
 
     async fn end(&self, envelope: &Envelope, settlement: Settlement) -> Result<(), Error> {
@@ -261,22 +274,21 @@ impl Receipt for StreamReceipt {
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), Error> {
-        let _until_it_is_settled = self.place.take();
-        match settlement {
-            // Late or not: it was handled.
-            Settlement::Ack => self.complete(None).await,
-            Settlement::Complete(completion) => {
-                if completion.claim.is_some() {
-                    return Err(error::foreign_claim("settle"));
-                }
-                self.complete(completion.effects.as_ref()).await
+        // Not left half-way when nobody waits for it any more.
+        let underway = self.group.connection.server.pending.begin();
+        let settling = tokio::spawn(async move {
+            let _underway = underway;
+            let _until_it_is_settled = self.place.take();
+            let settled = self.settle_once(&envelope, settlement).await;
+            if self.source.is_ordered && self.group.left.is_raised() {
+                // Nobody here asks for the next one; where this is lost, the partition's lease ends.
+                let _ = order::disown(&self.group, &self.source).await;
             }
-            Settlement::DeadLetter { claim: Some(_), .. } => Err(error::foreign_claim("settle")),
-            settlement => {
-                self.check_lease("settle")?;
-                self.end(&envelope, settlement).await
-            }
-        }
+            settled
+        });
+        settling
+            .await
+            .unwrap_or_else(|_| Err(error::closed_meanwhile("settle")))
     }
 
     /// An ack at QoS 1 is queued.
@@ -295,7 +307,7 @@ impl Receipt for StreamReceipt {
     async fn extend(&mut self) -> Result<(), Error> {
         self.check_lease("extend")?;
         let said = Instant::now();
-        let mut call = self.call(&script::EXTEND, &[&self.source.stream]);
+        let mut call = self.call(&script::EXTEND, &[&self.source.stream, &self.source.owner]);
         call.arg(millis(self.group.lease));
         call.arg(self.held.as_ref().map_or(0, |held| held.keep));
         self.run("extend", &script::EXTEND, &call).await?;

@@ -78,7 +78,13 @@ pub(crate) async fn request(
         select! {
             biased;
             answer = &mut expected.answer => return match answer {
-                Ok(read) => Ok(read_reply(&read)),
+                Ok(read) => match read_reply(&read) {
+                    // Who was there left before it began.
+                    Reply { result: Err(error), .. } if error.kind == ErrorKind::NoResponders.as_str() => {
+                        Err(error::no_responders(name, to))
+                    }
+                    reply => Ok(reply),
+                },
                 Err(_) => Err(error::closed_meanwhile("request")),
             },
             outcome = &mut outcome, if !is_added => {
@@ -111,7 +117,7 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    fn add(&self, cmd: &mut Cmd) {
+    pub(crate) fn add(&self, cmd: &mut Cmd) {
         cmd.arg(REPLY).arg(&self.reply);
         if self.attempt != 1 {
             cmd.arg(ATTEMPT).arg(self.attempt);

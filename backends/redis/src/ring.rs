@@ -19,6 +19,7 @@ use crate::hub::{Listener, Listening};
 use crate::names::Member;
 use crate::reader::{BLOCK, Blocking, Line, pause};
 use crate::server::Server;
+use crate::time::millis;
 use crate::{error, value, wire};
 
 /// How long publishers may believe that no group listens.
@@ -80,7 +81,7 @@ impl RingSubscription {
                     match wire::read_frame(name.clone(), QoS::AtMostOnce, frame) {
                         Some(read) => into.push(read.envelope),
                         None => {
-                            tracing::debug!(message = %name, "what was published is no message of ours")
+                            tracing::debug!(message = %name, "what was published is no message of ours");
                         }
                     }
                 });
@@ -168,7 +169,7 @@ impl EventGroup {
         let mut ask = redis::cmd("XINFO");
         ask.arg("CONSUMERS").arg(stream).arg(&self.group);
         let members = server.call("subscribe", stream, &ask, by).await?;
-        let away = server.settings.node_timeout.as_millis() as u64;
+        let away = millis(server.settings.node_timeout);
         let (mut there, mut gone) = (false, Vec::new());
         for member in value::list(members) {
             let idle = value::field(&member, "idle").map_or(0, value::count);
@@ -200,10 +201,7 @@ impl EventGroup {
         let mut line = Line::new(&server, Arc::new(Blocking::default()));
         let mut read = redis::cmd("XREADGROUP");
         read.arg("GROUP").arg(&self.group).arg(&self.consumer);
-        read.arg("COUNT")
-            .arg(MOST)
-            .arg("BLOCK")
-            .arg(BLOCK.as_millis() as u64);
+        read.arg("COUNT").arg(MOST).arg("BLOCK").arg(millis(BLOCK));
         read.arg("NOACK").arg("STREAMS").arg(&self.stream).arg(">");
         let (closed, mut wait) = (server.closed.clone(), BACK_OFF.0);
         while !stop.is_raised() && !closed.is_raised() {

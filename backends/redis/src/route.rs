@@ -10,6 +10,7 @@ use redis::Value;
 use tokio::time::Instant;
 
 use crate::names::Names;
+use crate::time::millis;
 use crate::writer::Outcome;
 
 /// How long a stream that groups read at QoS 0 is taken for absent, once it was.
@@ -55,14 +56,14 @@ impl Route {
 
     /// Whether groups may listen at QoS 0.
     pub(crate) fn may_have_groups(&self) -> bool {
-        self.began.elapsed().as_millis() as u64 >= self.absent_until.load(Ordering::Relaxed)
+        millis(self.began.elapsed()) >= self.absent_until.load(Ordering::Relaxed)
     }
 
     /// Notes whether there is a stream that groups read at QoS 0.
     pub(crate) fn heard(&self, outcome: &Outcome) {
         match outcome {
             Ok(Ok(Value::Nil)) => {
-                let until = (self.began.elapsed() + ABSENT).as_millis() as u64;
+                let until = millis(self.began.elapsed() + ABSENT);
                 self.absent_until.store(until, Ordering::Relaxed);
             }
             Ok(Ok(_)) => {}

@@ -27,6 +27,8 @@ macro_rules! scripts {
 }
 
 scripts! {
+    /// Adds a message whose id was not added before.
+    ADD_ONCE = "add_once";
     /// Parks entries that are to come again later.
     PARK = "park";
     /// Takes what is due.
@@ -72,6 +74,11 @@ scripts! {
 impl Script {
     pub(crate) fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// The script itself.
+    pub(crate) fn body(&self) -> &'static str {
+        self.body
     }
 
     /// Calls it by its hash, with so many keys.

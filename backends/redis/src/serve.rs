@@ -14,7 +14,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::claims::millis;
 use crate::closed::Closed;
 use crate::connection::Connection;
 use crate::reader::{BLOCK, Blocking, Line, pause};
@@ -22,6 +21,7 @@ use crate::request::{Asked, write_reply};
 use crate::room::{Place, Room};
 use crate::route::hash;
 use crate::server::Server;
+use crate::time::millis;
 use crate::wire::{self, EntryId, Read};
 use crate::writer::{Job, Then};
 use crate::{error, script, value};
@@ -67,6 +67,8 @@ struct Arrived {
     envelope: Envelope,
     asked: Asked,
     since: Instant,
+    /// Whether it was sent to this node by name.
+    by_name: bool,
 }
 
 impl ServeSubscription {
@@ -113,8 +115,9 @@ impl ServeSubscription {
         }
         self.desk.leaving.raise();
         self.arrived.close();
+        let mut unbegun = Vec::new();
         while let Ok(arrived) = self.arrived.try_recv() {
-            self.desk.refuse(&arrived.asked.reply, false);
+            unbegun.push(arrived);
         }
         let (desk, blocking) = (Arc::clone(&self.desk), Arc::clone(&self.blocking));
         let tasks = std::mem::take(&mut self.tasks);
@@ -128,6 +131,9 @@ impl ServeSubscription {
             }
             if server.closed.is_raised() || !server.link.is_connected() {
                 return;
+            }
+            for arrived in unbegun {
+                desk.hand_on(arrived).await;
             }
             if let Err(error) = desk.retire().await {
                 tracing::debug!(request = %desk.request, %error, "a node left without a word");
@@ -245,8 +251,11 @@ impl Desk {
 
     fn take(&self, found: Value) {
         for stream in value::list(found) {
-            for entry in value::list(value::list(stream).pop().unwrap_or_default()) {
-                let Some(arrived) = self.arrival(entry) else {
+            let mut parts = value::list(stream);
+            let entries = value::list(parts.pop().unwrap_or_default());
+            let by_name = parts.first().and_then(value::text) == Some(&self.streams[1]);
+            for entry in entries {
+                let Some(arrived) = self.arrival(entry, by_name) else {
                     continue;
                 };
                 self.waiting.fetch_add(1, Ordering::SeqCst);
@@ -258,7 +267,7 @@ impl Desk {
         }
     }
 
-    fn arrival(&self, entry: Value) -> Option<Arrived> {
+    fn arrival(&self, entry: Value, by_name: bool) -> Option<Arrived> {
         let (id, read): (EntryId, Read) = wire::entry(&self.request, QoS::AtLeastOnce, entry)?;
         let Some(asked) = Asked::read(&read) else {
             tracing::debug!(request = %self.request, "a request that nobody waits for");
@@ -271,6 +280,7 @@ impl Desk {
             envelope: read.envelope,
             asked,
             since: now.checked_sub(Duration::from_millis(age)).unwrap_or(now),
+            by_name,
         })
     }
 
@@ -331,6 +341,43 @@ impl Desk {
         let _ = self.connection.writer.try_send("settle", job);
     }
 
+    /// Leaves a request that was not begun to the other nodes of its service. What was sent to this one by name is nobody
+    /// else's.
+    async fn hand_on(&self, arrived: Arrived) {
+        let Arrived {
+            envelope,
+            mut asked,
+            since,
+            by_name,
+        } = arrived;
+        if by_name {
+            // Who is not told asks again when its time is over.
+            let _ = self.answer(&asked.reply, &self.nobody()).await;
+            return;
+        }
+        let left = asked
+            .time_left
+            .map(|left| left.saturating_sub(since.elapsed()));
+        asked.time_left = left;
+        let payload = envelope.payload().as_bytes().cloned().unwrap_or_default();
+        let mut add = redis::cmd("XADD");
+        add.arg(&self.streams[0]).arg("NOMKSTREAM").arg("*");
+        asked.add(&mut add);
+        wire::add_fields(&mut add, &envelope, envelope.id(), &payload);
+        let server = &self.connection.server;
+        let by = server.call_deadline();
+        let added = server.call("close", &self.streams[0], &add, by).await;
+        if !matches!(added, Ok(Value::BulkString(_))) {
+            let _ = self.answer(&asked.reply, &self.nobody()).await;
+        }
+    }
+
+    fn nobody(&self) -> Reply {
+        let text = format!("the node that took `{}` left before it began", self.request);
+        let error = Error::new(ErrorKind::NoResponders, "request", text);
+        Reply::err(RemoteError::new(&error))
+    }
+
     fn given_back(&self, began: bool) -> Reply {
         let text = format!(
             "the request `{}` was given back by this node: ask again",
@@ -351,9 +398,8 @@ impl Desk {
             call.arg(stream).arg(GROUP).arg(&self.consumer);
             let left = server.run("close", stream, &script::RETIRE, &call).await?;
             for entry in value::list(left) {
-                if let Some(arrived) = self.arrival(entry) {
-                    self.answer(&arrived.asked.reply, &self.given_back(false))
-                        .await?;
+                if let Some(arrived) = self.arrival(entry, false) {
+                    self.answer(&arrived.asked.reply, &self.nobody()).await?;
                 }
             }
         }

@@ -14,6 +14,7 @@ use crate::error;
 use crate::link::Link;
 use crate::names::Names;
 use crate::options::{ServerKind, Settings};
+use crate::pending::Pending;
 use crate::script::Script;
 use crate::time::from_now;
 
@@ -25,6 +26,7 @@ pub(crate) struct Server {
     pub(crate) factory: Factory,
     pub(crate) link: Arc<Link>,
     pub(crate) closed: Closed,
+    pub(crate) pending: Arc<Pending>,
 }
 
 /// What the server said, or why it said nothing.

@@ -8,14 +8,17 @@ use catga_core::Error;
 use redis::Value;
 use tokio::time::Instant;
 
-use crate::claims::millis;
 use crate::connection::Connection;
 use crate::names::{self, Member};
 use crate::room::Room;
 use crate::script::{self, Script};
 use crate::server::Server;
+use crate::time::millis;
 use crate::value;
 use crate::wire::EntryId;
+
+/// How many bits of a number are kept; milliseconds have the rest.
+const NUMBER_BITS: u32 = 20;
 
 /// One stream of a member.
 #[derive(Debug)]
@@ -26,8 +29,8 @@ pub(crate) struct Source {
     pub(crate) due: String,
     /// Who handles an ordered partition now.
     pub(crate) owner: String,
-    /// The last new entry that arrived here, in two parts: what is pending for us behind it did not arrive.
-    last: (AtomicU64, AtomicU64),
+    /// The last entry that arrived here: what is pending for us behind it did not arrive.
+    last: AtomicU64,
     /// Whether it is handled in order, one entry at a time.
     pub(crate) is_ordered: bool,
     /// How many entries are out.
@@ -80,7 +83,7 @@ impl Source {
             due: names::due(&stream, member),
             owner: names::owner(&stream, member),
             stream,
-            last: (AtomicU64::new(0), AtomicU64::new(0)),
+            last: AtomicU64::new(0),
             is_ordered: false,
             out: AtomicUsize::new(0),
         }
@@ -92,18 +95,26 @@ impl Source {
         self
     }
 
-    /// The last new entry that arrived.
+    /// The last entry that arrived.
     pub(crate) fn last(&self) -> EntryId {
+        let last = self.last.load(Ordering::SeqCst);
         EntryId {
-            millis: self.last.0.load(Ordering::SeqCst),
-            number: self.last.1.load(Ordering::SeqCst),
+            millis: last >> NUMBER_BITS,
+            number: last & ((1 << NUMBER_BITS) - 1),
         }
     }
 
-    /// Notes a new entry. One task does.
+    /// Notes an entry that arrived.
     pub(crate) fn arrived(&self, id: EntryId) {
-        self.last.0.store(id.millis, Ordering::SeqCst);
-        self.last.1.store(id.number, Ordering::SeqCst);
+        // No server adds a million entries in a millisecond.
+        let number = id.number.min((1 << NUMBER_BITS) - 1);
+        let id = (id.millis << NUMBER_BITS) | number;
+        self.last.fetch_max(id, Ordering::SeqCst);
+    }
+
+    /// Forgets what arrived: the stream begins again.
+    pub(crate) fn begin_again(&self) {
+        self.last.store(0, Ordering::SeqCst);
     }
 
     /// Makes the group, when it is not there; whether it was not.
@@ -146,7 +157,7 @@ impl Source {
         idle: Duration,
         most: usize,
     ) -> Result<Take, Error> {
-        let idle = idle.as_millis() as u64;
+        let idle = millis(idle);
         let mut call = script::REAP.call(2);
         call.arg(&self.stream).arg(&self.due);
         call.arg(&who.group).arg(&who.consumer).arg(idle).arg(most);
@@ -199,6 +210,17 @@ impl Source {
             .iter()
             .map(|told| value::int(told) == Some(1))
             .collect())
+    }
+
+    /// Acks one entry.
+    pub(crate) async fn ack(&self, server: &Server, who: &Who, id: EntryId) -> Result<(), Error> {
+        let mut ack = redis::cmd("XACK");
+        ack.arg(&self.stream).arg(&who.group).arg(id.to_string());
+        let by = server.call_deadline();
+        server
+            .call("settle", &self.stream, &ack, by)
+            .await
+            .map(drop)
     }
 
     /// Gives back what did not arrive, and removes this consumer when it owns nothing.

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use catga_core::{
     Consumers, Delivery, Error, MessageId, QoS, Start, StatsReader, Subscribe, Subscription,
@@ -18,7 +19,8 @@ use crate::group::Group;
 use crate::names::Member;
 use crate::reader::Blocking;
 use crate::source::{Source, Who};
-use crate::{absence, error, keeper, order, reader};
+use crate::time::millis;
+use crate::{absence, error, keeper, order, reader, trim};
 
 /// A member of a group.
 #[derive(Debug)]
@@ -42,9 +44,11 @@ impl StreamSubscription {
     ) -> Result<Self, Error> {
         let server = &connection.server;
         let (message, member) = (subscribe.message.clone(), Member::of(&subscribe.consumers));
+        let idle = server.settings.claim_idle;
+        let idle = idle.map_or(subscribe.ack_wait, |idle| idle.max(subscribe.ack_wait));
         let who = Who {
             group: member.to_string(),
-            consumer: format!("c{}", MessageId::new().as_uuid().simple()),
+            consumer: consumer(idle),
             member,
         };
         order::agree(server, &message, &who.member, subscribe.ordered).await?;
@@ -62,6 +66,10 @@ impl StreamSubscription {
             let stream = server.names.stream(&message, partition);
             let source = Source::new(stream, partition, &who.member);
             let source = source.ordered(subscribe.ordered.is_some());
+            if server.settings.manage {
+                // A new group begins with what somebody still has to handle.
+                trim::trim(server, &source.stream).await?;
+            }
             source.ensure(server, "subscribe", &who, start).await?;
             sources.push(Arc::new(source));
         }
@@ -75,6 +83,7 @@ impl StreamSubscription {
             who,
             subscribe.qos,
             subscribe.ack_wait,
+            idle,
             subscribe.qos == QoS::ExactlyOnce && subscribe.own_inbox,
             subscribe.max_in_flight,
             sources,
@@ -162,12 +171,22 @@ impl StreamSubscription {
             group.give_back().await;
             group.acks.flushed(server.call_deadline()).await;
             for source in group.sources.all().iter() {
+                // One whose entry is out is handed over when that is settled.
+                if source.is_ordered && source.out.load(Ordering::SeqCst) == 0 {
+                    let _ = order::disown(&group, source).await;
+                }
                 if let Err(error) = source.leave(server, &group.who).await {
                     tracing::debug!(message = %group.message, %error, "a member left without a word");
                 }
             }
         })
     }
+}
+
+/// The name of a consumer, of which there never is another. It tells the others after which silence, in milliseconds,
+/// they may take what this one holds: members of a group need not agree.
+fn consumer(idle: Duration) -> String {
+    format!("c{}-{}", MessageId::new().as_uuid().simple(), millis(idle))
 }
 
 /// Joins the streams of partitions that are there.
@@ -202,6 +221,7 @@ impl Subscription for StreamSubscription {
         let (before, most) = (into.len(), max.max(1));
         let group = Arc::clone(&self.group);
         let server = &group.connection.server;
+        let _receiving = group.receive();
         loop {
             if self.is_closed || server.closed.is_raised() {
                 return Err(error::closed("receive"));

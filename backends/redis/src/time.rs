@@ -11,3 +11,10 @@ const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
 pub(crate) fn from_now(after: Duration) -> Instant {
     Instant::now() + after.min(FAR)
 }
+
+/// In milliseconds, cut so that sums of them do not overflow, also where the server adds.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX >> 12)
+        .min(u64::MAX >> 12)
+}

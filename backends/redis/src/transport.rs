@@ -17,9 +17,9 @@ use crate::request;
 use crate::ring::RingSubscription;
 use crate::serve::ServeSubscription;
 use crate::subscription::StreamSubscription;
-use crate::time::from_now;
+use crate::time::{from_now, millis};
 use crate::writer::{Job, Outcome, Then, judge};
-use crate::{error, wire};
+use crate::{error, script, wire};
 
 /// What this backend can do.
 pub(crate) const CAPABILITIES: &[Capability] = &[
@@ -93,7 +93,7 @@ impl RedisTransport {
     }
 
     /// QoS 1 and 2: to the stream of its partition.
-    fn stored(&self, envelope: &mut Envelope) -> Result<(Job, Begun), Error> {
+    fn stored(&self, envelope: &mut Envelope, whole: bool) -> Result<(Job, Begun), Error> {
         let connection = &*self.connection;
         let settings = &connection.server.settings;
         let payload = wire::payload("publish", envelope, settings.max_payload)?;
@@ -111,13 +111,31 @@ impl RedisTransport {
                 .arg(partition);
             before = Some(say);
         }
-        let mut add = redis::cmd("XADD");
-        add.arg(&stream);
-        if !settings.manage {
-            add.arg("NOMKSTREAM");
-        }
-        add.arg("*");
-        wire::add_fields(&mut add, envelope, Some(id), &payload);
+        let add = if envelope.qos() == QoS::ExactlyOnce {
+            let mark = connection
+                .server
+                .names
+                .published(envelope.name(), &id.to_string());
+            let mut add = script::ADD_ONCE.call(2);
+            add.arg(&stream).arg(mark);
+            add.arg(millis(settings.duplicate_window))
+                .arg(u8::from(!settings.manage));
+            wire::add_fields(&mut add, envelope, Some(id), &payload);
+            if whole {
+                script::ADD_ONCE.whole(&add)
+            } else {
+                add
+            }
+        } else {
+            let mut add = redis::cmd("XADD");
+            add.arg(&stream);
+            if !settings.manage {
+                add.arg("NOMKSTREAM");
+            }
+            add.arg("*");
+            wire::add_fields(&mut add, envelope, Some(id), &payload);
+            add
+        };
         let (teller, outcome) = oneshot::channel();
         route.added.fetch_add(1, Ordering::Relaxed);
         let job = Job {
@@ -130,13 +148,18 @@ impl RedisTransport {
     }
 
     /// Either guarantee, first half. What fails here is not stored.
-    async fn begin(&self, envelope: &mut Envelope, by: Instant) -> Result<Option<Begun>, Error> {
+    async fn begin(
+        &self,
+        envelope: &mut Envelope,
+        whole: bool,
+        by: Instant,
+    ) -> Result<Option<Begun>, Error> {
         let server = &self.connection.server;
         server.check_open("publish")?;
         let (job, begun) = match envelope.qos() {
             QoS::AtMostOnce => (self.event(envelope)?, None),
             QoS::AtLeastOnce | QoS::ExactlyOnce => {
-                let (job, begun) = self.stored(envelope)?;
+                let (job, begun) = self.stored(envelope, whole)?;
                 (job, Some(begun))
             }
         };
@@ -145,6 +168,22 @@ impl RedisTransport {
         }
         self.connection.writer.send("publish", job, by).await?;
         Ok(begun)
+    }
+
+    /// Either guarantee, second half; with the script itself for a server that does not know it.
+    async fn finish(
+        &self,
+        envelope: &mut Envelope,
+        begun: Option<Begun>,
+        by: Instant,
+    ) -> Result<Published, Error> {
+        match self.end(begun, by).await {
+            Err(error) if error.context("code") == Some("NOSCRIPT") => {
+                let begun = self.begin(envelope, true, by).await?;
+                self.end(begun, by).await
+            }
+            ended => ended,
+        }
     }
 
     /// Either guarantee, second half.
@@ -159,6 +198,7 @@ impl RedisTransport {
             Err(_) => return Err(error::unanswered("publish", &stream)),
         };
         match judge(&stream, outcome)? {
+            Value::Int(0) => Ok(Published::duplicate()),
             Value::Nil => Err(error::missing("publish", &format!("stream `{stream}`"))),
             _ => Ok(Published::new()),
         }
@@ -182,8 +222,8 @@ impl Transport for RedisTransport {
         deadline: Duration,
     ) -> Result<Published, Error> {
         let by = from_now(deadline);
-        let begun = self.begin(envelope, by).await?;
-        self.end(begun, by).await
+        let begun = self.begin(envelope, false, by).await?;
+        self.finish(envelope, begun, by).await
     }
 
     fn try_publish(&self, envelope: &mut Envelope) -> Option<Result<Published, Error>> {
@@ -209,13 +249,13 @@ impl Transport for RedisTransport {
     ) -> Vec<Result<Published, Error>> {
         let by = from_now(deadline);
         let mut begun = Vec::with_capacity(envelopes.len());
-        for envelope in envelopes {
-            begun.push(self.begin(envelope, by).await);
+        for envelope in envelopes.iter_mut() {
+            begun.push(self.begin(envelope, false, by).await);
         }
         let mut outcomes = Vec::with_capacity(begun.len());
-        for begun in begun {
+        for (envelope, begun) in envelopes.iter_mut().zip(begun) {
             outcomes.push(match begun {
-                Ok(begun) => self.end(begun, by).await,
+                Ok(begun) => self.finish(envelope, begun, by).await,
                 Err(error) => Err(error),
             });
         }
@@ -261,12 +301,7 @@ impl Transport for RedisTransport {
     }
 
     async fn flush(&self) -> Result<(), Error> {
-        let server = &self.connection.server;
-        server.check_open("flush")?;
-        self.connection
-            .writer
-            .flush("flush", server.call_deadline())
-            .await
+        self.connection.flush("flush").await
     }
 
     async fn close(&self) -> Result<(), Error> {

@@ -61,7 +61,7 @@ async fn trim_route(server: &Server, route: &Route) -> Result<(), Error> {
 }
 
 /// Trims one stream.
-async fn trim(server: &Server, stream: &str) -> Result<(), Error> {
+pub(crate) async fn trim(server: &Server, stream: &str) -> Result<(), Error> {
     let keep = server.settings.keep;
     let max_len = keep
         .max_len

@@ -22,8 +22,6 @@ pub(crate) const GROUP: &str = ":group";
 pub(crate) const GENERATION: &str = ":generation";
 /// What a version is that nobody can read: no handler knows it.
 const UNREADABLE_VERSION: u32 = u32::MAX;
-/// What a field costs beside its name and value.
-const PER_FIELD: usize = 2;
 
 /// The id of an entry: when it was added by the clock of the server, and a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,7 +63,7 @@ pub(crate) fn payload(
     let name = envelope.name();
     let bytes = envelope.payload().as_bytes();
     let bytes = bytes.ok_or_else(|| error::not_encoded(operation, name))?;
-    let size = envelope.size_bytes() + envelope.headers().len() * PER_FIELD;
+    let size = envelope.size_bytes();
     if size > max {
         return Err(error::too_large(operation, name, size, max));
     }

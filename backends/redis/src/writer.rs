@@ -21,7 +21,7 @@ use crate::error;
 use crate::link::Link;
 use crate::route::Route;
 use crate::server::{Answer, Server, answer};
-use crate::time::from_now;
+use crate::time::{from_now, millis};
 use crate::value;
 
 /// How many jobs wait before their senders do.
@@ -197,7 +197,7 @@ impl Task {
         }
         if let Some(replicas) = self.wait_replicas {
             let mut wait = redis::cmd("WAIT");
-            wait.arg(replicas).arg(self.patience.as_millis() as u64 / 2);
+            wait.arg(replicas).arg(millis(self.patience / 2));
             pipeline.add_command(wait);
         }
         let (count, mut conn) = (pipeline.len(), live.conn.clone());

@@ -2,7 +2,7 @@
 -- The next entry of a partition, for the one member that owns it: what is pending comes before what is new.
 -- Returns { state, wait, entries, trimmed, last id }: state 0 not ours, 1 ours and nothing to do now, 2 an entry.
 local holder = redis.call('GET', KEYS[3])
-if holder and holder ~= ARGV[2] then return { 0, redis.call('PTTL', KEYS[3]), {}, 0, '' } end
+if holder and holder ~= ARGV[2] then return { 0, -1, {}, 0, '' } end
 redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
 local lost = 0
 if ARGV[4] == '0' then return { 1, -1, {}, 0, '' } end
@@ -21,6 +21,10 @@ while true do
   elseif owner == ARGV[2] and idle < tonumber(ARGV[3]) then
     -- It is out, or its reply got lost and its lease is not over.
     return { 1, tonumber(ARGV[3]) - idle, {}, lost, '' }
+  elseif owner ~= ARGV[2] then
+    -- Whoever had the partition before may still be at it.
+    local silence = tonumber(string.match(owner, '^c%x+%-(%d+)$') or 0)
+    if idle < silence then return { 1, silence - idle, {}, lost, '' } end
   end
   lost = lost + take(KEYS[1], ARGV[1], ARGV[2], 0, { id }, entries, ran)
   redis.call('ZREM', KEYS[2], id, id .. RAN)

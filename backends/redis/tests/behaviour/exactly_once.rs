@@ -1,6 +1,9 @@
 use catga_core::{Completion, Effects, ErrorKind, MessageId, QoS, Reason, ReasonKind, Settlement};
 use catga_redis::{Redis, RedisTransaction};
 
+use catga_core::Driver as _;
+use catga_testkit::server::{RedisOptions, RedisServer, Server as _};
+
 use crate::{SECOND, SOON, Space, ack, in_group, message, next, nothing, publish, text};
 
 const QOS: QoS = QoS::ExactlyOnce;
@@ -9,16 +12,72 @@ fn done() -> Settlement {
     Settlement::Complete(Completion::new())
 }
 
+/// The same id twice in the stream, as after the window.
+async fn publish_twice(space: &Space, id: MessageId, texts: [&str; 2]) {
+    for text in texts {
+        let options = catga_core::ConnectOptions::new(space.namespace.clone())
+            .with_duplicate_window(SECOND / 100);
+        let url = space.url.parse().unwrap();
+        let bus = catga_redis::DRIVER
+            .connect(&url, &options)
+            .await
+            .unwrap()
+            .transport;
+        let by = tokio::time::Instant::now() + SOON;
+        let mut copy = message(QOS, text).with_id(id);
+        while bus.publish(&mut copy, SOON).await.unwrap().duplicate {
+            assert!(tokio::time::Instant::now() < by, "stored again in time");
+            tokio::time::sleep(SECOND / 100).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_second_publish_of_an_id_stores_nothing_also_after_a_restart() {
+    let mut server = RedisServer::with(&RedisOptions::default().append_only()).unwrap();
+    let space = Space::at(&server.url());
+    let bus = space.transport().await;
+    let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
+    let id = MessageId::new();
+    let copy = |text: &str| message(QOS, text).with_id(id);
+    assert!(
+        !bus.publish(&mut copy("first"), SOON)
+            .await
+            .unwrap()
+            .duplicate
+    );
+    server.ask("SCRIPT FLUSH").unwrap();
+    assert!(
+        bus.publish(&mut copy("second"), SOON)
+            .await
+            .unwrap()
+            .duplicate
+    );
+    server.kill().unwrap();
+    server.restart().unwrap();
+    let by = tokio::time::Instant::now() + SOON;
+    loop {
+        match bus.publish(&mut copy("third"), SECOND).await {
+            Ok(published) => break assert!(published.duplicate),
+            Err(error) => assert!(tokio::time::Instant::now() < by, "{error:?}"),
+        }
+    }
+    let delivery = next(&mut *subscription).await;
+    assert_eq!(text(&delivery), "first");
+    delivery.settle(done()).await.unwrap();
+    let mut into = Vec::new();
+    // It may tell of the restart.
+    let _ = tokio::time::timeout(SECOND / 2, subscription.recv(1, &mut into)).await;
+    assert!(into.is_empty(), "{into:?}");
+}
+
 #[tokio::test]
 async fn a_second_copy_of_an_id_is_acked_unseen() {
     let space = Space::new();
     let bus = space.transport().await;
     let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
     let id = MessageId::new();
-    for text in ["first", "second"] {
-        let mut copy = message(QOS, text).with_id(id);
-        bus.publish(&mut copy, SOON).await.unwrap();
-    }
+    publish_twice(&space, id, ["first", "second"]).await;
     let delivery = next(&mut *subscription).await;
     assert_eq!(
         (text(&delivery).as_str(), delivery.envelope().qos()),
@@ -32,11 +91,12 @@ async fn a_second_copy_of_an_id_is_acked_unseen() {
     let behind = next(&mut *subscription).await;
     assert_eq!(text(&behind), "behind");
     behind.settle(done()).await.unwrap();
-    let stats = subscription.stats_reader();
-    crate::until("the copy is counted", || async {
-        stats.read().duplicates == 1
-    })
-    .await;
+    let by = tokio::time::Instant::now() + SOON;
+    while subscription.stats().duplicates == 0 {
+        assert!(tokio::time::Instant::now() < by, "the copy is counted");
+        nothing(&mut *subscription).await;
+    }
+    assert_eq!(subscription.stats().duplicates, 1);
     nothing(&mut *subscription).await;
 }
 
@@ -130,8 +190,7 @@ async fn a_dead_letter_ends_the_claim_and_its_redrive_begins_another() {
     let (bus, letters) = (backend.transport, backend.dead_letters.unwrap());
     let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
     let id = MessageId::new();
-    let copy = || message(QOS, "a").with_id(id);
-    bus.publish(&mut copy(), SOON).await.unwrap();
+    publish_twice(&space, id, ["a", "copy"]).await;
     let reason = Reason::new(ReasonKind::Terminal, "no");
     let delivery = next(&mut *subscription).await;
     delivery
@@ -141,7 +200,6 @@ async fn a_dead_letter_ends_the_claim_and_its_redrive_begins_another() {
         })
         .await
         .unwrap();
-    bus.publish(&mut copy(), SOON).await.unwrap();
     nothing(&mut *subscription).await;
     let page = letters
         .list(&catga_core::DeadLetterFilter::all(), None, 10)

@@ -14,7 +14,9 @@ mod events;
 mod exactly_once;
 mod faults;
 mod inbox;
+mod permissions;
 mod requests;
+mod servers;
 mod settling;
 mod stored;
 

@@ -191,3 +191,35 @@ async fn what_the_backend_cannot_do_with_a_claim_is_refused() {
         .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
 }
+
+#[tokio::test]
+async fn a_lease_is_that_of_the_member_who_holds_it() {
+    let space = Space::new();
+    let bus = space.transport().await;
+    let group = || in_group(QOS, "g").with_max_in_flight(1);
+    let short = group().with_ack_wait(SECOND / 5);
+    let mut first = bus.subscribe(&short).await.unwrap();
+    let mut second = bus.subscribe(&group().with_ack_wait(SOON)).await.unwrap();
+    for i in 0..3 {
+        publish(&*bus, QOS, &i.to_string()).await;
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        tokio::select! {
+            received = first.recv(1, &mut one) => received.unwrap(),
+            received = second.recv(1, &mut other) => received.unwrap(),
+        }
+        if let Some(delivery) = other.pop() {
+            ack(delivery).await;
+            continue;
+        }
+        let taken = next(&mut *second).await;
+        assert_eq!((text(&taken), taken.count()), (i.to_string(), 2));
+        let late = one
+            .pop()
+            .unwrap()
+            .settle(Settlement::Release { began: true });
+        let late = late.await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::LostOwnership);
+        ack(taken).await;
+    }
+    nothing(&mut *second).await;
+}

@@ -1,0 +1,246 @@
+//! More than one plain server: TLS, sentinels, a cluster.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::Duration;
+
+use catga_core::{
+    Bytes, Consumers, Envelope, ErrorKind, Name, QoS, Settlement, Subscribe, Transport,
+};
+use catga_testkit::server::{RedisCluster, RedisOptions, RedisSentinel, RedisServer, Server};
+use catga_testkit::site::{Authority, Certificate};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{SECOND, SOON, Space, ack, in_group, message, next, on_node, publish, text};
+
+const QOS: QoS = QoS::AtLeastOnce;
+
+fn with_tls(authority: &Authority, of_server: &Certificate, clients: &str) -> (RedisServer, u16) {
+    // Bound and freed: the kit knows of plain ports alone.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let shown = |path: &Path| path.display().to_string();
+    let options = RedisOptions::default()
+        .setting("tls-port", &port.to_string())
+        .setting("tls-cert-file", &shown(&of_server.certificate))
+        .setting("tls-key-file", &shown(&of_server.key))
+        .setting("tls-ca-cert-file", &shown(&authority.certificate()))
+        .setting("tls-auth-clients", clients);
+    (RedisServer::with(&options).unwrap(), port)
+}
+
+#[tokio::test]
+async fn tls_needs_an_authority_that_is_known_and_a_name_that_fits() {
+    let authority = Authority::new().unwrap();
+    let of_server = authority.sign("127.0.0.1").unwrap();
+    let (_server, port) = with_tls(&authority, &of_server, "no");
+    let ca = authority.certificate();
+    let space = Space::at(&format!("rediss://127.0.0.1:{port}"));
+    let options = format!("?tls_ca={}&connect_timeout=3s", ca.display());
+    let bus = space.try_connect(&options).await.unwrap().transport;
+    let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
+    let mut event = bus.subscribe(&on_node(QoS::AtMostOnce, "n")).await.unwrap();
+    publish(&*bus, QOS, "a").await;
+    publish(&*bus, QoS::AtMostOnce, "b").await;
+    assert_eq!(text(&next(&mut *subscription).await), "a");
+    assert_eq!(text(&next(&mut *event).await), "b");
+
+    let error = space.try_connect("?connect_timeout=3s").await.unwrap_err();
+    assert_eq!(
+        error.kind(),
+        ErrorKind::Connect,
+        "unknown authority: {error:?}"
+    );
+    let named = Space::at(&format!("rediss://localhost:{port}"));
+    let error = named.try_connect(&options).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect, "another name: {error:?}");
+    let plain = Space::at(&format!("redis://127.0.0.1:{port}"));
+    let error = plain.try_connect("?connect_timeout=2s").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect, "no TLS: {error:?}");
+}
+
+#[tokio::test]
+async fn a_server_may_ask_for_our_certificate() {
+    let authority = Authority::new().unwrap();
+    let of_server = authority.sign("127.0.0.1").unwrap();
+    let ours = authority.sign("client").unwrap();
+    let (_server, port) = with_tls(&authority, &of_server, "yes");
+    let space = Space::at(&format!("rediss://127.0.0.1:{port}"));
+    let ca = format!(
+        "?connect_timeout=3s&tls_ca={}",
+        authority.certificate().display()
+    );
+    let error = space.try_connect(&ca).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect, "{error:?}");
+    let (certificate, key) = (ours.certificate.display(), ours.key.display());
+    let both = format!("{ca}&tls_cert={certificate}&tls_key={key}");
+    let bus = space.try_connect(&both).await.unwrap().transport;
+    publish(&*bus, QOS, "a").await;
+    let missing = format!("{ca}&tls_cert=/nowhere&tls_key={key}");
+    let error = space.try_connect(&missing).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+}
+
+/// Publishes with one id until it is stored, as the runtime does.
+async fn store(bus: &dyn Transport, name: &Name, text: &str) {
+    let by = Instant::now() + SOON * 2;
+    let body = Bytes::copy_from_slice(text.as_bytes());
+    let mut envelope = Envelope::received(name.clone(), QOS, body);
+    while let Err(error) = bus.publish(&mut envelope, SECOND * 2).await {
+        assert!(Instant::now() < by, "{error:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_say_where_the_primary_is_also_after_a_fail_over() {
+    let options = RedisOptions::default().append_only();
+    let starting = tokio::task::spawn_blocking(move || RedisSentinel::start(&options).unwrap());
+    let mut servers = starting.await.unwrap();
+    let hosts: Vec<_> = servers
+        .sentinels()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let space = Space::at(&format!("redis://{}", hosts.join(",")));
+    let unknown = space
+        .try_connect("?sentinel=nobody&connect_timeout=3s")
+        .await;
+    assert_eq!(unknown.unwrap_err().kind(), ErrorKind::Connect);
+    let url = format!(
+        "?sentinel={}&wait_replicas=1&call_timeout=2s",
+        servers.name()
+    );
+    let bus = space.try_connect(&url).await.unwrap().transport;
+    let short = in_group(QOS, "g").with_ack_wait(SECOND);
+    let mut subscription = bus.subscribe(&short).await.unwrap();
+    for i in 0..10 {
+        publish(&*bus, QOS, &i.to_string()).await;
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..5 {
+        let delivery = next(&mut *subscription).await;
+        seen.insert(text(&delivery));
+        ack(delivery).await;
+    }
+    let failing = tokio::task::spawn_blocking(move || {
+        let from = servers.primary().unwrap();
+        servers.server_mut(from).kill().unwrap();
+        servers.wait_for_fail_over(from).unwrap();
+        servers
+    });
+    let servers = failing.await.unwrap();
+    // What a replica had before it was told to be stored is there.
+    let by = Instant::now() + SOON;
+    while seen.len() < 10 {
+        assert!(Instant::now() < by, "{seen:?} {}", servers.roles());
+        let mut into = Vec::new();
+        let _ = timeout(SECOND, subscription.recv(8, &mut into)).await;
+        for delivery in into {
+            seen.insert(text(&delivery));
+            let _ = delivery.settle(Settlement::Ack).await;
+        }
+    }
+    // There is no replica any more: it is stored, and that is not told.
+    let error = bus
+        .publish(&mut message(QOS, "alone"), SOON)
+        .await
+        .unwrap_err();
+    assert!(error.may_be_stored(), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_serves_all_names_also_after_a_fail_over() {
+    let options = RedisOptions::default().append_only();
+    let starting = tokio::task::spawn_blocking(move || RedisCluster::start(&options).unwrap());
+    let mut cluster = starting.await.unwrap();
+    let hosts: Vec<_> = cluster
+        .urls()
+        .iter()
+        .map(|url| url.trim_start_matches("redis://").to_owned())
+        .collect();
+    let space = Space::at(&format!("redis://{}", hosts.join(",")));
+    let options = "?cluster=true&call_timeout=2s";
+    let backend = space.try_connect(options).await.unwrap();
+    let (bus, letters) = (backend.transport, backend.dead_letters.unwrap());
+    // Names in all slots.
+    let names: Vec<_> = (0..12)
+        .map(|i| Name::new(format!("n{i}")).unwrap())
+        .collect();
+    let group = || Consumers::Group(Name::from_static("g"));
+    let mut subscriptions = Vec::new();
+    for (i, name) in names.iter().enumerate() {
+        let qos = if i % 2 == 0 { QOS } else { QoS::ExactlyOnce };
+        let subscribe = Subscribe::new(name.clone(), qos, group()).with_ack_wait(SECOND * 2);
+        subscriptions.push((name.clone(), qos, bus.subscribe(&subscribe).await.unwrap()));
+    }
+    let mut batch: Vec<_> = (0..120)
+        .map(|i| {
+            let (name, qos, _) = &subscriptions[i % 12];
+            Envelope::received(name.clone(), *qos, Bytes::from(i.to_string()))
+        })
+        .collect();
+    for outcome in bus.publish_many(&mut batch, SOON).await {
+        outcome.unwrap();
+    }
+    for (_, qos, subscription) in &mut subscriptions {
+        for turn in 0..10 {
+            let delivery = next(&mut **subscription).await;
+            assert_eq!(delivery.is_claimed(), *qos == QoS::ExactlyOnce);
+            let reason = catga_core::Reason::new(catga_core::ReasonKind::Terminal, "no");
+            delivery
+                .settle(match turn {
+                    0 => Settlement::DeadLetter {
+                        reason,
+                        claim: None,
+                    },
+                    _ => Settlement::Complete(catga_core::Completion::new()),
+                })
+                .await
+                .unwrap();
+        }
+    }
+    let all = catga_core::DeadLetterFilter::all();
+    let page = letters.list(&all, None, 100).await.unwrap();
+    assert_eq!(page.letters.len(), 12);
+    for letter in page.letters {
+        letters.redrive(&letter.id).await.unwrap();
+    }
+    for (_, _, subscription) in &mut subscriptions {
+        let delivery = next(&mut **subscription).await;
+        assert_eq!(delivery.generation(), 1);
+        delivery
+            .settle(Settlement::Complete(catga_core::Completion::new()))
+            .await
+            .unwrap();
+    }
+    let mut event = bus.subscribe(&on_node(QoS::AtMostOnce, "n")).await.unwrap();
+    publish(&*bus, QoS::AtMostOnce, "event").await;
+    assert_eq!(text(&next(&mut *event).await), "event");
+
+    let failing = tokio::task::spawn_blocking(move || {
+        cluster.server_mut(0).kill().unwrap();
+        cluster.wait_for_fail_over(0).unwrap();
+        cluster
+    });
+    let cluster = failing.await.unwrap();
+    for (name, _, subscription) in subscriptions.iter_mut().step_by(2) {
+        store(&*bus, name, "after").await;
+        let by = Instant::now() + SOON;
+        loop {
+            assert!(Instant::now() < by, "{name}: {}", cluster.roles());
+            let mut into = Vec::new();
+            let _ = timeout(SECOND, subscription.recv(1, &mut into)).await;
+            let found = into.iter().any(|delivery| text(delivery) == "after");
+            for delivery in into {
+                let _ = delivery.settle(Settlement::Ack).await;
+            }
+            if found {
+                break;
+            }
+        }
+    }
+}
