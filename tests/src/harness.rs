@@ -21,11 +21,16 @@ use crate::messages::Ask;
 use crate::outcome::{Failure, Outcome, print_panics};
 use crate::subject::{Subject, Time};
 
-/// The longest that a scenario may take, by the clock on the wall: 20 s, or so many as `CATGA_BUDGET` says, for a
+/// The longest that a scenario may take, by the clock on the wall: 20 s, 60 s on a server, or so many as `CATGA_BUDGET` says, for a
 /// machine that does something else meanwhile.
-fn budget() -> Duration {
+fn budget(time: Time) -> Duration {
     let given = std::env::var("CATGA_BUDGET").ok();
-    let usual = if is_long() { 600 } else { 20 };
+    let usual = match time {
+        _ if is_long() => 600,
+        Time::Timers => 20,
+        // Several of them share the cores, with their servers.
+        Time::Wall => 60,
+    };
     Duration::from_secs(
         given
             .and_then(|budget| budget.parse().ok())
@@ -126,7 +131,7 @@ impl Scenario {
             // Nobody listens any more when the time was up.
             let _ = end.send(outcome);
         });
-        let budget = budget();
+        let budget = budget(time);
         ended.recv_timeout(budget).unwrap_or_else(|_| {
             Outcome::Failed(Failure {
                 at: None,

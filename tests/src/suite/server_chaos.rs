@@ -1,6 +1,6 @@
 //! A long run in which the server and the workers are killed, again and again, at a steady rate of messages.
 //!
-//! `CATGA_LONG=1 cargo test -p catga-nats --test conformance -- server_chaos::long_run --nocapture` takes more than a minute; without
+//! `CATGA_LONG=1 cargo test -p catga-testkit --test conformance -- server_chaos::long_run --nocapture` takes more than a minute; without
 //! it the same is shorter.
 
 use std::time::Duration;
@@ -106,7 +106,7 @@ async fn kill_worker(crew: &mut Crew, name: &str) -> Result<()> {
 
 /// Long enough that some are always at it.
 fn working(part: &mut Part) {
-    part.takes = Duration::from_millis(10);
+    part.takes = Duration::from_millis(40);
     part.concurrency = 64;
 }
 
