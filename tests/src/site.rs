@@ -6,6 +6,7 @@
 mod certificates;
 mod nats;
 mod own;
+mod redis;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub use crate::server::{Server, ServerError};
 pub use certificates::{Authority, Certificate};
 pub use nats::NatsSite;
 pub(crate) use own::OwnServer;
+pub use redis::RedisSite;
 
 /// How the server of a scenario is set up. Each is left as the server has it where nothing is said.
 #[derive(Clone, Debug, Default)]
