@@ -28,8 +28,9 @@ impl HistogramFn for Buckets {
     fn record(&self, seconds: f64) {
         let nanos = (seconds * 1e9) as u64;
         let power = 63 - (nanos | 1).leading_zeros() as usize;
-        let upper_half = (nanos >> power.saturating_sub(1)) & 1;
-        let bucket = (2 * power + upper_half as usize).min(self.0.len() - 1);
+        // The bit below the highest; nothing is below a nanosecond.
+        let upper_half = power > 0 && (nanos >> (power - 1)) & 1 == 1;
+        let bucket = (2 * power + usize::from(upper_half)).min(self.0.len() - 1);
         self.0[bucket].fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -20,6 +20,9 @@ pub struct ShutdownReport {
     /// Handlers that still ran at the end of the time and were dropped; at QoS 1 and 2 their messages
     /// went back to the broker.
     pub unfinished: usize,
+    /// Whether the backend could not be closed cleanly: of what was published or settled last, the broker may not have heard.
+    /// A handler that waits for the shutdown is told before that is known, and finds `false`.
+    pub unflushed: bool,
 }
 
 /// What the last words to a broker may take.
@@ -191,7 +194,10 @@ pub(crate) async fn supervise(
     .await;
     let excused = lifecycle.excused.load(Ordering::SeqCst);
     let unfinished = inner.table.running().saturating_sub(excused);
-    let report = ShutdownReport { unfinished };
+    let report = ShutdownReport {
+        unfinished,
+        unflushed: false,
+    };
     if excused > 0 {
         // The handlers that wait for this answer are to be finished before the connection goes.
         reporter.send_replace(Some(End {
@@ -213,6 +219,7 @@ pub(crate) async fn supervise(
     // Two waits: what cannot be flushed is to be closed all the same.
     let flushed = tokio::time::timeout(A_ROUND_TRIP, transport.flush()).await;
     let closed = tokio::time::timeout(A_ROUND_TRIP, transport.close()).await;
+    let unflushed = !matches!((&flushed, &closed), (Ok(Ok(())), Ok(Ok(()))));
     match (flushed, closed) {
         (Ok(Ok(())), Ok(Ok(()))) => tracing::info!(unfinished, "catga stopped"),
         (Ok(Err(error)), _) | (_, Ok(Err(error))) => {
@@ -224,7 +231,10 @@ pub(crate) async fn supervise(
         ),
     }
     reporter.send_replace(Some(End {
-        report,
+        report: ShutdownReport {
+            unflushed,
+            ..report
+        },
         closed: true,
     }));
 }

@@ -53,14 +53,14 @@ impl Load {
         let (stop, stopped) = watch::channel(false);
         let (tell, published) = watch::channel(begin);
         let running = tokio::spawn(async move {
-            let began = Instant::now();
+            let started = Instant::now();
             let mut ticks = interval(STEP);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
             let mut calls: JoinSet<Result<()>> = JoinSet::new();
             let mut next = begin;
             while !*stopped.borrow() {
                 ticks.tick().await;
-                let due = began.elapsed().mul_f64(f64::from(per_second)).as_secs();
+                let due = started.elapsed().mul_f64(f64::from(per_second)).as_secs();
                 while next < begin + due && calls.len() < AT_ONCE {
                     let (node, evidence, id) = (node.clone(), evidence.clone(), next);
                     calls.spawn(async move { until_stored(&node, &evidence, once, id).await });
@@ -71,7 +71,7 @@ impl Load {
                     ended??;
                 }
             }
-            let took = began.elapsed();
+            let took = started.elapsed();
             while let Some(ended) = calls.join_next().await {
                 ended??;
             }

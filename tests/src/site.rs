@@ -4,6 +4,7 @@
 //! [`Subject`](crate::Subject) says by [`with_site`](crate::Subject::with_site) how to start one.
 
 mod certificates;
+mod disk;
 mod nats;
 mod own;
 mod redis;
@@ -15,6 +16,7 @@ use catga_core::{Name, NodeId, async_trait};
 
 pub use crate::server::{Server, ServerError};
 pub use certificates::{Authority, Certificate};
+pub(crate) use disk::SmallDisk;
 pub use nats::NatsSite;
 pub(crate) use own::OwnServer;
 pub use redis::RedisSite;
@@ -31,6 +33,8 @@ pub struct SiteOptions {
     pub permissions: Option<Vec<String>>,
     /// How many bytes the server may store.
     pub room: Option<u64>,
+    /// Where it stores them.
+    pub folder: Option<PathBuf>,
 }
 
 /// Who connects.
@@ -85,7 +89,7 @@ pub struct Backlog {
     pub waiting: u64,
 }
 
-/// A server, and what an administrator does to it. Messages and groups are those of the namespace `catga`.
+/// A server, and what an administrator does to it, with an error where the server does not let him. Messages and groups are those of the namespace `catga`.
 #[async_trait]
 pub trait Site: fmt::Debug + Send + Sync {
     /// The server.
@@ -130,8 +134,14 @@ pub trait Site: fmt::Debug + Send + Sync {
     ) -> Result<bool, ServerError>;
 
     /// What the server keeps for its clients now.
+    ///
+    /// # Errors
+    /// When it does not answer.
     fn counts(&self) -> Result<Counts, ServerError>;
 
     /// Gives the user another password: who is connected by the old one is sent away.
+    ///
+    /// # Errors
+    /// When the server does not take it.
     fn change_password(&mut self, password: &str) -> Result<(), ServerError>;
 }

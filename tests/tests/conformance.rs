@@ -38,7 +38,8 @@ fn nats(version: &str) -> Subject {
     let url = move |place: &str| {
         let start = || NatsServer::start().expect("nats-server can be started");
         let url = server.get_or_init(start).url();
-        format!("{url}?namespace={place}")
+        // So that a pull that the server lost is soon seen to be.
+        format!("{url}?namespace={place}&pull_heartbeat=1s")
     };
     Subject::new(NatsDriver, url)
         .with_version(version)

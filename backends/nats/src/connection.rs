@@ -22,7 +22,8 @@ use crate::link::Link;
 use crate::names::Names;
 use crate::options::Settings;
 use crate::replies::{Expected, Replies};
-use crate::streams::{Routes, Subjects};
+use crate::streams::Routes;
+use crate::subjects::Subjects;
 use crate::time::from_now;
 use crate::{credentials, error};
 
@@ -33,7 +34,7 @@ const RESERVE: usize = 2048;
 const PROMPT: Duration = Duration::from_millis(100);
 
 /// How long the server's word on a refused subscription may take from the client's reader to us.
-const WORD: Duration = Duration::from_millis(10);
+const WORD: Duration = Duration::from_millis(50);
 
 /// A connection, shared by all that came from it.
 pub(crate) struct Connection {
@@ -264,7 +265,7 @@ impl Connection {
         &self,
         operation: &'static str,
         subject: Subject,
-        tail: &str,
+        tail: &impl fmt::Display,
         headers: Option<HeaderMap>,
         payload: Bytes,
         by: Instant,
@@ -282,8 +283,7 @@ impl Connection {
             refused: self.link.refused(),
             lost: self.link.lost(),
         };
-        let mut reply = sent.expected.subject();
-        reply.push_str(tail);
+        let reply = sent.expected.subject_with(tail);
         let handed = timeout_at(by, async {
             match headers {
                 None => {
@@ -336,7 +336,7 @@ impl Connection {
         by: Instant,
     ) -> Result<Message, Error> {
         let sent = self
-            .send(operation, subject, "", headers, payload, by)
+            .send(operation, subject, &"", headers, payload, by)
             .await?;
         self.answer(sent, by).await
     }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::connection::{Connection, is_no_responders};
 use crate::dead_letter::{self, GivenUp};
+use crate::deferred::Deferred;
 use crate::error;
 use crate::names::Member;
 use crate::room::Place;
@@ -57,6 +58,41 @@ impl StreamReceipt {
             // The server began to count before it arrived, by less than this.
             until: arrived + ack_wait - ack_wait / 16,
             places: Some(places),
+        }
+    }
+
+    /// The end of the lease.
+    pub(crate) fn until(&self) -> Instant {
+        self.until
+    }
+
+    pub(crate) fn ack_wait(&self) -> Duration {
+        self.ack_wait
+    }
+
+    /// How often the server delivered it, and how often it was redriven.
+    pub(crate) fn counts(&self) -> (u64, u32) {
+        (self.info.delivered, self.generation)
+    }
+
+    /// Takes new places, when it is handed out again.
+    pub(crate) fn take_places(&mut self, places: (Place, Place)) {
+        self.places = Some(places);
+    }
+
+    /// Begins the lease anew.
+    pub(crate) async fn prolong(&mut self) -> Result<(), Error> {
+        self.check_lease("extend")?;
+        let said = Instant::now();
+        self.confirm("extend", "+WPI".to_owned()).await?;
+        self.until = said + self.ack_wait;
+        Ok(())
+    }
+
+    /// Gives it to another member, as far as that is still ours to do: else its lease ends.
+    pub(crate) async fn give_back(self) {
+        if self.check_lease("close").is_ok() {
+            let _ = self.tell("-NAK").await;
         }
     }
 
@@ -129,7 +165,7 @@ impl Receipt for StreamReceipt {
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), Error> {
-        let _until_it_is_settled = self.places.take();
+        let until_it_is_settled = self.places.take();
         match settlement {
             // Late or not: it was handled.
             Settlement::Ack if self.qos == QoS::AtLeastOnce => self.tell("+ACK").await,
@@ -148,6 +184,15 @@ impl Receipt for StreamReceipt {
             }
             settlement => {
                 self.check_lease("settle")?;
+                if let (Settlement::Defer { after }, Some((place, _))) =
+                    (&settlement, &until_it_is_settled)
+                    && Deferred::fits(place.room())
+                {
+                    let (receipt, room) = (*self, Arc::clone(place.room()));
+                    let deferred = Deferred::new(envelope, receipt, &room);
+                    tokio::spawn(deferred.keep(room, *after));
+                    return Ok(());
+                }
                 match settlement {
                     Settlement::Nak { after } | Settlement::Defer { after } => {
                         self.confirm("settle", nak(after)).await
@@ -181,11 +226,7 @@ impl Receipt for StreamReceipt {
     }
 
     async fn extend(&mut self) -> Result<(), Error> {
-        self.check_lease("extend")?;
-        let said = Instant::now();
-        self.confirm("extend", "+WPI".to_owned()).await?;
-        self.until = said + self.ack_wait;
-        Ok(())
+        self.prolong().await
     }
 }
 

@@ -2,12 +2,16 @@
 //!
 //! The client's own requests keep an entry for each one that is never answered; here dropping the waiter removes it.
 
+use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_nats::Message;
 use sharded_slab::Slab;
 use tokio::sync::oneshot;
+
+/// What follows the prefix of a reply subject: two numbers, and what a request tells, an id and two more.
+const ROOM: usize = 96;
 
 /// The waiters of a connection.
 #[derive(Debug)]
@@ -93,7 +97,20 @@ pub(crate) struct Expected {
 impl Expected {
     /// The subject to reply to.
     pub(crate) fn subject(&self) -> String {
-        format!("{}{:x}-{:x}", self.replies.prefix, self.key, self.number)
+        self.subject_with(&"")
+    }
+
+    /// The same with what it tells of the request, in one allocation.
+    pub(crate) fn subject_with(&self, tail: &impl fmt::Display) -> String {
+        let Self {
+            replies,
+            key,
+            number,
+            ..
+        } = self;
+        let mut subject = String::with_capacity(replies.prefix.len() + ROOM);
+        write!(subject, "{}{key:x}-{number:x}{tail}", replies.prefix).expect("a string takes all");
+        subject
     }
 }
 

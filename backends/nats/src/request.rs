@@ -1,5 +1,6 @@
 //! Asking, and what an answer looks like on the wire.
 
+use std::fmt;
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Message};
@@ -31,7 +32,10 @@ pub(crate) async fn request(
     let headers = wire::headers(envelope, None);
     let subject = match to {
         Target::Node(node) => connection.names.to_node(node, name),
-        Target::Service(service) => connection.names.to_service(service, name),
+        Target::Service(service) => {
+            let names = &connection.names;
+            connection.subjects.to_service(names, service, name)
+        }
         _ => return Err(error::no_responders(name, to)),
     };
     let by = from_now(time_left.unwrap_or(FAR));
@@ -41,9 +45,8 @@ pub(crate) async fn request(
         time_left,
     };
     let answer = async {
-        let tail = asked.tail();
         let sent = connection
-            .send("request", subject, &tail, headers, payload, by)
+            .send("request", subject, &asked, headers, payload, by)
             .await?;
         connection.answer(sent, by).await
     };
@@ -66,15 +69,17 @@ pub(crate) struct Asked {
     pub(crate) time_left: Option<Duration>,
 }
 
-impl Asked {
-    fn tail(&self) -> String {
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, attempt, .. } = self;
         match self.time_left {
-            Some(left) => format!(".{id}.{attempt}.{}", left.as_millis()),
-            None => format!(".{id}.{attempt}.{UNLIMITED}"),
+            Some(left) => write!(f, ".{id}.{attempt}.{}", left.as_millis()),
+            None => write!(f, ".{id}.{attempt}.{UNLIMITED}"),
         }
     }
+}
 
+impl Asked {
     /// Reads the subject; `None` for what is no request of ours.
     pub(crate) fn read(reply: &str) -> Option<Self> {
         let mut tokens = reply.rsplitn(4, '.');
@@ -142,7 +147,7 @@ mod tests {
                 attempt: 3,
                 time_left,
             };
-            let reply = format!("_INBOX.abc.1f-7{}", asked.tail());
+            let reply = format!("_INBOX.abc.1f-7{asked}");
             assert_eq!(Asked::read(&reply), Some(asked));
         }
         for odd in ["", "_INBOX.a.b", "_INBOX.a.b.1.2", "x.y.z.1.soon"] {

@@ -1,11 +1,14 @@
 //! How many deliveries a member holds.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use crossbeam_queue::SegQueue;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::closed::Closed;
+use crate::deferred::Deferred;
 
 /// Counts what was handed out and is not settled yet.
 #[derive(Debug, Default)]
@@ -14,6 +17,13 @@ pub(crate) struct Room {
     freed: Notify,
     /// When the leases end of what was dropped unsettled: the server holds it until then.
     abandoned: SegQueue<Instant>,
+    /// How many messages wait here that were put off.
+    deferred: AtomicUsize,
+    /// Those that are due.
+    due: SegQueue<Deferred>,
+    came_due: Notify,
+    /// Nobody receives any more.
+    left: Closed,
 }
 
 impl Room {
@@ -37,6 +47,41 @@ impl Room {
         self.freed.notify_one();
     }
 
+    pub(crate) fn deferred(&self) -> usize {
+        self.deferred.load(Ordering::SeqCst)
+    }
+
+    /// Counts a message that is put off, until the value is dropped.
+    pub(crate) fn defer(self: &Arc<Self>) -> PutOff {
+        self.deferred.fetch_add(1, Ordering::SeqCst);
+        PutOff(Arc::downgrade(self))
+    }
+
+    pub(crate) fn return_deferred(&self, deferred: Deferred) {
+        self.due.push(deferred);
+        self.came_due.notify_one();
+    }
+
+    /// A message that was put off, and is due.
+    pub(crate) fn next_due(&self) -> Option<Deferred> {
+        self.due.pop()
+    }
+
+    /// Waits until one is due, or is no more. One that came due since the last wait counts.
+    pub(crate) async fn came_due(&self) {
+        self.came_due.notified().await;
+    }
+
+    /// Says that nobody receives any more.
+    pub(crate) fn leave(&self) {
+        self.left.raise();
+    }
+
+    /// Waits until nobody receives any more.
+    pub(crate) async fn left(&self) {
+        self.left.raised().await;
+    }
+
     /// Waits until a place is freed. One that was freed since the last wait counts.
     pub(crate) async fn freed(&self) {
         self.freed.notified().await;
@@ -47,7 +92,24 @@ impl Room {
 #[derive(Debug)]
 pub(crate) struct Place(Arc<Room>);
 
+/// One message that is put off; it may lie in the room itself.
+#[derive(Debug)]
+pub(crate) struct PutOff(Weak<Room>);
+
+impl Drop for PutOff {
+    fn drop(&mut self) {
+        if let Some(room) = self.0.upgrade() {
+            room.deferred.fetch_sub(1, Ordering::SeqCst);
+            room.came_due.notify_one();
+        }
+    }
+}
+
 impl Place {
+    pub(crate) fn room(&self) -> &Arc<Room> {
+        &self.0
+    }
+
     /// Keeps the place until then.
     pub(crate) fn abandon(self, until: Instant) {
         self.0.abandoned.push(until);

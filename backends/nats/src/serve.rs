@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_nats::{Message, Subject, Subscriber};
+use async_nats::{HeaderMap, Message, Subject, Subscriber};
 use catga_core::{
-    Capability, Delivery, Envelope, Error, ErrorKind, Name, QoS, ReasonKind, Receipt, RemoteError,
-    Reply, Retry, Serve, Settlement, StatsReader, Subscription, SubscriptionStats, async_trait,
+    Bytes, Capability, Delivery, Envelope, Error, ErrorKind, Name, QoS, ReasonKind, Receipt,
+    RemoteError, Reply, Retry, Serve, Settlement, StatsReader, Subscription, SubscriptionStats,
+    async_trait,
 };
 use futures_util::StreamExt;
 use tokio::select;
@@ -190,7 +191,14 @@ async fn refuse(connection: &Connection, request: &Name, message: Message) {
 }
 
 async fn answer(connection: &Connection, to: Subject, reply: &Reply) -> Result<(), Error> {
-    let (mut headers, mut payload) = write(reply);
+    let (headers, payload) = written(connection, reply);
+    let by = connection.call_deadline();
+    connection.publish("settle", to, headers, payload, by).await
+}
+
+/// A reply that the server takes: what is too large is an error that says so.
+fn written(connection: &Connection, reply: &Reply) -> (Option<HeaderMap>, Bytes) {
+    let (headers, payload) = write(reply);
     if payload.len() > connection.max_payload() {
         let text = format!(
             "the response has {} bytes, and the server takes {}",
@@ -198,10 +206,9 @@ async fn answer(connection: &Connection, to: Subject, reply: &Reply) -> Result<(
             connection.max_payload()
         );
         let error = Error::new(ErrorKind::PayloadTooLarge, "request", text).with_unknown_outcome();
-        (headers, payload) = write(&Reply::err(RemoteError::new(&error)));
+        return write(&Reply::err(RemoteError::new(&error)));
     }
-    let by = connection.call_deadline();
-    connection.publish("settle", to, headers, payload, by).await
+    (headers, payload)
 }
 
 #[async_trait]
@@ -398,6 +405,23 @@ impl Receipt for RequestReceipt {
             }
             _ => Err(error::unknown_settlement()),
         }
+    }
+
+    /// An answer is queued: no task is made to wait for nothing.
+    fn try_settle(&mut self, settlement: &Settlement) -> Option<Result<(), Error>> {
+        let Settlement::Complete(completion) = settlement else {
+            return None;
+        };
+        if completion.claim.is_some() {
+            return None;
+        }
+        let (headers, payload) = written(&self.connection, completion.response.as_ref()?);
+        let to = self.reply.clone()?;
+        let told = self
+            .connection
+            .try_publish("settle", to, headers, payload)?;
+        self.reply = None;
+        Some(told)
     }
 
     /// A request has no lease: its caller's deadline bounds it.

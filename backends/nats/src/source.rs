@@ -21,6 +21,9 @@ use crate::wire;
 const EXPIRES: Duration = Duration::from_secs(30);
 /// The same where partitions take turns.
 const TURN: Duration = Duration::from_millis(50);
+/// When such a pull is over at the latest: nats-server 2.9 does not say so of one that ends just when there is something to
+/// be delivered again.
+const LONGEST_TURN: Duration = Duration::from_millis(500);
 /// How long after a refusal the next pull is sent.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How often it is asked where a consumer stands, to make it there again.
@@ -352,7 +355,16 @@ impl Source {
         if self.not_before > self.heard && self.requested == 0 {
             return self.not_before;
         }
-        self.heard + self.heartbeat * 2
+        self.heard + self.longest_silence()
+    }
+
+    /// After which a pull that is out needs to be seen to.
+    fn longest_silence(&self) -> Duration {
+        if self.in_turn && self.requested > 0 {
+            LONGEST_TURN
+        } else {
+            self.heartbeat * 2
+        }
     }
 
     /// Asks where the consumer stands, when it was silent for too long, or this is not known any more.
@@ -361,7 +373,11 @@ impl Source {
         connection: &Connection,
         now: Instant,
     ) -> Result<(), Error> {
-        let silent = self.requested > 0 && now >= self.heard + self.heartbeat * 2;
+        let silent = self.requested > 0 && now >= self.heard + self.longest_silence();
+        if silent && self.in_turn {
+            self.requested = 0;
+            return Ok(());
+        }
         let unknown = now >= self.floor_read + POSITION;
         if !(silent || unknown) || !connection.link.is_connected() {
             self.heard = self.heard.max(now - self.heartbeat);

@@ -11,7 +11,6 @@ use serde_json::json;
 
 use crate::connection::Connection;
 use crate::error;
-use crate::names::Names;
 use crate::options::StreamSettings;
 
 /// No stream of this name.
@@ -78,28 +77,6 @@ impl Routes {
             known.remove(message);
             known
         });
-    }
-}
-
-/// The subjects of QoS 0 events that were published: made once, since a text for each publish is freed by another thread.
-#[derive(Debug, Default)]
-pub(crate) struct Subjects {
-    known: ArcSwap<HashMap<Name, Subject>>,
-}
-
-impl Subjects {
-    /// Where an event goes.
-    pub(crate) fn event(&self, names: &Names, message: &Name) -> Subject {
-        if let Some(subject) = self.known.load().get(message) {
-            return subject.clone();
-        }
-        let subject = names.event(message);
-        self.known.rcu(|known| {
-            let mut known = HashMap::clone(known);
-            known.insert(message.clone(), subject.clone());
-            known
-        });
-        subject
     }
 }
 

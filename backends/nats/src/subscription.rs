@@ -12,8 +12,8 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::Info;
 use async_nats::{Message, Subscriber};
 use catga_core::{
-    Consumers, Delivery, Error, Name, QoS, StatsReader, Subscribe, Subscription, SubscriptionStats,
-    async_trait,
+    Consumers, Delivery, Envelope, Error, Name, QoS, StatsReader, Subscribe, Subscription,
+    SubscriptionStats, async_trait,
 };
 use futures_util::future::join_all;
 use futures_util::{FutureExt, StreamExt};
@@ -23,6 +23,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::connection::Connection;
+use crate::deferred::Deferred;
 use crate::names::Member;
 use crate::receipt::StreamReceipt;
 use crate::room::Room;
@@ -140,6 +141,27 @@ impl StreamSubscription {
         self.room.held() < self.max_in_flight
     }
 
+    /// Hands out again what was put off and is due, until there are so many.
+    fn take_deferred(&mut self, most: usize, into: &mut Vec<Delivery>) {
+        while into.len() < most && self.has_room() {
+            let Some(Deferred {
+                envelope,
+                mut receipt,
+                ..
+            }) = self.room.next_due()
+            else {
+                return;
+            };
+            if receipt.until() <= Instant::now() {
+                continue;
+            }
+            let (count, generation) = receipt.counts();
+            let index = self.index_of(generation > 0, envelope.partition());
+            receipt.take_places((self.room.take(), self.sources[index].take()));
+            into.push(delivery(envelope, receipt, count, generation));
+        }
+    }
+
     /// Takes what has arrived, until there are so many.
     fn drain(&mut self, most: usize, into: &mut Vec<Delivery>) {
         while into.len() < most && self.has_room() {
@@ -185,7 +207,7 @@ impl StreamSubscription {
         let generation = u32::try_from(generation).unwrap_or(u32::MAX);
         let envelope = wire::envelope(self.message.clone(), self.qos, headers, message.payload)
             .with_partition(partition);
-        let count = u32::try_from(info.delivered).unwrap_or(u32::MAX);
+        let count = info.delivered;
         let receipt = StreamReceipt::new(
             Arc::clone(&self.connection),
             ack,
@@ -196,10 +218,7 @@ impl StreamSubscription {
             (arrived, self.ack_wait),
             (self.room.take(), self.sources[index].take()),
         );
-        let delivery = Delivery::new(envelope, Box::new(receipt));
-        // Who redrives a message may have seen it handled half-way.
-        let delivery = delivery.with_may_have_run(generation > 0);
-        Some(delivery.with_count(count).with_generation(generation))
+        Some(delivery(envelope, receipt, count, generation))
     }
 
     /// The source whose pull is answered: `{inbox}.{index}[.i]`.
@@ -212,14 +231,21 @@ impl StreamSubscription {
     /// The source of a message, and its partition.
     fn index_of_subject(&self, subject: &str) -> (usize, Option<u16>) {
         let mut tokens = subject.split('.').skip(1);
-        let last = self.sources.len() - 1;
         if tokens.next() != Some("s") {
-            return (last, None);
+            return (self.index_of(true, None), None);
         }
         let partition = tokens.next().and_then(|token| token.parse::<u16>().ok());
-        let index = partition.map_or(0, usize::from);
+        (self.index_of(false, partition), partition)
+    }
+
+    fn index_of(&self, redriven: bool, partition: Option<u16>) -> usize {
+        let last = self.sources.len() - 1;
+        if redriven {
+            return last;
+        }
         // Without an order there is one source for all partitions.
-        (if last == 1 { 0 } else { index.min(last) }, partition)
+        let index = partition.map_or(0, usize::from);
+        if last == 1 { 0 } else { index.min(last) }
     }
 
     /// Asks for as many messages as there are places free.
@@ -315,6 +341,7 @@ impl StreamSubscription {
         if let Some(sweeper) = self.sweeper.take() {
             sweeper.abort();
         }
+        self.room.leave();
         self.subscriber.take()
     }
 
@@ -327,6 +354,7 @@ impl StreamSubscription {
             }
             self.catch_up();
             self.free_abandoned();
+            self.take_deferred(before + max, into);
             self.drain(before + max, into);
             if into.len() > before {
                 if let Err(error) = self.pull().await {
@@ -357,6 +385,7 @@ impl StreamSubscription {
                 },
                 // A partition whose message is settled can be asked again.
                 () = self.room.freed(), if !room || self.sources.len() > 2 => {}
+                () = self.room.came_due(), if room => {}
                 () = connection.link.until(|link| link.epoch() != epoch) => {}
                 () = sleep_until(check) => self.check().await?,
             }
@@ -364,8 +393,20 @@ impl StreamSubscription {
     }
 }
 
+fn delivery(envelope: Envelope, receipt: StreamReceipt, count: u64, generation: u32) -> Delivery {
+    // Who redrives a message may have seen it handled half-way.
+    let delivery = Delivery::new(envelope, Box::new(receipt)).with_may_have_run(generation > 0);
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    delivery.with_count(count).with_generation(generation)
+}
+
 /// Ends the pulls, and gives back what has arrived and nobody received.
-async fn give_back(connection: Arc<Connection>, mut subscriber: Subscriber, calls: Vec<String>) {
+async fn give_back(
+    connection: Arc<Connection>,
+    room: Arc<Room>,
+    mut subscriber: Subscriber,
+    calls: Vec<String>,
+) {
     let by = connection.call_deadline();
     let drained = timeout_at(by, subscriber.drain()).await;
     if !matches!(drained, Ok(Ok(()))) {
@@ -382,6 +423,13 @@ async fn give_back(connection: Arc<Connection>, mut subscriber: Subscriber, call
         async move { connection.api::<Info>("close", call, &json!({})).await }
     });
     let _ = timeout_at(by, join_all(calls)).await;
+    while room.deferred() > 0 {
+        match room.next_due() {
+            Some(Deferred { receipt, .. }) => receipt.give_back().await,
+            None if timeout_at(by, room.came_due()).await.is_err() => break,
+            None => {}
+        }
+    }
     for ack in acks {
         // One that gets lost is redelivered when its lease ends.
         let _ = connection
@@ -406,7 +454,8 @@ impl Subscription for StreamSubscription {
     async fn close(&mut self) -> Result<(), Error> {
         if let Some(subscriber) = self.leave() {
             let calls = self.info_calls();
-            give_back(Arc::clone(&self.connection), subscriber, calls).await;
+            let (connection, room) = (Arc::clone(&self.connection), Arc::clone(&self.room));
+            give_back(connection, room, subscriber, calls).await;
         }
         Ok(())
     }
@@ -427,7 +476,8 @@ impl Drop for StreamSubscription {
             (self.leave(), tokio::runtime::Handle::try_current())
         {
             let calls = self.info_calls();
-            runtime.spawn(give_back(Arc::clone(&self.connection), subscriber, calls));
+            let (connection, room) = (Arc::clone(&self.connection), Arc::clone(&self.room));
+            runtime.spawn(give_back(connection, room, subscriber, calls));
         }
     }
 }

@@ -95,7 +95,7 @@ impl NatsTransport {
             Some(partition) => connection.names.stored(name, partition),
         };
         connection
-            .send("publish", subject, "", headers, payload, by)
+            .send("publish", subject, &"", headers, payload, by)
             .await
     }
 

@@ -17,12 +17,13 @@ pub(super) fn check(history: &History<'_>, report: &mut Report) {
         }
         for at in &handling.pending {
             let text = "was pending at the server";
-            comes_back(history, report, (group, *id, handling), (*at, text));
+            comes_back(history, report, (group, *id, handling), (*at, text), None);
         }
         for run in &handling.runs {
             if let Some(at) = run.ended(End::Killed) {
                 let text = "was running when its consumer was killed";
-                comes_back(history, report, (group, *id, handling), (at, text));
+                let process = Some(run.process);
+                comes_back(history, report, (group, *id, handling), (at, text), process);
             }
         }
     }
@@ -45,16 +46,19 @@ fn acked(report: &mut Report, (group, id, handling): (&str, u64, &Handling<'_>),
     );
 }
 
-/// I6: what was not acked comes back, unless it was done before and its ack was only on the way.
+/// I6: what was not acked comes back, unless it was done before and its ack was only on the way. Where another run of the
+/// process that is `killed` was done, its ack may have arrived or not.
 fn comes_back(
     history: &History<'_>,
     report: &mut Report,
     (group, id, handling): (&str, u64, &Handling<'_>),
     (at, text): (u64, &str),
+    killed: Option<&str>,
 ) {
     let done = handling.runs.iter().any(|run| {
-        run.done()
-            .is_some_and(|done| done <= at && history.killed_after(run.process, done).is_none())
+        let acks =
+            |done| killed == Some(run.process) || history.killed_after(run.process, done).is_none();
+        run.done().is_some_and(|done| done <= at && acks(done))
     });
     let runs = handling.runs.iter();
     let back = runs

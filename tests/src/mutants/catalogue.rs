@@ -101,6 +101,7 @@ mutants! {
         "exactly_once::one_id_with_two_bodies",
         "exactly_once::a_copy_after_the_window",
         "exactly_once_faults::a_publisher_that_dies",
+        "crashes::a_publisher_that_dies_publishes_again",
         "round_trip::at_least_once",
     ],
     /// One bit of a payload is another one when it arrives.
@@ -150,7 +151,7 @@ mutants! {
     /// How often a message was delivered is not told.
     ForgetsTheCount: ["dead_letters::always_failing", "crashes::killed_after_the_effect"],
     /// A member that leaves gives nothing back.
-    LeavesWithoutAWord: ["windows::while_receiving",
+    LeavesWithoutAWord: ["requests::shutdown_while_it_runs", "windows::while_receiving",
         "server_resources::subscriptions_leave_nothing",
         "server_resources::subscriptions_leave_nothing_at_most_once",
     ],
@@ -234,6 +235,11 @@ mutants! {
     ForgetsWhoWasThere: [
         "membership::join_update_leave",
         "membership::a_late_joiner_sees_everybody",
+    ],
+    /// Whoever closes a connection is not told of what could not be sent.
+    HidesTheUnflushed: [
+        "server_outage::shutdown_while_it_is_down",
+        "server_outage::shutdown_while_it_is_down_at_most_once",
     ],
     /// A publish is Ok before the message is stored.
     AnswersBeforeItIsStored: [

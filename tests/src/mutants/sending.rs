@@ -67,6 +67,11 @@ impl MutatedTransport {
         self.transport.publish(&mut waiting, deadline).await
     }
 
+    fn hides_the_unflushed(&self) -> bool {
+        self.mutant == Mutant::HidesTheUnflushed
+            && self.transport.state() != ConnectionState::Connected
+    }
+
     fn every(&self, count: u64) -> bool {
         self.count.fetch_add(1, Ordering::Relaxed) % count == count - 1
     }
@@ -233,12 +238,20 @@ impl Transport for MutatedTransport {
     }
 
     async fn flush(&self) -> Result<(), Error> {
+        if self.hides_the_unflushed() {
+            return Ok(());
+        }
         self.transport.flush().await
     }
 
     async fn close(&self) -> Result<(), Error> {
         if self.mutant == Mutant::StaysOpen {
             return self.transport.flush().await;
+        }
+        if self.hides_the_unflushed() {
+            let soon = Duration::from_millis(100);
+            drop(tokio::time::timeout(soon, self.transport.close()).await);
+            return Ok(());
         }
         self.transport.close().await
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::daemon::start;
@@ -21,6 +21,7 @@ pub struct NatsOptions {
     without_jetstream: bool,
     advertise: Option<SocketAddr>,
     room: Option<u64>,
+    store: Option<PathBuf>,
     config: String,
 }
 
@@ -34,6 +35,12 @@ impl NatsOptions {
     /// With so many bytes for all that JetStream stores.
     pub fn room(mut self, bytes: u64) -> Self {
         self.room = Some(bytes);
+        self
+    }
+
+    /// With its data in this folder.
+    pub fn store(mut self, folder: &Path) -> Self {
+        self.store = Some(folder.to_owned());
         self
     }
 
@@ -115,7 +122,9 @@ impl NatsServer {
             writeln!(config, "{line}").expect("a string takes all");
         };
         if !options.without_jetstream {
-            let store = self.daemon.store().display().to_string();
+            let own = || self.daemon.store();
+            let store = options.store.clone().unwrap_or_else(own);
+            let store = store.display().to_string();
             let room = options
                 .room
                 .map(|bytes| format!(", max_file_store: {bytes}"));

@@ -28,6 +28,7 @@ pub struct Certificate {
     _folder: Arc<TempDir>,
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "errors are mapped by it")]
 fn wrong(error: rcgen::Error) -> ServerError {
     ServerError::new(format!("no certificate: {error}"))
 }

@@ -12,6 +12,7 @@ use crate::journal::{Journal, Step};
 use crate::messages::{
     Other, Tick, Work, audit_tick, audit_work, late_work, on_other, on_tick, on_work,
 };
+use crate::subject::Time;
 
 scenarios! { Backend "delivery":
     Paused subscribe_before_and_after [2],
@@ -242,14 +243,19 @@ async fn churn(bus: Bus) -> Result<()> {
         turns += churner.await??;
     }
     assert!(turns >= 50, "{turns} turns: nothing was tried");
+    let handled = || {
+        let mut handled = journal.handled_by("on_work");
+        if bus.subject().time() == Time::Wall {
+            // Those who leave may be sent what others are handling.
+            handled.dedup();
+        }
+        handled
+    };
     wait_until("every message is handled", SOON, || {
-        journal.handled_by("on_work").len() >= MESSAGES as usize
+        handled().len() >= MESSAGES as usize
     })
     .await;
-    assert_eq!(
-        journal.handled_by("on_work"),
-        (0..MESSAGES).collect::<Vec<_>>()
-    );
+    assert_eq!(handled(), (0..MESSAGES).collect::<Vec<_>>());
     let ticks = journal.handled_by("on_tick");
     assert!(
         ticks.windows(2).all(|pair| pair[0] < pair[1]),

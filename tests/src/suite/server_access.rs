@@ -56,7 +56,7 @@ async fn refused(server: &OwnServer, client: &Client) -> Result<Error> {
     let proxy: Proxy = server.proxy().await?;
     let at = proxy.address();
     let bus = server.bus_at(&at.to_string(), client);
-    let started = timeout(3 * SECOND, start(&bus)).await;
+    let started = timeout(SOON / 2, start(&bus)).await;
     let error = started.expect("it hangs").expect_err("it may not get in");
     assert_eq!(error.retry(), Retry::Never, "{error:?}");
     sleep(SECOND / 2).await;
@@ -93,7 +93,7 @@ fn assert_forbidden(error: &Error, began: Instant) {
     let (kind, stored) = (error.kind(), error.may_be_stored());
     assert_eq!((kind, stored), (ErrorKind::Permission, false), "{error:?}");
     assert_eq!(error.retry(), Retry::Never, "{error:?}");
-    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+    assert!(began.elapsed() < 2 * SECOND, "{:?}", began.elapsed());
 }
 
 /// Row 66: who may not publish is told so at the call; at QoS 0, where nobody waits, in the log.
@@ -270,7 +270,7 @@ fn all_of(error: &Error) -> String {
     let mut text = format!("{error} {error:?} {error:#?}");
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(&format!(" {cause} {cause:?}"));
+        text.extend([cause.to_string(), format!("{cause:?}")]);
         source = cause.source();
     }
     text
@@ -281,17 +281,17 @@ async fn secrets_are_nowhere(bus: Bus) -> Result<()> {
     let captured = Captured::start();
     let (right, wrong) = ("S3ntinel-right@:/ %", "S3ntinel-wrong@:/ %");
     let mut server = bus.own_server_with(&protected(right))?;
-    let mut shown = String::new();
+    let mut shown = Vec::new();
     let refused = start(&server.bus_of(&with_password(wrong))).await;
     let error = refused.expect_err("it may not get in");
-    shown += &all_of(&error);
+    shown.push(all_of(&error));
     let journal = Journal::default();
     let client = with_password(right);
     let node = server.bus_of(&client).node("a").state(journal.plain());
     let node = node.publish_deadline(SECOND / 4);
-    shown += &format!("{node:?}");
+    shown.push(format!("{node:?}"));
     let node = node.handlers(handlers![on_work]).start().await?;
-    shown += &format!("{node:?} {:?} {:?}", node.backend(), node.health());
+    shown.push(format!("{node:?} {:?} {:?}", node.backend(), node.health()));
     node.publish(Work { id: 0 }).await?;
     journal.wait(Step::Done, 1, SOON).await;
     server.kill()?;
@@ -302,12 +302,12 @@ async fn secrets_are_nowhere(bus: Bus) -> Result<()> {
             "the server is gone, and nobody says so"
         );
         if let Err(error) = node.publish(Work { id: 1 }).await {
-            shown += &all_of(&error);
+            shown.push(all_of(&error));
             break;
         }
     }
     let started = start(&server.bus_of(&client)).await;
-    shown += &all_of(&started.expect_err("nobody is there"));
+    shown.push(all_of(&started.expect_err("nobody is there")));
     server.restart()?;
     while node.publish(Work { id: 2 }).await.is_err() {
         assert!(Instant::now() < by, "it does not come back");
@@ -319,7 +319,7 @@ async fn secrets_are_nowhere(bus: Bus) -> Result<()> {
             "nobody says that the password is wrong"
         );
         if let Err(error) = node.publish(Work { id: 3 }).await {
-            shown += &all_of(&error);
+            shown.push(all_of(&error));
             if error.kind() == ErrorKind::Permission {
                 break;
             }
@@ -332,9 +332,9 @@ async fn secrets_are_nowhere(bus: Bus) -> Result<()> {
         format!("{}&nonsense=1", server.bus_of(&client).url()),
     ] {
         let parsed = odd.parse::<catga_core::BackendUrl>();
-        shown += &format!("{parsed:?}");
+        shown.push(format!("{parsed:?}"));
         let refused = start(&bus.at(odd)).await.expect_err("it is no such URL");
-        shown += &all_of(&refused);
+        shown.push(all_of(&refused));
     }
     node.shutdown().await?;
     let lines = captured.lines();
@@ -344,7 +344,7 @@ async fn secrets_are_nowhere(bus: Bus) -> Result<()> {
         "the log says nothing, and so shows nothing"
     );
     let logged: Vec<_> = lines.into_iter().map(|(_, text)| text).collect();
-    let all = shown + &logged.join("\n");
+    let all = [shown, logged].concat().join("\n");
     for secret in [right, wrong] {
         let encoded = utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string();
         for form in [secret, &encoded, "S3ntinel"] {

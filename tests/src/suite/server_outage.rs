@@ -71,7 +71,7 @@ async fn a_server_that_does_not_greet(bus: Bus) -> Result<()> {
     server.pause()?;
     let bus = server.bus().limited("connect_timeout=500ms")?;
     let journal = Journal::default();
-    let refused = timeout(3 * SECOND, start(&bus, &journal, handlers![on_work])).await;
+    let refused = timeout(SOON / 2, start(&bus, &journal, handlers![on_work])).await;
     let error = refused
         .expect("it hangs, and says nothing")
         .expect_err("nobody answers");
@@ -307,6 +307,7 @@ async fn shutdown_while_it_is_down(bus: Bus) -> Result<()> {
     // The last words to a server may take two seconds more.
     assert!(began.elapsed() < 4 * SECOND, "{:?}", began.elapsed());
     assert_eq!(report.unfinished, 1);
+    assert!(report.unflushed, "nobody was there to be told");
     let error = timeout(5 * SECOND, publishing).await??;
     let error = error.expect_err("nobody can have stored it");
     assert!(
@@ -329,7 +330,7 @@ async fn shutdown_while_it_is_down(bus: Bus) -> Result<()> {
     };
     wait_until("another handles it", SOON, others).await;
     assert!(dead_letters(second.backend()).await?.is_empty());
-    second.shutdown().await?;
+    assert!(!second.shutdown().await?.unflushed);
     Ok(())
 }
 
@@ -348,6 +349,7 @@ async fn shutdown_while_it_is_down_at_most_once(bus: Bus) -> Result<()> {
     let report = node.shutdown_within(SECOND).await?;
     assert!(began.elapsed() < 4 * SECOND, "{:?}", began.elapsed());
     assert_eq!(report.unfinished, 0);
+    assert!(report.unflushed, "99 messages went nowhere");
     let state = node.backend().transport.state();
     assert_eq!(state, ConnectionState::Closed, "it stays open");
     server.restart()?;

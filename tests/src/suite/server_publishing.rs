@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use catga::prelude::{Catga, Result, handlers};
-use catga::{Bytes, Envelope, Error, ErrorKind, MessageId, Name, Published, QoS};
+use catga::{Bytes, Envelope, Error, ErrorKind, HandlerError, MessageId, Name, Published, QoS};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -12,9 +12,10 @@ use crate::evidence::{Outcome, What};
 use crate::harness::{Bus, SOON, scenarios};
 use crate::journal::{Journal, Step};
 use crate::messages::{Tick, Work, on_tick, on_work};
+use crate::outcome::Lacking;
 use crate::proxy::{Direction, Fault};
 use crate::reliable::{Payment, on_payment};
-use crate::site::{OwnServer, SiteOptions};
+use crate::site::{OwnServer, SiteOptions, SmallDisk};
 
 scenarios! { Backend "server_publishing":
     Real ok_means_stored [9],
@@ -25,6 +26,7 @@ scenarios! { Backend "server_publishing":
     Real the_answer_is_cut_off_exactly_once [11],
     Real a_full_stream_rejects [14],
     Real a_full_server_rejects [16],
+    Real a_full_disk_rejects [16],
     Real an_outage [19],
     Real an_outage_exactly_once [19],
     Real an_outage_at_most_once [19],
@@ -103,7 +105,11 @@ async fn nobody_keeps_it(bus: Bus) -> Result<()> {
     let error = error.expect_err("there is no place for it");
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
     assert!(!error.may_be_stored(), "{error:?}");
-    assert!(began.elapsed() < SECOND, "it waited {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < 2 * SECOND,
+        "it waited {:?}",
+        began.elapsed()
+    );
     Ok(())
 }
 
@@ -185,7 +191,7 @@ async fn fill(node: &Catga, text: &str) -> Result<(Vec<String>, Error)> {
         let padded = format!("{{\"id\":{id},\"padding\":\"{}\"}}", "x".repeat(1_000));
         envelope = Envelope::received(WORK, QoS::AtLeastOnce, Bytes::from(padded))
             .with_id(envelope.id().expect("it was given one"));
-        match publish(node, &mut envelope, SOON).await {
+        match publish(node, &mut envelope, 2 * SECOND).await {
             Ok(_) => stored.push(MessageId::from_key(&key).to_string()),
             Err(error) => return Ok((stored, error)),
         }
@@ -224,12 +230,47 @@ async fn a_full_stream_rejects(bus: Bus) -> Result<()> {
     full(&server, bus).await
 }
 
-/// Row 16: a server without room. (By a limit of the server: not everybody may mount a file system.)
+/// Row 16: a server with a limit to what it stores.
 async fn a_full_server_rejects(bus: Bus) -> Result<()> {
-    let mut options = SiteOptions::default();
-    options.room = Some(100_000);
-    let server = bus.own_server_with(&options)?;
+    let server = bus.own_server_with(&SiteOptions {
+        room: Some(100_000),
+        ..SiteOptions::default()
+    })?;
     full(&server, server.bus()).await
+}
+
+/// Row 16: a full disk, where a file system may be mounted: each publish ends in time and says what is known, and when there is
+/// room again, at the latest after a restart, the server takes more, and has all that was stored.
+async fn a_full_disk_rejects(bus: Bus) -> Result<()> {
+    let Some(disk) = SmallDisk::mount(4 << 20)? else {
+        let lacking = Lacking("no file system may be mounted here".to_owned());
+        return Err(HandlerError::terminal(lacking));
+    };
+    let mut server = bus.own_server_with(&SiteOptions {
+        folder: Some(disk.path().to_owned()),
+        // Else the server itself stops short of the end of the disk.
+        room: Some(1 << 30),
+        ..SiteOptions::default()
+    })?;
+    let node = server.bus().observer().await?;
+    let (stored, error) = fill(&node, "first").await?;
+    let rejected = error.kind() == ErrorKind::LimitReached && !error.may_be_stored();
+    // A server that stands still before a full disk says nothing: then nobody knows.
+    let unknown = error.kind() == ErrorKind::Timeout && error.may_be_stored();
+    assert!(rejected || unknown, "{error:?}");
+    assert!(!stored.is_empty());
+    disk.grow(64 << 20)?;
+    let again = publish(&node, &mut message(false, 0, "again"), 2 * SECOND).await;
+    if again.is_err() {
+        server.kill()?;
+        server.restart()?;
+        publish(&node, &mut message(false, 0, "again"), SOON).await?;
+    }
+    let there = server.site().stored(&WORK).await?;
+    let lost = stored.iter().filter(|id| !there.contains(id)).count();
+    assert_eq!(lost, 0, "of {} that were stored", stored.len());
+    assert_eq!(copies(&server, &WORK, "again").await?, 1);
+    Ok(())
 }
 
 /// Row 19: the server is gone for 5 s: each publish ends by its deadline, and what was Ok is handled.
@@ -295,7 +336,8 @@ async fn an_outage_at_most_once(bus: Bus) -> Result<()> {
     let (mut taken, mut refused) = (vec![0], 0);
     while let Some(ended) = calls.join_next().await {
         let (id, published, took) = ended?;
-        assert!(took < SECOND / 2 + 2 * SLACK, "it took {took:?}");
+        // So many at once take their time to be polled.
+        assert!(took < SECOND / 2 + 8 * SLACK, "it took {took:?}");
         match published {
             Ok(()) => taken.push(id),
             Err(error) => {

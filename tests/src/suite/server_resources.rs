@@ -74,7 +74,7 @@ async fn another_ack_wait_is_used(bus: Bus) -> Result<()> {
     let held = receive(&mut *second, SOON).await?;
     let again = receive(&mut *second, SOON).await?;
     let took = began.elapsed();
-    assert!(took > longer - SECOND / 2, "it came again after {took:?}");
+    assert!(took > 2 * SECOND, "it came again after {took:?}");
     assert_eq!(again.count(), 2);
     again.settle(Settlement::Ack).await?;
     drop(held);
@@ -309,7 +309,7 @@ async fn come_and_go(server: &OwnServer, of: impl Fn(u32) -> Subscribe) -> Resul
 async fn subscriptions_leave_nothing(bus: Bus) -> Result<()> {
     let server = bus.own_server()?;
     let of = |number: u32| {
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             return worker(SECOND);
         }
         let (group, node) = (WORKERS, NodeId::from_static("there"));
@@ -324,7 +324,7 @@ async fn subscriptions_leave_nothing_at_most_once(bus: Bus) -> Result<()> {
     let server = bus.own_server()?;
     let of = |number: u32| {
         let (group, node) = (WORKERS, NodeId::from_static("there"));
-        let consumers = if number % 2 == 0 {
+        let consumers = if number.is_multiple_of(2) {
             Consumers::Group(group)
         } else {
             Consumers::EachNode { group, node }

@@ -1,3 +1,6 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use catga_core::{Completion, ErrorKind, QoS, Settlement};
 
 use crate::{SECOND, SOON, Space, ack, in_group, next, nothing, publish, text};
@@ -52,6 +55,53 @@ async fn a_nak_comes_again_after_its_delay_and_not_before() {
     let again = next(&mut *subscription).await;
     assert!(began.elapsed() >= after * 9 / 10);
     ack(again).await;
+}
+
+#[tokio::test]
+async fn what_is_put_off_is_not_counted_and_outlives_its_lease() {
+    let space = Space::new();
+    let bus = space.transport().await;
+    let short = in_group(QOS, "g").with_ack_wait(SECOND / 2);
+    let mut subscription = bus.subscribe(&short).await.unwrap();
+    publish(&*bus, QOS, "a").await;
+    let mut delivery = next(&mut *subscription).await;
+    for after in [Duration::ZERO, SECOND / 20, SECOND * 6 / 5] {
+        let began = std::time::Instant::now();
+        delivery.settle(Settlement::Defer { after }).await.unwrap();
+        publish(&*bus, QOS, "behind").await;
+        loop {
+            delivery = next(&mut *subscription).await;
+            if text(&delivery) == "a" {
+                break;
+            }
+            ack(delivery).await;
+        }
+        assert!(began.elapsed() >= after, "{after:?}");
+        assert_eq!(delivery.count(), 1);
+    }
+    ack(delivery).await;
+    nothing(&mut *subscription).await;
+}
+
+#[tokio::test]
+async fn what_is_put_off_goes_to_another_when_its_member_leaves() {
+    let space = Space::new();
+    let (here, there) = (space.transport().await, space.transport().await);
+    let mut one = here.subscribe(&in_group(QOS, "g")).await.unwrap();
+    for (text, after) in [("late", SOON * 3), ("due", Duration::ZERO)] {
+        publish(&*here, QOS, text).await;
+        let delivery = next(&mut *one).await;
+        delivery.settle(Settlement::Defer { after }).await.unwrap();
+    }
+    let mut two = there.subscribe(&in_group(QOS, "g")).await.unwrap();
+    one.close().await.unwrap();
+    // The server may deliver the newest once more.
+    let mut missing = BTreeSet::from(["due".to_owned(), "late".to_owned()]);
+    while !missing.is_empty() {
+        let delivery = next(&mut *two).await;
+        missing.remove(&text(&delivery));
+        ack(delivery).await;
+    }
 }
 
 #[tokio::test]
