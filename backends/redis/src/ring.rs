@@ -242,6 +242,7 @@ impl EventGroup {
         read.arg("COUNT").arg(MOST).arg("BLOCK").arg(millis(BLOCK));
         read.arg("NOACK").arg("STREAMS").arg(&self.stream).arg(">");
         let (closed, mut wait) = (server.closed.clone(), BACK_OFF.0);
+        let mut last = wire::EntryId::default();
         while !stop.is_raised() && !closed.is_raised() {
             let connected = select! {
                 biased;
@@ -262,9 +263,14 @@ impl EventGroup {
                     wait = BACK_OFF.0;
                     for stream in value::list(found) {
                         for entry in value::list(value::list(stream).pop().unwrap_or_default()) {
-                            if let Some((_, read)) =
+                            let Some((id, read)) =
                                 wire::entry(&self.message, QoS::AtMostOnce, entry)
-                            {
+                            else {
+                                continue;
+                            };
+                            // A server that was killed may have forgotten what it handed out.
+                            if id > last {
+                                last = id;
                                 ring.push(read.envelope);
                             }
                         }

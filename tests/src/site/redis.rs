@@ -115,10 +115,7 @@ impl Site for RedisSite {
 
     fn url(&self, at: &str, client: &Client) -> String {
         // What is gone is to be noticed soon.
-        let mut options = vec![
-            "call_timeout=2s".to_owned(),
-            "connect_timeout=2s".to_owned(),
-        ];
+        let mut options = vec!["call_timeout=2s".to_owned()];
         let scheme = match &client.trusts {
             Some(authority) => {
                 options.push(format!("tls_ca={}", authority.display()));
