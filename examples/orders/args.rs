@@ -12,7 +12,7 @@ usage: orders [--orders N | --input FILE] [--url URL] [--verbose]
   --input FILE  take the orders of a file of JSON lines; lines that are no order are
                 reported with their numbers and skipped
   --url URL     the backend, in a namespace of its own unless the URL names one: memory:// (the
-                default), or nats://.. when built with --features nats
+                default), or nats://.., redis://.. when built with that feature
   --verbose     print what each node sees, instead of a progress bar
   --help        print this
 

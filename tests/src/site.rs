@@ -7,6 +7,7 @@ mod certificates;
 mod disk;
 mod nats;
 mod own;
+mod redis;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub use certificates::{Authority, Certificate};
 pub(crate) use disk::SmallDisk;
 pub use nats::NatsSite;
 pub(crate) use own::OwnServer;
+pub use redis::RedisSite;
 
 /// How the server of a scenario is set up. Each is left as the server has it where nothing is said.
 #[derive(Clone, Debug, Default)]

@@ -63,13 +63,18 @@ impl Connection {
             Arc::clone(&server),
             Arc::clone(&routes),
         ));
-        Ok(Self {
+        let this = Self {
             writer: Writer::spawn(&server, writes),
             hub: Hub::spawn(Arc::clone(&server), Arc::clone(&replies)),
             server,
             replies,
             routes,
-        })
+        };
+        // Who may not hear answers is told now.
+        this.hub
+            .listen_to_replies("connect", this.server.call_deadline())
+            .await?;
+        Ok(this)
     }
 
     pub(crate) fn route(&self, name: &Name) -> Arc<Route> {

@@ -114,12 +114,16 @@ impl Hub {
     }
 
     /// Listens to the replies to our requests, from the first on.
-    pub(crate) async fn listen_to_replies(&self, by: Instant) -> Result<(), Error> {
+    pub(crate) async fn listen_to_replies(
+        &self,
+        operation: &'static str,
+        by: Instant,
+    ) -> Result<(), Error> {
         let listen = async || {
             let replies = Arc::clone(&self.replies);
             let listener: Listener = Arc::new(move |frame| replies.deliver(frame));
             let channel = self.replies.channel().to_owned();
-            self.listen("request", channel, listener, by).await
+            self.listen(operation, channel, listener, by).await
         };
         self.listening.get_or_try_init(listen).await.map(drop)
     }

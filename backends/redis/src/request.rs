@@ -44,7 +44,7 @@ pub(crate) async fn request(
         _ => return Err(error::no_responders(name, to)),
     };
     let by = from_now(time_left.unwrap_or(FAR));
-    connection.hub.listen_to_replies(by).await?;
+    connection.hub.listen_to_replies("request", by).await?;
     let mut expected = connection
         .replies
         .expect()

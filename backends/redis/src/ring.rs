@@ -54,7 +54,7 @@ pub(crate) struct RingSubscription {
     /// Of a node that gets everything.
     listening: Option<Listening>,
     /// Of a group.
-    filler: Option<AbortHandle>,
+    filler: Option<(Arc<EventGroup>, AbortHandle)>,
     stop: Closed,
     left: bool,
 }
@@ -91,12 +91,13 @@ impl RingSubscription {
             consumers => {
                 let member = Member::of(consumers).to_string();
                 let group = EventGroup::join(&connection.server, &name, member).await?;
-                let task = group.fill(
+                let group = Arc::new(group);
+                let task = Arc::clone(&group).fill(
                     Arc::clone(&connection.server),
                     Arc::clone(&ring),
                     stop.clone(),
                 );
-                filler = Some(tokio::spawn(task).abort_handle());
+                filler = Some((group, tokio::spawn(task).abort_handle()));
             }
         }
         Ok(Self {
@@ -116,9 +117,18 @@ impl RingSubscription {
         }
         self.listening = None;
         self.stop.raise();
-        if let Some(filler) = self.filler.take() {
+        if let Some((group, filler)) = self.filler.take() {
             // Its connection goes with it: nobody reads for nobody.
             filler.abort();
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                let server = Arc::clone(&self.connection.server);
+                // A close waits for it.
+                let underway = server.pending.begin();
+                runtime.spawn(async move {
+                    let _underway = underway;
+                    group.leave(&server).await;
+                });
+            }
         }
         while self.ring.queue.pop().is_some() {
             self.ring.dropped.fetch_add(1, Ordering::Relaxed);
@@ -127,6 +137,7 @@ impl RingSubscription {
 }
 
 /// A member of a group at QoS 0.
+#[derive(Debug)]
 struct EventGroup {
     message: Name,
     stream: String,
@@ -179,7 +190,10 @@ impl EventGroup {
                 gone.push(name.to_owned());
             }
         }
-        if !there {
+        let mut ask = redis::cmd("EXISTS");
+        ask.arg(self.left());
+        let left = server.call("subscribe", stream, &ask, by).await?;
+        if !there && value::int(&left) == Some(0) {
             let mut skip = redis::cmd("XGROUP");
             skip.arg("SETID").arg(stream).arg(&self.group).arg("$");
             server.call("subscribe", stream, &skip, by).await?;
@@ -197,13 +211,38 @@ impl EventGroup {
         Ok(())
     }
 
-    async fn fill(self, server: Arc<Server>, ring: Arc<Ring>, stop: Closed) {
+    /// Says for one node timeout that somebody was there.
+    fn left(&self) -> String {
+        format!("{}:left:{}", self.stream, self.group)
+    }
+
+    async fn leave(&self, server: &Server) {
+        if server.closed.is_raised() || !server.link.is_connected() {
+            return;
+        }
+        let mut note = redis::cmd("SET");
+        note.arg(self.left()).arg("").arg("PX");
+        note.arg(millis(server.settings.node_timeout));
+        let mut leave = redis::cmd("XGROUP");
+        leave.arg("DELCONSUMER").arg(&self.stream);
+        leave.arg(&self.group).arg(&self.consumer);
+        for cmd in [note, leave] {
+            let by = server.call_deadline();
+            if let Err(error) = server.call("close", &self.stream, &cmd, by).await {
+                tracing::debug!(message = %self.message, %error, "a member left without a word");
+                return;
+            }
+        }
+    }
+
+    async fn fill(self: Arc<Self>, server: Arc<Server>, ring: Arc<Ring>, stop: Closed) {
         let mut line = Line::new(&server, Arc::new(Blocking::default()));
         let mut read = redis::cmd("XREADGROUP");
         read.arg("GROUP").arg(&self.group).arg(&self.consumer);
         read.arg("COUNT").arg(MOST).arg("BLOCK").arg(millis(BLOCK));
         read.arg("NOACK").arg("STREAMS").arg(&self.stream).arg(">");
         let (closed, mut wait) = (server.closed.clone(), BACK_OFF.0);
+        let mut last = wire::EntryId::default();
         while !stop.is_raised() && !closed.is_raised() {
             let connected = select! {
                 biased;
@@ -224,9 +263,14 @@ impl EventGroup {
                     wait = BACK_OFF.0;
                     for stream in value::list(found) {
                         for entry in value::list(value::list(stream).pop().unwrap_or_default()) {
-                            if let Some((_, read)) =
+                            let Some((id, read)) =
                                 wire::entry(&self.message, QoS::AtMostOnce, entry)
-                            {
+                            else {
+                                continue;
+                            };
+                            // A server that was killed may have forgotten what it handed out.
+                            if id > last {
+                                last = id;
                                 ring.push(read.envelope);
                             }
                         }

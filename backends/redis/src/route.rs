@@ -9,6 +9,7 @@ use papaya::HashMap;
 use redis::Value;
 use tokio::time::Instant;
 
+use crate::error;
 use crate::names::Names;
 use crate::time::millis;
 use crate::writer::Outcome;
@@ -31,6 +32,8 @@ pub(crate) struct Route {
     began: Instant,
     /// Until when no group listens at QoS 0, in milliseconds since it began.
     absent_until: AtomicU64,
+    /// When the log was told last that events are lost.
+    told: AtomicU64,
     /// When it was said last that a partition has a stream.
     partitions: HashMap<u16, Instant>,
     /// How many were added to the streams.
@@ -48,6 +51,7 @@ impl Route {
             name: name.clone(),
             began: Instant::now(),
             absent_until: AtomicU64::new(0),
+            told: AtomicU64::new(0),
             partitions: HashMap::new(),
             added: AtomicU64::new(0),
             trimmed: AtomicBool::new(false),
@@ -67,9 +71,22 @@ impl Route {
                 self.absent_until.store(until, Ordering::Relaxed);
             }
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::debug!(message = %self.name, %error, "an event was lost"),
+            Ok(Err(error)) => self.refused(error),
             Err(error) => tracing::debug!(message = %self.name, %error, "an event was lost"),
         }
+    }
+
+    /// Nobody waits to hear of it, so that the log is told, and not of each one.
+    fn refused(&self, error: &redis::RedisError) {
+        let now = millis(self.began.elapsed());
+        let told = self.told.load(Ordering::Relaxed);
+        if told != 0 && now < told + millis(SAID) {
+            return;
+        }
+        self.told.store(now.max(1), Ordering::Relaxed);
+        let error = error::of("publish", &self.event, error);
+        let kind = error.kind();
+        tracing::warn!(message = %self.name, %error, %kind, "events are lost");
     }
 
     /// Whether it is time to say that a partition has a stream.

@@ -121,7 +121,10 @@ impl ServeSubscription {
         }
         let (desk, blocking) = (Arc::clone(&self.desk), Arc::clone(&self.blocking));
         let tasks = std::mem::take(&mut self.tasks);
+        // A close waits for it.
+        let underway = desk.connection.server.pending.begin();
         Some(async move {
+            let _underway = underway;
             let server = &desk.connection.server;
             blocking.wake(server).await;
             let by = server.call_deadline() + BLOCK;

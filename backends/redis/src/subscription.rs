@@ -157,7 +157,10 @@ impl StreamSubscription {
         self.group.left.raise();
         let (group, blocking) = (Arc::clone(&self.group), Arc::clone(&self.blocking));
         let tasks = std::mem::take(&mut self.tasks);
+        // A close waits for it.
+        let underway = group.connection.server.pending.begin();
         Some(async move {
+            let _underway = underway;
             let server = &group.connection.server;
             blocking.wake(server).await;
             let by = server.call_deadline() + reader::BLOCK;

@@ -73,7 +73,7 @@ impl RedisTransport {
                 before: None,
                 cmd: publish,
                 slot: route.slot,
-                then: Then::Nothing,
+                then: Then::Note(route),
             });
         }
         let mut add = redis::cmd("XADD");
@@ -163,7 +163,8 @@ impl RedisTransport {
                 (job, Some(begun))
             }
         };
-        if !server.link.is_connected() {
+        // What is handed on at QoS 0 waits for a connection, or is lost.
+        if begun.is_some() {
             server.link.live("publish", by).await?;
         }
         self.connection.writer.send("publish", job, by).await?;
@@ -228,7 +229,7 @@ impl Transport for RedisTransport {
 
     fn try_publish(&self, envelope: &mut Envelope) -> Option<Result<Published, Error>> {
         let server = &self.connection.server;
-        if envelope.qos() != QoS::AtMostOnce || !server.link.is_connected() {
+        if envelope.qos() != QoS::AtMostOnce {
             return None;
         }
         let job = match server

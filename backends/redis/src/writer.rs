@@ -185,12 +185,13 @@ impl Task {
                 // Nobody waits for it any more, and it was not begun.
                 continue;
             }
-            let index = pipeline.len() + usize::from(job.before.is_some());
+            let first = job.before.is_some().then_some(pipeline.len());
+            let index = pipeline.len() + usize::from(first.is_some());
             if let Some(before) = job.before {
                 pipeline.add_command(before);
             }
             pipeline.add_command(job.cmd);
-            thens.push((index, job.then));
+            thens.push((first, index, job.then));
         }
         if thens.is_empty() {
             return;
@@ -210,7 +211,7 @@ impl Task {
                 if error::is_broken(&error) && !self.is_cluster {
                     self.link.broken(&live);
                 }
-                for (_, then) in thens {
+                for (_, _, then) in thens {
                     tell(then, Ok(Err(error.clone())));
                 }
             }
@@ -218,23 +219,27 @@ impl Task {
                 if !self.is_cluster {
                     self.link.broken(&live);
                 }
-                for (_, then) in thens {
+                for (_, _, then) in thens {
                     tell(then, Err(error::unanswered("publish", "the stream")));
                 }
             }
         }
     }
 
-    fn answered(&self, mut answers: Vec<Value>, thens: Vec<(usize, Then)>) {
+    fn answered(&self, mut answers: Vec<Value>, thens: Vec<(Option<usize>, usize, Then)>) {
         let have = match self.wait_replicas {
             Some(asked) => answers
                 .pop()
                 .map(|have| (value::int(&have).unwrap_or(0), asked)),
             None => None,
         };
-        for (index, then) in thens {
+        for (first, index, then) in thens {
             let value = std::mem::take(&mut answers[index]);
-            let outcome = answer(value);
+            let outcome = match first.and_then(|first| answers.get_mut(first)) {
+                // What went before was refused.
+                Some(before @ Value::ServerError(_)) => answer(std::mem::take(before)),
+                _ => answer(value),
+            };
             match have {
                 Some((have, asked)) if outcome.is_ok() && have < i64::from(asked) => {
                     tell(then, Err(error::too_few_replicas("publish", have, asked)));

@@ -173,7 +173,7 @@ async fn there_are_as_many_connections_as_are_told_and_none_is_left() {
     let server = RedisServer::start().unwrap();
     let space = Space::at(&server.url());
     let bus = space.transport().await;
-    assert_eq!(clients(&server), 1, "for commands");
+    assert_eq!(clients(&server), 2, "for commands, and for channels");
     let stored = bus
         .subscribe(&in_group(QoS::AtLeastOnce, "g"))
         .await
@@ -182,7 +182,7 @@ async fn there_are_as_many_connections_as_are_told_and_none_is_left() {
         .subscribe(&in_group(QoS::AtMostOnce, "g"))
         .await
         .unwrap();
-    until("one for each reader", || async { clients(&server) == 3 }).await;
+    until("one for each reader", || async { clients(&server) == 4 }).await;
     let nodes = [
         bus.subscribe(&on_node(QoS::AtMostOnce, "n")).await.unwrap(),
         bus.subscribe(&on_node(QoS::AtMostOnce, "m")).await.unwrap(),
