@@ -16,7 +16,6 @@ use crate::messages::{Answer, Ask, Tick, Work, each_work, on_ask, on_tick, on_wo
 scenarios! { Runtime "start":
     Paused wrong_url,
     Paused unknown_scheme,
-    Paused known_scheme_that_is_off,
     Paused wrong_option,
     Paused missing_state,
     Paused all_problems_at_once,
@@ -61,14 +60,6 @@ async fn wrong_url(_: Bus) -> Result<()> {
 async fn unknown_scheme(_: Bus) -> Result<()> {
     let node = Catga::builder().connect("natz://u:sentinel@localhost");
     let parts = ["no driver for scheme \"natz\"", "available: memory"];
-    refused(node.handlers(handlers![]), ErrorKind::Config, &parts).await;
-    Ok(())
-}
-
-/// A scheme whose backend is not compiled in is refused by name, never served by another.
-async fn known_scheme_that_is_off(_: Bus) -> Result<()> {
-    let node = Catga::builder().connect("redis://:sentinel@localhost");
-    let parts = ["no driver for scheme \"redis\"", "available: memory"];
     refused(node.handlers(handlers![]), ErrorKind::Config, &parts).await;
     Ok(())
 }

@@ -42,7 +42,7 @@ macro_rules! frames {
             }
         }
 
-        #[handler]
+        #[handler(concurrency = 256)]
         pub(super) async fn $handler(frame: &$frame, State(tally): State<Tally>) -> Result<()> {
             tally.one(number(&frame.0));
             Ok(())
@@ -78,17 +78,17 @@ impl Sample for Order {
     }
 }
 
-#[handler]
+#[handler(concurrency = 256)]
 pub(super) async fn on_note(note: &Note, State(tally): State<Tally>) {
     tally.one(note.number);
 }
 
-#[handler]
+#[handler(concurrency = 256)]
 pub(super) async fn on_order(order: &Order, State(tally): State<Tally>) {
     tally.one(order.quantity);
 }
 
-#[handler]
+#[handler(concurrency = 256)]
 pub(super) async fn on_stored_order(order: &StoredOrder, State(tally): State<Tally>) -> Result<()> {
     tally.one(order.0.quantity);
     Ok(())
