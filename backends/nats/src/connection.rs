@@ -76,14 +76,26 @@ pub(crate) struct Sent {
     expected: Expected,
     /// The refusals before it.
     refused: u64,
-    /// The connections that were lost before it.
-    lost: u64,
+    /// The connections that were lost before it; none where an answer may come by another.
+    lost: Option<u64>,
+    at: Instant,
 }
 
 impl Sent {
     /// Where it went.
     pub(crate) fn subject(&self) -> &Subject {
         &self.subject
+    }
+
+    /// When it went.
+    pub(crate) fn at(&self) -> Instant {
+        self.at
+    }
+
+    /// Says that it is asked once, so that it is worth waiting for an answer by the next connection.
+    pub(crate) fn only_once(mut self) -> Self {
+        self.lost = None;
+        self
     }
 }
 
@@ -281,7 +293,8 @@ impl Connection {
             subject: subject.clone(),
             expected,
             refused: self.link.refused(),
-            lost: self.link.lost(),
+            lost: Some(self.link.lost()),
+            at: Instant::now(),
         };
         let reply = sent.expected.subject_with(tail);
         let handed = timeout_at(by, async {
@@ -315,7 +328,9 @@ impl Connection {
         }
         let (subject, since, before) = (&sent.subject, sent.refused, sent.lost);
         let denied = self.link.until(|link| link.has_refused(subject, since));
-        let lost = self.link.until(|link| link.lost() != before);
+        let lost = self
+            .link
+            .until(|link| before.is_some_and(|before| link.lost() != before));
         select! {
             biased;
             answer = answer => answer.map_err(|_| error::closed_meanwhile(operation)),

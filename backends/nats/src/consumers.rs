@@ -1,5 +1,7 @@
 //! All consumers of a stream.
 
+use std::collections::HashSet;
+
 use async_nats::jetstream::consumer::Info;
 use catga_core::Error;
 use serde::Deserialize;
@@ -12,9 +14,12 @@ use crate::error;
 struct Page {
     total: usize,
     consumers: Option<Vec<Info>>,
+    /// Those of a cluster that did not answer.
+    #[serde(default)]
+    missing: Option<Vec<String>>,
 }
 
-/// Lists them, page by page.
+/// Lists them, page by page: all, or it fails.
 pub(crate) async fn list(
     connection: &Connection,
     operation: &'static str,
@@ -31,8 +36,17 @@ pub(crate) async fn list(
         let some = page.consumers.unwrap_or_default();
         let more = !some.is_empty();
         found.extend(some);
-        if !more || found.len() >= page.total {
-            return Ok(found);
+        if page.missing.is_some_and(|missing| !missing.is_empty()) {
+            return Err(error::not_all_listed(operation, stream));
+        }
+        if found.len() >= page.total || !more {
+            let names: HashSet<_> = found.iter().map(|info: &Info| &info.name).collect();
+            // One that was deleted meanwhile moves the others from page to page.
+            return if names.len() == page.total {
+                Ok(found)
+            } else {
+                Err(error::not_all_listed(operation, stream))
+            };
         }
     }
 }

@@ -34,12 +34,12 @@ impl Deferred {
 
     /// Whether there is room for one more.
     pub(crate) fn fits(room: &Room) -> bool {
-        room.deferred() < MOST
+        !room.is_left() && room.deferred() < MOST
     }
 
     /// Keeps it until it is due or nobody receives any more, then hands it to the member.
     pub(crate) async fn keep(mut self, room: Arc<Room>, after: Duration) {
-        let due = from_now(after);
+        let due = from_now(self.receipt.put_off(after));
         while Instant::now() < due {
             let half = self.receipt.until() - self.receipt.ack_wait() / 2;
             select! {

@@ -183,6 +183,12 @@ pub(crate) fn denied(operation: &'static str, subject: &str) -> Error {
     )
 }
 
+/// Some consumers did not answer, so that nobody knows where they are.
+pub(crate) fn not_all_listed(operation: &'static str, stream: &str) -> Error {
+    let text = format!("not all consumers of the stream `{stream}` answered");
+    Error::new(ErrorKind::Unavailable, operation, text).with_retry(Retry::Now)
+}
+
 /// Nobody listens to a subject of JetStream's.
 pub(crate) fn no_jetstream(operation: &'static str) -> Error {
     Error::new(

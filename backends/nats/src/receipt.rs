@@ -28,6 +28,8 @@ pub(crate) struct StreamReceipt {
     ack_wait: Duration,
     /// The server takes the late word on a delivery that is out again: our own clock tells.
     until: Instant,
+    /// How often it was put off here.
+    put_off: u32,
     /// In the member's room, and in that of the source. Taken when it is settled. One that is dropped unsettled is held at the server until its lease ends, and here too.
     places: Option<(Place, Place)>,
 }
@@ -57,6 +59,7 @@ impl StreamReceipt {
             ack_wait,
             // The server began to count before it arrived, by less than this.
             until: arrived + ack_wait - ack_wait / 16,
+            put_off: 0,
             places: Some(places),
         }
     }
@@ -68,6 +71,13 @@ impl StreamReceipt {
 
     pub(crate) fn ack_wait(&self) -> Duration {
         self.ack_wait
+    }
+
+    /// How long it is put off: at least this long, and longer each time, since the server does not count it.
+    pub(crate) fn put_off(&mut self, after: Duration) -> Duration {
+        let longer = after.saturating_mul(1 << self.put_off.min(6));
+        self.put_off += 1;
+        longer.min(self.ack_wait / 2).max(after)
     }
 
     /// How often the server delivered it, and how often it was redriven.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, Message};
 use catga_core::{
-    Bytes, Envelope, Error, ErrorKind, Headers, MessageId, RemoteError, Reply, Target,
+    Bytes, Envelope, Error, ErrorKind, Headers, MessageId, QoS, RemoteError, Reply, Target,
 };
 
 use crate::connection::{Connection, is_no_responders};
@@ -48,6 +48,10 @@ pub(crate) async fn request(
         let sent = connection
             .send("request", subject, &asked, headers, payload, by)
             .await?;
+        let sent = match envelope.qos() {
+            QoS::AtMostOnce => sent.only_once(),
+            _ => sent,
+        };
         connection.answer(sent, by).await
     };
     let answer = answer.await.map_err(|error| match error.kind() {

@@ -77,6 +77,10 @@ impl Room {
         self.left.raise();
     }
 
+    pub(crate) fn is_left(&self) -> bool {
+        self.left.is_raised()
+    }
+
     /// Waits until nobody receives any more.
     pub(crate) async fn left(&self) {
         self.left.raised().await;

@@ -352,7 +352,7 @@ impl Source {
 
     /// When the server is to be asked, unless it is heard before.
     pub(crate) fn next_check(&self) -> Instant {
-        if self.not_before > self.heard && self.requested == 0 {
+        if self.not_before > self.heard.max(Instant::now()) && self.requested == 0 {
             return self.not_before;
         }
         self.heard + self.longest_silence()

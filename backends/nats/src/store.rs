@@ -2,7 +2,7 @@
 
 use async_nats::jetstream;
 use async_nats::{HeaderMap, Message, Subject};
-use catga_core::{Bytes, Error, Published};
+use catga_core::{Bytes, Error, Published, Retry};
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -53,6 +53,8 @@ pub(crate) fn read(
             &format!("`{subject}`"),
             &problem,
         )),
+        // A cluster says so of a copy whose original it has not agreed on: it may come to nothing.
+        (None, Some(0)) => Err(odd().with_retry(Retry::Now)),
         (None, Some(sequence)) => Ok(Stored {
             sequence,
             duplicate: ack.duplicate,
@@ -121,7 +123,7 @@ mod tests {
             (nobody.kind(), nobody.may_be_stored()),
             (ErrorKind::NotFound, false)
         );
-        for odd in ["", "{}", "[]", "+OK"] {
+        for odd in ["", "{}", "[]", "+OK", r#"{"seq":0,"duplicate":true}"#] {
             assert!(answer(odd, None).unwrap_err().may_be_stored(), "{odd}");
         }
     }

@@ -4,7 +4,7 @@
 //! the handler, several durables share one subject to be delivered to, and what a server says to a pull is heard for each.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 use futures_util::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::select;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, unconstrained};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::connection::Connection;
@@ -57,8 +57,10 @@ pub(crate) struct StreamSubscription {
     epoch: u64,
     /// When nobody received any more.
     away_since: Instant,
-    /// When nothing was there that had arrived: what is there now came later.
-    emptied: Instant,
+    /// What came and was not received yet, each with the time when it was not there yet: since then the server may count.
+    arrived: VecDeque<(Instant, Message)>,
+    /// When all that had come was taken over.
+    looked: Instant,
     waiting: Arc<AtomicU64>,
     /// Forgets members of an `each_node` group that stay away.
     sweeper: Option<AbortHandle>,
@@ -115,7 +117,8 @@ impl StreamSubscription {
             inbox,
             subscriber: Some(subscriber),
             away_since: Instant::now(),
-            emptied: Instant::now(),
+            arrived: VecDeque::new(),
+            looked: Instant::now(),
             waiting: Arc::default(),
             sweeper,
         })
@@ -162,23 +165,31 @@ impl StreamSubscription {
         }
     }
 
-    /// Takes what has arrived, until there are so many.
+    /// Takes over what has arrived: since the last time at the earliest.
+    fn look(&mut self) {
+        let Some(subscriber) = &mut self.subscriber else {
+            return;
+        };
+        // All of it, whatever the task has left of its budget: who leaves some behind does not know when it came.
+        while let Some(Some(message)) = unconstrained(subscriber.next()).now_or_never() {
+            self.arrived.push_back((self.looked, message));
+        }
+        self.looked = Instant::now();
+    }
+
+    /// Hands out what has arrived, until there are so many.
     fn drain(&mut self, most: usize, into: &mut Vec<Delivery>) {
+        self.look();
         while into.len() < most && self.has_room() {
-            let next = self
-                .subscriber
-                .as_mut()
-                .and_then(|s| s.next().now_or_never());
-            let Some(Some(message)) = next else {
-                self.emptied = Instant::now();
+            let Some((arrived, message)) = self.arrived.pop_front() else {
                 return;
             };
-            into.extend(self.accept(message));
+            into.extend(self.accept(message, arrived));
         }
     }
 
     /// A delivery, unless the server speaks of a pull.
-    fn accept(&mut self, message: Message) -> Option<Delivery> {
+    fn accept(&mut self, message: Message, arrived: Instant) -> Option<Delivery> {
         let now = Instant::now();
         if message.status.is_some() || message.reply.is_none() {
             let index = self.index_of_reply(&message.subject)?;
@@ -196,7 +207,6 @@ impl StreamSubscription {
             self.waiting.store(info.pending, Ordering::Relaxed);
         }
         // Since then the server may count.
-        let arrived = self.emptied;
         if arrived + self.ack_wait <= now {
             // It waited for as long, as it does for a handler that was paused, and is delivered to somebody again.
             tracing::debug!(message = %self.message, sequence = info.stream_sequence, "its lease ended before it was received");
@@ -377,8 +387,8 @@ impl StreamSubscription {
                 () = connection.closed.raised() => {}
                 message = subscriber.next(), if room => match message {
                     Some(message) => {
-                        self.emptied = Instant::now();
-                        into.extend(self.accept(message));
+                        self.looked = Instant::now();
+                        into.extend(self.accept(message, self.looked));
                     }
                     // The client closes it with the connection alone.
                     None => return Err(error::closed("receive")),
@@ -405,6 +415,7 @@ async fn give_back(
     connection: Arc<Connection>,
     room: Arc<Room>,
     mut subscriber: Subscriber,
+    arrived: VecDeque<(Instant, Message)>,
     calls: Vec<String>,
 ) {
     let by = connection.call_deadline();
@@ -412,9 +423,13 @@ async fn give_back(
     if !matches!(drained, Ok(Ok(()))) {
         return;
     }
-    let mut acks = Vec::new();
+    let ack_of = |message: Message| message.reply.filter(|ack| AckInfo::read(ack).is_some());
+    let mut acks: Vec<_> = arrived
+        .into_iter()
+        .filter_map(|(_, message)| ack_of(message))
+        .collect();
     while let Ok(Some(message)) = timeout_at(by, subscriber.next()).await {
-        acks.extend(message.reply.filter(|ack| AckInfo::read(ack).is_some()));
+        acks.extend(ack_of(message));
     }
     // Asked how it stands, the server forgets pulls that nobody listens to. One that it finds at a redelivery instead
     // makes nats-server 2.9 forget that redelivery until its lease ends, and deliver the newest message once more.
@@ -453,9 +468,9 @@ impl Subscription for StreamSubscription {
 
     async fn close(&mut self) -> Result<(), Error> {
         if let Some(subscriber) = self.leave() {
-            let calls = self.info_calls();
+            let (calls, arrived) = (self.info_calls(), std::mem::take(&mut self.arrived));
             let (connection, room) = (Arc::clone(&self.connection), Arc::clone(&self.room));
-            give_back(connection, room, subscriber, calls).await;
+            give_back(connection, room, subscriber, arrived, calls).await;
         }
         Ok(())
     }
@@ -475,9 +490,9 @@ impl Drop for StreamSubscription {
         if let (Some(subscriber), Ok(runtime)) =
             (self.leave(), tokio::runtime::Handle::try_current())
         {
-            let calls = self.info_calls();
+            let (calls, arrived) = (self.info_calls(), std::mem::take(&mut self.arrived));
             let (connection, room) = (Arc::clone(&self.connection), Arc::clone(&self.room));
-            runtime.spawn(give_back(connection, room, subscriber, calls));
+            runtime.spawn(give_back(connection, room, subscriber, arrived, calls));
         }
     }
 }

@@ -103,7 +103,8 @@ impl NatsTransport {
     async fn stored(&self, name: &Name, sent: Sent, by: Instant) -> Result<Published, Error> {
         let connection = &*self.connection;
         let subject = sent.subject().clone();
-        let answer = connection.answer(sent, by.min(from_now(ANSWER))).await?;
+        let by = by.min(sent.at() + ANSWER);
+        let answer = connection.answer(sent, by).await?;
         let stored = store::read("publish", &subject, &answer, connection.settings.manage);
         match stored.as_ref().map_err(Error::kind) {
             Err(ErrorKind::NotFound) => connection.routes.forget(name),
