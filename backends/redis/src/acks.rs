@@ -1,7 +1,7 @@
 //! Acks, collected while the ones before are on their way.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use catga_core::Error;
 use crossbeam_queue::SegQueue;
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::closed::Closed;
+use crate::error;
 use crate::link::jittered;
 use crate::pending::Pending;
 use crate::server::Server;
@@ -33,6 +34,8 @@ pub(crate) struct Acks {
     /// How many wait or are on their way.
     open: AtomicUsize,
     arrived: Notify,
+    /// Nobody tells any more.
+    ended: AtomicBool,
     /// Wakes who waits until there is room, or until all are told.
     told: Notify,
 }
@@ -47,7 +50,7 @@ impl Acks {
 
     /// Queues an ack, when there is room.
     pub(crate) fn try_push(&self, source: &Arc<Source>, id: EntryId) -> bool {
-        if self.open.load(Ordering::SeqCst) >= QUEUE {
+        if self.open.load(Ordering::SeqCst) >= QUEUE || self.ended.load(Ordering::SeqCst) {
             return false;
         }
         self.open.fetch_add(1, Ordering::SeqCst);
@@ -57,13 +60,16 @@ impl Acks {
         true
     }
 
-    /// Queues an ack as soon as there is room.
-    pub(crate) async fn push(&self, source: &Arc<Source>, id: EntryId) {
+    /// Queues an ack as soon as there is room; fails when nobody tells the server any more.
+    pub(crate) async fn push(&self, source: &Arc<Source>, id: EntryId) -> Result<(), Error> {
         loop {
             // Made before it is asked: what is told between the two still wakes it.
             let told = self.told.notified();
             if self.try_push(source, id) {
-                return;
+                return Ok(());
+            }
+            if self.ended.load(Ordering::SeqCst) {
+                return Err(error::closed("settle"));
             }
             told.await;
         }
@@ -90,6 +96,12 @@ impl Acks {
         group: String,
         left: Closed,
     ) {
+        Arc::clone(&self).tell_all(server, group, left).await;
+        self.ended.store(true, Ordering::SeqCst);
+        self.told.notify_waiters();
+    }
+
+    async fn tell_all(self: Arc<Self>, server: Arc<Server>, group: String, left: Closed) {
         let closed = server.closed.clone();
         let mut batch: Vec<(Arc<Source>, Vec<EntryId>)> = Vec::new();
         loop {
@@ -107,8 +119,8 @@ impl Acks {
                 }
             }
             if batch.is_empty() {
-                // A receipt that is out holds us: what is acked after the member has left still comes.
-                if left.is_raised() && Arc::strong_count(&self) == 1 {
+                // A receipt that is out holds us, beside our caller: what is acked after the member has left still comes.
+                if left.is_raised() && Arc::strong_count(&self) == 2 {
                     return;
                 }
                 select! {
@@ -161,7 +173,7 @@ async fn tell(
         .pipeline("settle", stream, &pipeline, server.call_deadline())
         .await?;
     for answer in answers {
-        answer.map_err(|error| crate::error::of("settle", stream, &error))?;
+        answer.map_err(|error| error::of("settle", stream, &error))?;
     }
     Ok(())
 }

@@ -92,14 +92,14 @@ impl Found {
         Some(weak.to_owned())
     }
 
-    /// Streams have no expiry, so that only policies for all keys touch them.
+    /// Streams have no expiry, but the inbox, and what tells duplicates when they are published, have.
     fn evicts(&self) -> bool {
         let bounded = self.max_memory.as_deref().is_some_and(|most| most != "0");
-        let all = self
+        let kept = self
             .eviction
             .as_deref()
-            .is_some_and(|policy| policy.starts_with("allkeys"));
-        bounded && all
+            .is_none_or(|policy| policy == "noeviction");
+        bounded && !kept
     }
 
     fn guarantee(&self) -> String {
@@ -194,7 +194,11 @@ mod tests {
             ),
             (found("yes", "always", "allkeys-lru", "100"), Some("evicts")),
             (found("yes", "always", "allkeys-lru", "0"), None),
-            (found("yes", "everysec", "volatile-lru", "100"), None),
+            (
+                found("yes", "everysec", "volatile-lru", "100"),
+                Some("evicts"),
+            ),
+            (found("yes", "everysec", "noeviction", "100"), None),
             (Found::default(), Some("may not be read")),
         ] {
             let weak = found.weak();

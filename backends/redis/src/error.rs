@@ -334,6 +334,15 @@ pub(crate) fn closed(operation: &'static str) -> Error {
     )
 }
 
+/// A message is in its stream, and nobody was told that there is this stream.
+pub(crate) fn half_done(operation: &'static str) -> Error {
+    let text = "the message was stored, but not that its partition has a stream, which groups need to find it: \
+                publish it again with the same id, and look at the rights of this user";
+    Error::new(ErrorKind::Unavailable, operation, text)
+        .with_retry(Retry::Now)
+        .with_unknown_outcome()
+}
+
 /// Something was handed over before this connection was closed.
 pub(crate) fn closed_meanwhile(operation: &'static str) -> Error {
     closed(operation).with_unknown_outcome()

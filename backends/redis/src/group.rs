@@ -252,7 +252,9 @@ impl Group {
     /// Acks what nobody is to see.
     async fn ack_unseen(&self, source: &Arc<Source>, id: EntryId) {
         if !source.is_ordered {
-            return self.acks.push(source, id).await;
+            // Closed meanwhile: it comes again, to somebody who knows it too.
+            let _ = self.acks.push(source, id).await;
+            return;
         }
         // The next of its partition comes behind it.
         let acked = source.ack(&self.connection.server, &self.who, id).await;

@@ -153,6 +153,7 @@ pub(crate) async fn partitions(group: &Group, server: &Server) -> Result<(), Err
         let stream = server.names.stream(&group.message, partition);
         let source = Arc::new(Source::new(stream, partition, &group.who.member));
         reader::make_again(group, server, std::slice::from_ref(&source)).await?;
+        group.connection.route(&group.message).exists(partition);
         group.sources.add(source);
     }
     Ok(())

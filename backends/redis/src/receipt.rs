@@ -189,8 +189,7 @@ impl StreamReceipt {
                 let server = &group.connection.server;
                 return self.source.ack(server, &group.who, self.id).await;
             }
-            self.group.acks.push(&self.source, self.id).await;
-            return Ok(());
+            return self.group.acks.push(&self.source, self.id).await;
         };
         let mut call = script::COMPLETE.call(2);
         call.arg(&self.source.stream).arg(&held.key);

@@ -34,8 +34,8 @@ pub(crate) struct Route {
     absent_until: AtomicU64,
     /// When the log was told last that events are lost.
     told: AtomicU64,
-    /// When it was said last that a partition has a stream.
-    partitions: HashMap<u16, Instant>,
+    /// When it was said last that a partition has a stream; none where others say so.
+    partitions: HashMap<u16, Option<Instant>>,
     /// How many were added to the streams.
     pub(crate) added: AtomicU64,
     /// Whether its streams have a part in the trimming.
@@ -91,17 +91,26 @@ impl Route {
 
     /// Whether it is time to say that a partition has a stream.
     pub(crate) fn is_to_be_said(&self, partition: u16) -> bool {
-        let now = Instant::now();
         let partitions = self.partitions.pin();
-        let said = partitions.get(&partition);
-        if said.is_some_and(|said| now.duration_since(*said) < SAID) {
-            return false;
-        }
-        partitions.insert(partition, now);
-        true
+        let said = partitions.get(&partition).copied().flatten();
+        said.is_none_or(|said| said.elapsed() >= SAID)
     }
 
-    /// The partitions that were published to, beside the first.
+    /// Notes that it was said, and heard.
+    pub(crate) fn was_said(&self, partition: u16) {
+        self.partitions
+            .pin()
+            .insert(partition, Some(Instant::now()));
+    }
+
+    /// Notes that there is the stream of a partition.
+    pub(crate) fn exists(&self, partition: u16) {
+        if partition > 0 {
+            self.partitions.pin().get_or_insert(partition, None);
+        }
+    }
+
+    /// The partitions that are known, beside the first.
     pub(crate) fn partitions(&self) -> Vec<u16> {
         self.partitions.pin().keys().copied().collect()
     }

@@ -68,9 +68,11 @@ impl StreamSubscription {
             let source = source.ordered(subscribe.ordered.is_some());
             if server.settings.manage {
                 // A new group begins with what somebody still has to handle.
-                trim::trim(server, &source.stream).await?;
+                let first = server.names.stream(&message, 0);
+                trim::trim(server, &source.stream, &first).await?;
             }
             source.ensure(server, "subscribe", &who, start).await?;
+            connection.route(&message).exists(partition);
             sources.push(Arc::new(source));
         }
         connection

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::connection::Connection;
 use crate::request;
 use crate::ring::RingSubscription;
+use crate::route::Route;
 use crate::serve::ServeSubscription;
 use crate::subscription::StreamSubscription;
 use crate::time::{from_now, millis};
@@ -50,6 +51,8 @@ pub(crate) struct RedisTransport {
 /// What was handed over, and where its outcome will be told.
 struct Begun {
     stream: String,
+    /// What is said with it: that the partition has a stream.
+    says: Option<(Arc<Route>, u16)>,
     outcome: oneshot::Receiver<Outcome>,
 }
 
@@ -104,12 +107,13 @@ impl RedisTransport {
             0 => route.stream.clone(),
             partition => connection.server.names.stream(envelope.name(), partition),
         };
-        let mut before = None;
+        let (mut before, mut says) = (None, None);
         if partition > 0 && route.is_to_be_said(partition) {
             let mut say = redis::cmd("SADD");
             say.arg(connection.server.names.partitions(envelope.name()))
                 .arg(partition);
             before = Some(say);
+            says = Some((Arc::clone(&route), partition));
         }
         let add = if envelope.qos() == QoS::ExactlyOnce {
             let mark = connection
@@ -144,7 +148,12 @@ impl RedisTransport {
             slot: route.slot,
             then: Then::Tell(teller),
         };
-        Ok((job, Begun { stream, outcome }))
+        let begun = Begun {
+            stream,
+            says,
+            outcome,
+        };
+        Ok((job, begun))
     }
 
     /// Either guarantee, first half. What fails here is not stored.
@@ -189,7 +198,12 @@ impl RedisTransport {
 
     /// Either guarantee, second half.
     async fn end(&self, begun: Option<Begun>, by: Instant) -> Result<Published, Error> {
-        let Some(Begun { stream, outcome }) = begun else {
+        let Some(Begun {
+            stream,
+            says,
+            outcome,
+        }) = begun
+        else {
             return Ok(Published::new());
         };
         let outcome = match timeout_at(by, outcome).await {
@@ -198,7 +212,11 @@ impl RedisTransport {
             Ok(Err(_)) => return Err(error::closed_meanwhile("publish")),
             Err(_) => return Err(error::unanswered("publish", &stream)),
         };
-        match judge(&stream, outcome)? {
+        let added = judge(&stream, outcome)?;
+        if let Some((route, partition)) = says {
+            route.was_said(partition);
+        }
+        match added {
             Value::Int(0) => Ok(Published::duplicate()),
             Value::Nil => Err(error::missing("publish", &format!("stream `{stream}`"))),
             _ => Ok(Published::new()),

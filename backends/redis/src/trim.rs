@@ -53,15 +53,16 @@ pub(crate) async fn keep_trimming(server: Arc<Server>, routes: Arc<Routes>) {
 }
 
 async fn trim_route(server: &Server, route: &Route) -> Result<(), Error> {
-    trim(server, &route.stream).await?;
+    trim(server, &route.stream, &route.stream).await?;
     for partition in route.partitions() {
-        trim(server, &server.names.stream(&route.name, partition)).await?;
+        let stream = server.names.stream(&route.name, partition);
+        trim(server, &stream, &route.stream).await?;
     }
     Ok(())
 }
 
-/// Trims one stream.
-pub(crate) async fn trim(server: &Server, stream: &str) -> Result<(), Error> {
+/// Trims one stream of a message, whose groups all are on that of partition 0.
+pub(crate) async fn trim(server: &Server, stream: &str, first: &str) -> Result<(), Error> {
     let keep = server.settings.keep;
     let max_len = keep
         .max_len
@@ -69,8 +70,9 @@ pub(crate) async fn trim(server: &Server, stream: &str) -> Result<(), Error> {
     let max_age = keep
         .max_age
         .map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
-    let mut call = script::TRIM.call(1);
+    let mut call = script::TRIM.call(2);
     call.arg(stream)
+        .arg(first)
         .arg(keep.without_group())
         .arg(max_len)
         .arg(max_age);

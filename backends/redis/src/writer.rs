@@ -235,9 +235,14 @@ impl Task {
         };
         for (first, index, then) in thens {
             let value = std::mem::take(&mut answers[index]);
+            let refused = |value: &Value| matches!(value, Value::ServerError(_));
             let outcome = match first.and_then(|first| answers.get_mut(first)) {
-                // What went before was refused.
-                Some(before @ Value::ServerError(_)) => answer(std::mem::take(before)),
+                // What went before was refused, and the message was not.
+                Some(before) if refused(before) && !refused(&value) => {
+                    tell(then, Err(error::half_done("publish")));
+                    continue;
+                }
+                Some(before) if refused(before) => answer(std::mem::take(before)),
                 _ => answer(value),
             };
             match have {

@@ -11,7 +11,7 @@ while i <= #ARGV do
   redis.call(unpack(ARGV, i + 1, i + words))
   i = i + words + 1
 end
-if ARGV[4] ~= '' or ARGV[5] ~= '' or ARGV[7] == '1' then
+if ARGV[6] ~= '' then
   redis.call('HSET', key, 'body', ARGV[4], 'type', ARGV[5], 'failed', ARGV[6], 'large', ARGV[7])
 end
 complete(key, this, keep)

@@ -1,7 +1,24 @@
--- KEYS stream; ARGV the most entries without a group, the most entries at all (-1: any), the oldest age (-1: any).
+-- KEYS stream, that of partition 0; ARGV the most entries without a group, the most entries at all (-1: any), the oldest age (-1: any).
 -- Deletes what every group has acked, and what is beyond a bound of the user's.
 -- Returns how many were deleted, how many of them not every group had acked, and whether there is a group.
 if redis.call('EXISTS', KEYS[1]) == 0 then return { 0, 0, 0 } end
+local function groups_of(key)
+  local names = {}
+  if redis.call('EXISTS', key) == 0 then return names end
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', key)) do
+    for i = 1, #group, 2 do
+      if group[i] == 'name' then names[group[i + 1]] = true end
+    end
+  end
+  return names
+end
+-- A group whose members have not seen yet that there is this partition needs all of it.
+if KEYS[2] ~= KEYS[1] then
+  local here = groups_of(KEYS[1])
+  for name in pairs(groups_of(KEYS[2])) do
+    if not here[name] then redis.call('XGROUP', 'CREATE', KEYS[1], name, '0') end
+  end
+end
 local groups = redis.call('XINFO', 'GROUPS', KEYS[1])
 local deleted, lost = 0, 0
 if #groups == 0 then
