@@ -5,7 +5,9 @@ use catga_core::{
     Name, NodeId, QoS, Reason, ReasonKind, Settlement, Transport,
 };
 
-use crate::{SECOND, SOON, Space, ack, in_group, message, next, nothing, on_node, publish, text};
+use crate::{
+    NAME, SECOND, SOON, Space, ack, in_group, message, next, nothing, on_node, publish, raw, text,
+};
 
 const QOS: QoS = QoS::AtLeastOnce;
 
@@ -148,6 +150,30 @@ async fn pages_go_by_age_across_messages() {
     assert_eq!(store.list(&only, None, 10).await.unwrap().letters.len(), 2);
     assert_eq!(store.purge(&only).await.unwrap(), 2);
     assert_eq!(store.list(&all, None, 10).await.unwrap().letters.len(), 3);
+}
+
+#[tokio::test]
+async fn what_cannot_be_buried_comes_again_also_when_it_was_claimed() {
+    let space = Space::new();
+    let (bus, store) = parts(space.connect().await);
+    let once = in_group(QoS::ExactlyOnce, "g").with_ack_wait(SECOND);
+    let mut subscription = bus.subscribe(&once).await.unwrap();
+    let letters = format!("{{{}:{NAME}}}:dl:g", space.namespace);
+    raw(&space.url, &["SET", &letters, "no stream"]).await;
+    publish(&*bus, QoS::ExactlyOnce, "a").await;
+    let reason = Reason::new(ReasonKind::Terminal, "broken");
+    let settlement = Settlement::DeadLetter {
+        reason,
+        claim: None,
+    };
+    let refused = next(&mut *subscription).await.settle(settlement).await;
+    assert!(refused.is_err());
+    raw(&space.url, &["DEL", &letters]).await;
+    let again = next(&mut *subscription).await;
+    assert_eq!(text(&again), "a");
+    bury(again, "broken").await;
+    let page = store.list(&DeadLetterFilter::all(), None, 10).await;
+    assert_eq!(page.unwrap().letters.len(), 1);
 }
 
 #[tokio::test]

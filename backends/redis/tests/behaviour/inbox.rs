@@ -170,7 +170,9 @@ async fn what_is_completed_answers_with_its_response() {
     let store = inbox(&space).await;
     let failed = catga_core::Error::new(ErrorKind::Handler, "send", "no");
     let cbor = Reply::ok(vec![0, b'\n', 255].into()).with_content_type("application/cbor");
-    for (id, reply) in [("a", cbor), ("b", Reply::err(RemoteError::new(&failed)))] {
+    let empty = Reply::ok(catga_core::Bytes::new());
+    let failed = Reply::err(RemoteError::new(&failed));
+    for (id, reply) in [("a", cbor), ("b", failed), ("empty", empty)] {
         let held = take(&*store, id).await;
         store.complete(&held, Some(&reply), None).await.unwrap();
         match claim(&*inbox(&space).await, id, Owner::new(), 0).await {

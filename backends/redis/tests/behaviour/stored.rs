@@ -4,7 +4,8 @@ use catga_core::{
 };
 
 use crate::{
-    NAME, SECOND, SOON, Space, ack, in_group, message, next, nothing, on_node, publish, text,
+    NAME, SECOND, SOON, Space, ack, in_group, message, next, nothing, number, on_node, publish,
+    text, until,
 };
 
 const QOS: QoS = QoS::AtLeastOnce;
@@ -252,6 +253,26 @@ async fn an_unordered_group_gets_all_partitions() {
     for _ in 0..2 {
         ack(next(&mut *subscription).await).await;
     }
+}
+
+#[tokio::test]
+async fn a_group_that_is_away_keeps_a_partition_that_it_has_not_seen() {
+    let space = Space::new();
+    let bus = space.transport().await;
+    let mut away = bus.subscribe(&in_group(QOS, "away")).await.unwrap();
+    away.close().await.unwrap();
+    let mut envelope = message(QOS, "a").with_partition(Some(3));
+    bus.publish(&mut envelope, SOON).await.unwrap();
+    let mut here = bus.subscribe(&in_group(QOS, "here")).await.unwrap();
+    ack(next(&mut *here).await).await;
+    // Whoever trims the partition sees to it that all groups are there.
+    let stream = format!("{{{}:{NAME}}}:p:3", space.namespace);
+    until("both groups are on the partition", async || {
+        number(&space.url, &["XINFO", "GROUPS", &stream]).await == 2
+    })
+    .await;
+    let mut back = bus.subscribe(&in_group(QOS, "away")).await.unwrap();
+    assert_eq!(text(&next(&mut *back).await), "a");
 }
 
 #[tokio::test]
