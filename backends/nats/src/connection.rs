@@ -25,7 +25,7 @@ use crate::replies::{Expected, Replies};
 use crate::streams::Routes;
 use crate::subjects::Subjects;
 use crate::time::from_now;
-use crate::{credentials, error};
+use crate::{dial, error};
 
 /// What a message may be smaller than the server's limit, so that a copy of it in the dead letters fits too.
 const RESERVE: usize = 2048;
@@ -104,7 +104,7 @@ impl Connection {
     pub(crate) async fn open(settings: Settings, namespace: &Name) -> Result<Self, Error> {
         let names = Names::new(namespace, &settings.inbox_prefix)?;
         let link = Arc::new(Link::default());
-        let client = connect(&settings, &link).await?;
+        let client = dial::client(&settings, &link).await?;
         let version = client.server_info().version;
         if !client.is_server_compatible(2, 9, 0) {
             return Err(error::too_old(&version));
@@ -460,61 +460,6 @@ async fn dispatch(mut inbox: Subscriber, replies: Arc<Replies>) {
     }
 }
 
-async fn connect(settings: &Settings, link: &Arc<Link>) -> Result<Client, Error> {
-    let mut options = credentials::options(&settings.credentials)
-        .await?
-        .name("catga")
-        .connection_timeout(settings.connect_timeout)
-        .request_timeout(Some(settings.call_timeout))
-        .custom_inbox_prefix(&settings.inbox_prefix)
-        // Names are checked once, where they are made.
-        .skip_subject_validation(true)
-        .max_reconnects(None)
-        .reconnect_delay_callback(reconnect_delay)
-        .require_tls(settings.tls.required)
-        .event_callback({
-            let link = Arc::clone(link);
-            move |event| {
-                link.hear(&event);
-                std::future::ready(())
-            }
-        });
-    if settings.tls.first {
-        options = options.tls_first();
-    }
-    if let Some(ca) = &settings.tls.ca {
-        options = options.add_root_certificates(ca.clone());
-    }
-    if let Some((certificate, key)) = &settings.tls.identity {
-        options = options.add_client_certificate(certificate.clone(), key.clone());
-    }
-    let servers = settings.servers.iter().map(|server| server.parse());
-    let servers: Result<Vec<async_nats::ServerAddr>, _> = servers.collect();
-    let servers = servers.map_err(|error| {
-        let text = "a host of the nats:// URL is no address of a server";
-        Error::new(catga_core::ErrorKind::Config, "connect", text).with_source(error)
-    })?;
-    let connecting = options.connect(servers);
-    let limit = settings.connect_timeout.saturating_mul(2);
-    match timeout_at(from_now(limit), connecting).await {
-        Ok(connected) => connected.map_err(|error| error::connect(error, &settings.servers)),
-        Err(_) => Err(error::connect(
-            async_nats::ConnectErrorKind::TimedOut.into(),
-            &settings.servers,
-        )),
-    }
-}
-
-/// At once, then twice as long each time up to 2 s, and up to half as long again, so that not all come at once.
-fn reconnect_delay(attempts: usize) -> Duration {
-    if attempts <= 1 {
-        return Duration::ZERO;
-    }
-    let doubled = u32::try_from(attempts - 2).unwrap_or(u32::MAX).min(6);
-    let delay = Duration::from_millis(50 << doubled).min(Duration::from_secs(2));
-    delay + delay.mul_f64(fastrand::f64() / 2.0)
-}
-
 fn jetstream_of(client: &Client, settings: &Settings) -> (jetstream::Context, String) {
     let mut context = match &settings.domain {
         Some(domain) => jetstream::with_domain(client.clone(), domain),
@@ -531,21 +476,4 @@ fn jetstream_of(client: &Client, settings: &Settings) -> (jetstream::Context, St
 /// Whether nobody was there to answer.
 pub(crate) fn is_no_responders(message: &Message) -> bool {
     message.status == Some(StatusCode::NO_RESPONDERS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reconnects_are_quick_at_first_and_never_slow() {
-        assert_eq!(reconnect_delay(1), Duration::ZERO);
-        for attempts in 2..200 {
-            let delay = reconnect_delay(attempts);
-            assert!(
-                delay <= Duration::from_secs(3) && delay >= Duration::from_millis(50),
-                "{delay:?}"
-            );
-        }
-    }
 }

@@ -8,6 +8,7 @@ mod consumers;
 mod credentials;
 mod dead_letter;
 mod deferred;
+mod dial;
 mod direct;
 mod driver;
 mod durable;
