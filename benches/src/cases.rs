@@ -8,6 +8,7 @@ mod limits;
 mod nats;
 mod peers;
 mod redis;
+mod routing;
 mod stored;
 mod work;
 
@@ -15,6 +16,7 @@ mod work;
 pub fn all() -> Vec<Case> {
     [
         calls::cases(),
+        routing::cases(),
         events::cases(),
         stored::cases(),
         limits::cases(),
