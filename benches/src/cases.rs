@@ -9,6 +9,7 @@ mod nats;
 mod ours;
 mod peers;
 mod redis;
+mod routing;
 mod stored;
 mod work;
 
@@ -16,6 +17,7 @@ mod work;
 pub fn all() -> Vec<Case> {
     [
         calls::cases(),
+        routing::cases(),
         events::cases(),
         stored::cases(),
         limits::cases(),
