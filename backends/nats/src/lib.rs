@@ -19,6 +19,7 @@ mod names;
 mod options;
 mod receipt;
 mod record;
+mod registry;
 mod replies;
 mod request;
 mod ring;
