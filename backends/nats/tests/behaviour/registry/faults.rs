@@ -13,6 +13,9 @@ use crate::{SECOND, SOON, Space, until};
 /// So that calls to a server that is gone end soon.
 const SHORT: &str = "&call_timeout=1s";
 
+/// A node timeout in which everybody finds back: the client waits up to 3 s between two tries to connect.
+const AWAY: Duration = Duration::from_secs(4);
+
 macro_rules! both {
     ($($name:ident),+ $(,)?) => {
         mod by_kv {
@@ -40,8 +43,8 @@ both!(
 async fn a_server_that_is_away_for_long_takes_nobody_with_it(means: Means) {
     let mut server = NatsServer::start().unwrap();
     let space = Space::at(&server.url());
-    let here = seat_with(&space, means, SHORT, TIMEOUT).await;
-    let there = seat_with(&space, means, SHORT, TIMEOUT).await;
+    let here = seat_with(&space, means, SHORT, AWAY).await;
+    let there = seat_with(&space, means, SHORT, AWAY).await;
     let _a = beating(&here, &node("a"), BEAT).await;
     let _b = beating(&there, &node("b"), BEAT).await;
     let gone = node("gone");
@@ -49,7 +52,7 @@ async fn a_server_that_is_away_for_long_takes_nobody_with_it(means: Means) {
     let mut watch = Following::of(&*here).await;
     watch.until(&["a", "b", "gone"]).await;
     server.kill().unwrap();
-    watch.for_long(TIMEOUT * 3).await;
+    watch.for_long(AWAY * 3).await;
     assert_eq!(watch.there.len(), 3, "{:?}", watch.log);
     server.restart().unwrap();
     // Who lives is never gone meanwhile; who died is, and what comes is told.
@@ -61,7 +64,7 @@ async fn a_server_that_is_away_for_long_takes_nobody_with_it(means: Means) {
     .await;
     let _late = beating(&there, &late, BEAT).await;
     watch.until(&["a", "b", "late"]).await;
-    watch.for_long(TIMEOUT * 2).await;
+    watch.for_long(AWAY * 3 / 2).await;
     assert_eq!(watch.log, ["+a", "+b", "+gone", "-gone", "+late"]);
     assert_eq!(ids(&*there).await, ["a", "b", "late"]);
 }
