@@ -276,6 +276,19 @@ impl Connection {
         queued.map(|queued| queued.map_err(|error| error::not_sent(operation, error)))
     }
 
+    /// As [`try_publish`](Self::try_publish), to be answered to a subject of ours.
+    pub(crate) fn try_ask(
+        &self,
+        operation: &'static str,
+        subject: Subject,
+        reply: Subject,
+        payload: Bytes,
+    ) -> Option<Result<(), Error>> {
+        let queued = self.client.publish_with_reply(subject, reply, payload);
+        let queued = queued.now_or_never();
+        queued.map(|queued| queued.map_err(|error| error::not_sent(operation, error)))
+    }
+
     /// Sends what is to be answered. Whatever fails here was not handed over.
     pub(crate) async fn send(
         &self,

@@ -21,6 +21,7 @@ mod options;
 mod pace;
 mod receipt;
 mod record;
+mod registry;
 mod replies;
 mod request;
 mod ring;
