@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use catga_core::{Error, ErrorKind, NodeEvent};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use redis::Msg;
 use redis::aio::{PubSubSink, PubSubStream};
 use tokio::select;
@@ -28,9 +28,11 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::fro
 /// How often it is looked who is silent: a part of the node timeout, within bounds.
 const SWEEP: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(3));
 /// How long a message may take behind the change that it tells of, before it counts as lost.
-const ON_ITS_WAY: Duration = Duration::from_millis(50);
+const ON_ITS_WAY: Duration = Duration::from_millis(100);
 /// The least time between two readings of everything.
 const BREATH: Duration = Duration::from_millis(20);
+/// The most messages that are heard before something else is done.
+const AT_ONCE: usize = 1024;
 /// How many wait for a watch before they have to wait for that, too.
 const QUEUE: usize = 64;
 
@@ -85,6 +87,8 @@ fn queue(desk: &Arc<Desk>) -> Option<Arc<mpsc::Sender<Ask>>> {
         swept: Swept::default(),
         stale: Stale::No,
         read_at: Instant::now(),
+        look_at: Instant::now(),
+        fresh: SWEEP.0,
     };
     tokio::spawn(observer.run());
     Some(sender)
@@ -102,6 +106,9 @@ struct Observer {
     stale: Stale,
     /// When everything was read.
     read_at: Instant,
+    /// When it is to be looked who is silent, and how old a sweep by somebody else may be then.
+    look_at: Instant,
+    fresh: Duration,
 }
 
 /// Whether the view is behind the registry.
@@ -181,28 +188,35 @@ impl Observer {
     /// Tells watchers of changes, until the connection breaks or nobody watches.
     async fn follow(&mut self, mut sink: PubSubSink, mut stream: PubSubStream) -> Ended {
         let every = (self.desk.node_timeout() / 10).clamp(SWEEP.0, SWEEP.1);
+        self.fresh = every / 2;
         let mut worked = self.read().await;
-        let mut look = Instant::now() + jittered(every);
+        self.look_at = Instant::now() + jittered(every);
         let mut ping = Instant::now() + KEEP_ALIVE;
-        // How old a sweep by somebody else may be.
-        let mut fresh = every / 2;
         loop {
             select! {
                 biased;
-                asked = self.queue.recv(), if self.open => {
-                    match asked {
-                        Some(ask) => self.waiting.push(ask),
-                        None => self.open = false,
+                asked = self.queue.recv(), if self.open => match asked {
+                    Some(ask) => {
+                        self.waiting.push(ask);
+                        self.look_at = Instant::now();
                     }
-                    worked |= self.read().await;
-                }
-                () = sleep_until(look) => {
+                    None => self.open = false,
+                },
+                () = sleep_until(self.look_at) => {
                     if self.is_alone() {
                         return Ended::Alone;
                     }
-                    worked |= self.look(fresh).await;
-                    fresh = every / 2;
-                    look = Instant::now() + match self.stale {
+                    // What has come is older than what the server says now.
+                    for _ in 0..AT_ONCE {
+                        match stream.next().now_or_never() {
+                            Some(Some(message)) => self.hear(&message),
+                            Some(None) => return Ended::Lost(worked),
+                            None => break,
+                        }
+                    }
+                    worked |= self.look().await;
+                    self.fresh = every / 2;
+                    self.look_at = Instant::now() + match self.stale {
                         Stale::No => jittered(every),
                         _ => ON_ITS_WAY,
                     };
@@ -215,66 +229,70 @@ impl Observer {
                     }
                     ping = Instant::now() + KEEP_ALIVE;
                 }
-                message = stream.next() => {
-                    let Some(message) = message else {
-                        return Ended::Lost(worked);
-                    };
-                    if message.get_channel_name() == self.desk.index() {
-                        if self.hear(&message) == Err(Gap) {
-                            self.stale = Stale::Yes;
-                            look = look.min(self.read_at + BREATH);
-                        }
-                    } else if is_gone(&message) {
-                        // All processes are told at once; one of them looks.
-                        fresh = BREATH;
-                        look = look.min(Instant::now() + jittered(2 * BREATH));
-                    }
-                }
+                message = stream.next() => match message {
+                    Some(message) => self.hear(&message),
+                    None => return Ended::Lost(worked),
+                },
             }
         }
     }
 
-    fn hear(&mut self, message: &Msg) -> Result<(), Gap> {
-        let rubbish = self.desk.rubbish();
-        match Change::read(message.get_payload_bytes()) {
-            Some(change) => {
-                let events = self.view.follow(&change, rubbish)?;
-                self.tell(events);
+    fn hear(&mut self, message: &Msg) {
+        if message.get_channel_name() != self.desk.index() {
+            if is_gone(message) {
+                // All processes are told at once; one of them looks.
+                self.fresh = BREATH;
+                let soon = Instant::now() + jittered(2 * BREATH);
+                self.look_at = self.look_at.min(soon);
             }
-            None => rubbish.note(
-                &String::from_utf8_lossy(message.get_payload_bytes()),
-                "a message is none of ours",
-            ),
+            return;
         }
-        Ok(())
+        let rubbish = self.desk.rubbish();
+        let Some(change) = Change::read(message.get_payload_bytes()) else {
+            let shown = String::from_utf8_lossy(message.get_payload_bytes());
+            rubbish.note(&shown, "a message is none of ours");
+            return;
+        };
+        match self.view.follow(&change, rubbish) {
+            Ok(events) => {
+                self.tell(&events);
+                if matches!(&self.stale, Stale::Unless(epoch, revision) if self.view.has(epoch, *revision))
+                {
+                    self.stale = Stale::No;
+                    self.welcome();
+                }
+            }
+            Err(Gap) => {
+                self.stale = Stale::Yes;
+                self.look_at = self.look_at.min(self.read_at + BREATH);
+            }
+        }
     }
 
     /// Looks who is silent, and whether something was missed; whether the server answered.
-    async fn look(&mut self, fresh: Duration) -> bool {
-        let late = self
-            .view
-            .give_up_missing(Instant::now(), self.desk.node_timeout());
-        self.tell(late);
-        match &self.stale {
-            Stale::Yes => return self.read().await,
-            Stale::Unless(epoch, revision) if !self.view.has(epoch, *revision) => {
-                return self.read().await;
-            }
-            _ => self.stale = Stale::No,
+    async fn look(&mut self) -> bool {
+        let patience = self.desk.node_timeout();
+        let late = self.view.give_up_missing(Instant::now(), patience);
+        self.tell(&late);
+        if !matches!(self.stale, Stale::No) {
+            return self.read().await;
         }
-        let now = match self.desk.sweep(&mut self.swept, fresh).await {
+        let (epoch, revision) = match self.desk.sweep(&mut self.swept, self.fresh).await {
             Ok(now) => now,
             Err(error) => {
                 tracing::debug!(%error, "it could not be looked who is silent");
+                self.refuse(error);
                 return false;
             }
         };
-        let (epoch, revision) = now;
         if self.view.is_beyond(&epoch, revision) {
             // An older registry than was known: another server has taken over.
             return self.read().await;
         }
-        if !self.view.has(&epoch, revision) {
+        if self.view.has(&epoch, revision) {
+            self.welcome();
+        } else {
+            // By messages that are on their way, or else.
             self.stale = Stale::Unless(epoch, revision);
         }
         true
@@ -293,7 +311,13 @@ impl Observer {
         };
         self.stale = Stale::No;
         let events = self.view.take(snapshot, Instant::now());
-        self.tell(events);
+        self.tell(&events);
+        self.welcome();
+        true
+    }
+
+    /// Lets those who wait for it watch, from the view, which is the registry as it was after they asked.
+    fn welcome(&mut self) {
         self.desk.observers().problem.store(None);
         for ask in self.waiting.drain(..) {
             let (sender, receiver) = mpsc::channel(BUFFER);
@@ -301,12 +325,11 @@ impl Observer {
                 self.watchers.push(sender);
             }
         }
-        true
     }
 
     /// Tells the watchers. One without room loses its channel here: it reads what is in it, finds the end, and asks for
     /// a new watch.
-    fn tell(&mut self, events: Vec<NodeEvent>) {
+    fn tell(&mut self, events: &[NodeEvent]) {
         for event in events {
             self.watchers
                 .retain(|watcher| watcher.try_send(event.clone()).is_ok());

@@ -245,7 +245,7 @@ async fn a_link_that_swallows_everything_is_noticed() {
 async fn a_message_that_was_lost_is_repaired_by_the_sweep() {
     for kind in KINDS {
         let space = Space::new();
-        let here = registry(&space, kind, TIMEOUT * 10).await;
+        let here = registry(&space, kind, LONG).await;
         let mut watch = here.watch().await.unwrap();
         let (one, two) = (node("n1"), node("n2"));
         here.register(&one).await.unwrap();
