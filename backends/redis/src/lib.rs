@@ -21,6 +21,7 @@ mod order;
 mod pending;
 mod reader;
 mod receipt;
+mod registry;
 mod replies;
 mod request;
 mod ring;

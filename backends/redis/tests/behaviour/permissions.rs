@@ -10,6 +10,7 @@ use catga_core::{
 use catga_testkit::server::{RedisServer, Server as _};
 use tokio::time::{Instant, timeout};
 
+use crate::nodes::{self, KINDS};
 use crate::{NAME, SECOND, SOON, Space, in_group, message, on_node, publish, text};
 
 /// Rights that only make something quicker or tidier; and `eval`, where the server knows all scripts already.
@@ -175,7 +176,93 @@ async fn exercise(url: String, namespace: Name) {
     };
     inbox.renew(&mut claim, SOON).await.unwrap();
     inbox.release(&claim, ClaimEnd::NotBegun).await.unwrap();
+    for kind in KINDS {
+        exercise_nodes(&space, kind).await;
+    }
     timeout(SOON, bus.close()).await.unwrap().unwrap();
+}
+
+/// Everything that the registry of nodes does.
+async fn exercise_nodes(space: &Space, kind: &str) {
+    let backend = nodes::connect(space, kind, SECOND).await;
+    let registry = backend.registry.unwrap();
+    let (mut one, silent) = (nodes::node("one"), nodes::node("silent"));
+    registry.register(&one).await.unwrap();
+    registry.register(&silent).await.unwrap();
+    let mut watch = registry.watch().await.unwrap();
+    let mut seen = nodes::Seen::new();
+    nodes::follow(&mut *watch, &mut seen, &["one", "silent"]).await;
+    one.load = catga_core::Load::percent(50);
+    registry.heartbeat(&one).await.unwrap();
+    assert_eq!(
+        nodes::event(&mut *watch).await,
+        nodes::told("updated", "one")
+    );
+    assert_eq!(registry.nodes().await.unwrap().len(), 2);
+    registry.unregister(&one).await.unwrap();
+    assert_eq!(nodes::event(&mut *watch).await, nodes::told("left", "one"));
+    assert_eq!(
+        nodes::event(&mut *watch).await,
+        nodes::told("left", "silent")
+    );
+    timeout(SOON, backend.transport.close())
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+/// The commands that the README lists for a kind of registry.
+fn commands_of_nodes(kind: &str) -> Vec<&'static str> {
+    let readme = include_str!("../../README.md");
+    let row = format!("| `{}` | `", kind.trim_start_matches('?'));
+    let line = readme.lines().find_map(|line| line.strip_prefix(&row));
+    let (commands, _) = line.unwrap().split_once('`').unwrap();
+    commands
+        .split(' ')
+        .map(|command| command.strip_prefix('+').unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rights_that_each_registry_of_nodes_needs_are_enough_and_none_is_too_much() {
+    let server = RedisServer::start().unwrap();
+    for (index, kind) in KINDS.into_iter().enumerate() {
+        let space = |namespace: &str| Space {
+            url: format!("redis://{namespace}:pw@{}", server.address()),
+            namespace: Name::new(namespace).unwrap(),
+        };
+        let commands = commands_of_nodes(kind);
+        let grant = |namespace: &str, commands: &[&str]| {
+            let granted = commands.join(" +");
+            let (keys, channels) = (
+                format!("{{{namespace}::nodes}}*"),
+                format!("{{{namespace}:*"),
+            );
+            let line =
+                format!("ACL SETUSER {namespace} on >pw ~{keys} &{channels} -@all +{granted}");
+            server.ask(&line).unwrap();
+        };
+        let all = format!("all{index}");
+        grant(&all, &commands);
+        exercise_nodes(&space(&all), kind).await;
+        let mut tried = Vec::new();
+        for index in 0..commands.len() {
+            let namespace = format!("{all}w{index}");
+            let mut fewer = commands.clone();
+            let without = fewer.remove(index);
+            grant(&namespace, &fewer);
+            let space = space(&namespace);
+            let exercise = tokio::spawn(async move { exercise_nodes(&space, kind).await });
+            tried.push((without, exercise));
+        }
+        let mut harmless = Vec::new();
+        for (without, tried) in tried {
+            if tried.await.is_ok() {
+                harmless.push(without);
+            }
+        }
+        assert_eq!(harmless, ["eval"], "{kind}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
