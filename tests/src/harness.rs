@@ -103,7 +103,11 @@ impl Scenario {
     #[must_use]
     pub fn runs_on(&self, subject: &Subject) -> bool {
         let rows = self.rows;
-        let means_nothing = !rows.is_empty() && rows.iter().all(|row| subject.is_without(*row));
+        let means_nothing = if rows.is_empty() {
+            subject.is_twin()
+        } else {
+            rows.iter().all(|row| subject.is_without(*row))
+        };
         (self.about == About::Backend || subject.is_embedded()) && !means_nothing
     }
 

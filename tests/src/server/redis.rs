@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 
 use super::daemon::start;
-use super::resp::{ask, field};
+use super::resp::{ask, ask_in_parts, field};
 use super::{Daemon, Server, ServerError, redis_server};
 
 /// What differs from a plain server, which keeps nothing on disk.
@@ -129,6 +129,14 @@ impl RedisServer {
     /// When it does not answer, or with an error.
     pub fn ask(&self, command: &str) -> Result<String, ServerError> {
         ask(self.daemon.port(), self.options.given_password(), command)
+    }
+
+    /// Asks it one thing whose parts may be any bytes: `ask_in_parts(&[b"SET", b"key", &bytes])`.
+    ///
+    /// # Errors
+    /// When it does not answer, or with an error.
+    pub fn ask_in_parts(&self, parts: &[&[u8]]) -> Result<String, ServerError> {
+        ask_in_parts(self.daemon.port(), self.options.given_password(), parts)
     }
 
     /// What it is to others.

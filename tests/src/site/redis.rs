@@ -4,6 +4,7 @@ use catga_core::{Name, NodeId, async_trait};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tempfile::NamedTempFile;
 
+use super::nodes::{self, Discovery};
 use super::{Backlog, Client, Counts, Lack, Secret, Site, SiteOptions};
 use crate::server::{RedisOptions, RedisServer, Server, ServerError};
 
@@ -22,6 +23,7 @@ pub struct RedisSite {
     server: RedisServer,
     options: SiteOptions,
     permissions: Vec<String>,
+    discovery: Discovery,
     /// Users outlive a restart.
     _users: NamedTempFile,
 }
@@ -65,8 +67,16 @@ impl RedisSite {
             server,
             options: options.clone(),
             permissions,
+            discovery: Discovery::SortedSet,
             _users: users,
         })
+    }
+
+    /// Sets how its nodes are known: by a sorted set unless told otherwise.
+    #[must_use]
+    pub fn with_discovery(mut self, discovery: Discovery) -> Self {
+        self.discovery = discovery;
+        self
     }
 
     fn lines(&self, command: &str) -> Result<Vec<String>, ServerError> {
@@ -116,6 +126,7 @@ impl Site for RedisSite {
     fn url(&self, at: &str, client: &Client) -> String {
         // What is gone is to be noticed soon.
         let mut options = vec!["call_timeout=2s".to_owned()];
+        options.extend(self.discovery.option().map(str::to_owned));
         let scheme = match &client.trusts {
             Some(authority) => {
                 options.push(format!("tls_ca={}", authority.display()));
@@ -219,6 +230,35 @@ impl Site for RedisSite {
             // Without the one that asks.
             connections: clients as u64 - 1,
         })
+    }
+
+    async fn lose_nodes(&self) -> Result<bool, ServerError> {
+        let keys = self.lines(&format!("KEYS {}*", nodes::KEYS))?;
+        let deleted = self.server.ask(&format!("DEL {}", keys.join(" ")));
+        deleted.map(|_| true)
+    }
+
+    async fn entry_of(&self, node: &NodeId) -> Result<Vec<u8>, ServerError> {
+        let entry = self
+            .server
+            .ask(&format!("GET {}", nodes::key_of(node.as_str())))?;
+        Ok(entry.into_bytes())
+    }
+
+    async fn write_entry(&self, id: &str, entry: &[u8]) -> Result<(), ServerError> {
+        let key = nodes::key_of(id);
+        self.server
+            .ask_in_parts(&[b"SET", key.as_bytes(), entry, b"EX", b"120"])?;
+        if self.discovery == Discovery::SortedSet {
+            let time = self.lines("TIME")?;
+            let number = |part: usize| time.get(part).and_then(|part| part.parse::<u64>().ok());
+            let seconds = number(0).unwrap_or_default();
+            let now = (seconds * 1000 + number(1).unwrap_or_default() / 1000).to_string();
+            let keys = nodes::KEYS.as_bytes();
+            self.server
+                .ask_in_parts(&[b"ZADD", keys, now.as_bytes(), id.as_bytes()])?;
+        }
+        Ok(())
     }
 
     fn change_password(&mut self, password: &str) -> Result<(), ServerError> {
