@@ -105,7 +105,7 @@ impl Bench {
                 checksum: 0,
             },
         )?;
-        if self.part.stops && id % 2 == 0 {
+        if self.part.stops && id.is_multiple_of(2) {
             pending::<()>().await;
         }
         if self.is_first(&context.idempotency_key())? {

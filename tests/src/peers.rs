@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -230,13 +231,14 @@ impl Eyes {
         limit: Duration,
         wanted: impl Fn(&BTreeMap<NodeId, NodeInfo>) -> bool,
     ) -> impl Future<Output = ()> {
+        let waits = Location::caller();
         async move {
             let by = Instant::now() + limit;
             while !wanted(&self.view) {
                 let told = tokio::time::timeout_at(by, self.look()).await;
                 assert!(
                     told.is_ok(),
-                    "not within {limit:?}: {what}; seen: {:?}",
+                    "not within {limit:?}: {what} ({waits}); seen: {:?}",
                     self.view.keys()
                 );
             }

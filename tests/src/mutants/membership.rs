@@ -14,7 +14,7 @@ use super::Mutant;
 /// What a clock may be wrong by before a mutant that believes it minds.
 const MINUTE: Duration = Duration::from_secs(60);
 /// After how many events a watch that ends says nothing more.
-const EVENTS: usize = 3;
+const EVENTS: usize = 2;
 /// How much metadata a mutant cannot read.
 const TOO_MUCH: usize = 5_000;
 

@@ -1,6 +1,6 @@
 //! `redis-server`, administered with the raw client.
 
-use catga_core::{Name, NodeId, async_trait};
+use catga_core::{Incarnation, Name, NodeId, async_trait};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tempfile::NamedTempFile;
 
@@ -10,6 +10,8 @@ use crate::server::{RedisOptions, RedisServer, Server, ServerError};
 
 /// The password of who administers.
 const ADMIN: &str = "admin";
+/// How long what is no node would live, in milliseconds.
+const EXPIRY: u64 = 120_000;
 /// The user that clients are.
 const USER: &str = "app";
 /// What clients and groups need.
@@ -239,26 +241,53 @@ impl Site for RedisSite {
     }
 
     async fn entry_of(&self, node: &NodeId) -> Result<Vec<u8>, ServerError> {
-        let entry = self
-            .server
-            .ask(&format!("GET {}", nodes::key_of(node.as_str())))?;
+        let key = nodes::key_of(node.as_str());
+        let entry = self.server.ask(&format!("HGET {key} node"))?;
         Ok(entry.into_bytes())
     }
 
     async fn write_entry(&self, id: &str, entry: &[u8]) -> Result<(), ServerError> {
-        let key = nodes::key_of(id);
-        self.server
-            .ask_in_parts(&[b"SET", key.as_bytes(), entry, b"EX", b"120"])?;
-        if self.discovery == Discovery::SortedSet {
+        let (key, keys) = (nodes::key_of(id), nodes::KEYS.as_bytes());
+        self.server.ask(&format!("DEL {key}"))?;
+        if entry.is_empty() {
+            // Something of another type.
+            self.server.ask(&format!("SET {key} \"\""))?;
+        } else {
             let time = self.lines("TIME")?;
-            let number = |part: usize| time.get(part).and_then(|part| part.parse::<u64>().ok());
-            let seconds = number(0).unwrap_or_default();
-            let now = (seconds * 1000 + number(1).unwrap_or_default() / 1000).to_string();
-            let keys = nodes::KEYS.as_bytes();
-            self.server
-                .ask_in_parts(&[b"ZADD", keys, now.as_bytes(), id.as_bytes()])?;
+            let seconds = time.first().and_then(|part| part.parse::<u64>().ok());
+            let until = (seconds.unwrap_or_default() * 1000 + EXPIRY).to_string();
+            let incarnation = Incarnation::new().as_uuid().to_string();
+            let record: [&[u8]; 14] = [
+                b"HSET",
+                key.as_bytes(),
+                b"incarnation",
+                incarnation.as_bytes(),
+                b"node",
+                entry,
+                b"timeout",
+                b"1000",
+                b"started",
+                until.as_bytes(),
+                b"until",
+                until.as_bytes(),
+                b"load",
+                b"0",
+            ];
+            self.server.ask_in_parts(&record)?;
+            match self.discovery {
+                Discovery::Keys => {
+                    self.server.ask_in_parts(&[b"SADD", keys, id.as_bytes()])?;
+                }
+                _ => {
+                    let listed: [&[u8]; 4] = [b"ZADD", keys, until.as_bytes(), id.as_bytes()];
+                    self.server.ask_in_parts(&listed)?;
+                }
+            }
         }
-        Ok(())
+        // Those who watch hear it, too.
+        self.server
+            .ask_in_parts(&[b"PUBLISH", keys, entry])
+            .map(drop)
     }
 
     fn change_password(&mut self, password: &str) -> Result<(), ServerError> {

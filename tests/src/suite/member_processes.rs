@@ -153,11 +153,7 @@ const DEADLINE: Duration = Duration::from_secs(8);
 const EACH: u64 = 25;
 
 /// Sends a request that may be sent again, or one that may not, and writes down how that ended.
-async fn ask(
-    caller: &Catga,
-    party: &Party,
-    id: u64,
-) -> Result<tokio::task::JoinHandle<Result<Ended>>> {
+fn ask(caller: &Catga, party: &Party, id: u64) -> Result<tokio::task::JoinHandle<Result<Ended>>> {
     let again = id < EACH;
     let (caller, evidence) = (caller.clone(), party.evidence.clone());
     let (call, key) = (evidence.fresh(), again.then(|| format!("make {id}")));
@@ -220,7 +216,7 @@ async fn killed_with_requests_in_flight(bus: Bus) -> Result<()> {
     wait_for_nodes(&caller, 2).await;
     let mut calls = JoinSet::new();
     for id in 0..2 * EACH {
-        let call = ask(&caller, &party, id).await?;
+        let call = ask(&caller, &party, id)?;
         calls.spawn(async move { call.await? });
     }
     let mut open: BTreeSet<_> = (0..2 * EACH).collect();

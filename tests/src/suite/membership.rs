@@ -220,9 +220,9 @@ async fn watches_begin_while_nodes_come_and_go(bus: Bus) -> Result<()> {
             Result::<_>::Ok(there)
         });
     }
-    let mut watches: Vec<Eyes> = Vec::new();
-    while watches.len() < 20 {
-        watches.push(watcher.eyes().await?);
+    let mut all: Vec<Eyes> = Vec::new();
+    while all.len() < 20 {
+        all.push(watcher.eyes().await?);
         sleep(bus.by_clock(Duration::from_millis(1), Duration::from_millis(20))).await;
     }
     let mut there = Vec::new();
@@ -231,7 +231,7 @@ async fn watches_begin_while_nodes_come_and_go(bus: Bus) -> Result<()> {
     }
     let last = peer("last");
     one.registry.register(&last).await?;
-    for (number, eyes) in watches.iter_mut().enumerate() {
+    for (number, eyes) in all.iter_mut().enumerate() {
         eyes.until("the last is seen", SOON, |view| view.contains_key("last"))
             .await;
         let gone = eyes.view.values().find(|seen| {
