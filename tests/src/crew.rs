@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use catga::prelude::{Catga, Result};
-use catga::{Capability, HandlerError, MessageId};
+use catga::{Capability, HandlerError, MessageId, Name};
 use tempfile::TempDir;
 
 use crate::bus::Bus;
@@ -302,6 +302,11 @@ impl Crew {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok(())
+    }
+
+    /// What its messages are called.
+    pub(crate) fn message(&self) -> Name {
+        Name::from_static(self.subject())
     }
 
     fn subject(&self) -> &'static str {

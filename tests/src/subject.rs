@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use catga_core::{Capabilities, Driver};
+use catga_core::{Capabilities, Capability, Driver};
 use catga_memory::MemoryDriver;
 
 use crate::server::ServerError;
@@ -33,6 +33,7 @@ struct Parts {
     time: Time,
     version: Option<String>,
     without: Vec<(Vec<u8>, &'static str)>,
+    without_scenarios: Vec<(&'static str, &'static str)>,
     bugs: Vec<Bug>,
     embedded: bool,
     site: Option<Arc<Start>>,
@@ -76,6 +77,7 @@ impl Subject {
             time: Time::Wall,
             version: None,
             without: Vec::new(),
+            without_scenarios: Vec::new(),
             bugs: Vec::new(),
             embedded: false,
             site: None,
@@ -126,6 +128,12 @@ impl Subject {
     #[must_use]
     pub fn without(self, rows: &[u8], reason: &'static str) -> Self {
         self.with(|parts| parts.without.push((rows.to_vec(), reason)))
+    }
+
+    /// Says that one scenario means nothing on it, by its name as in `redelivery::handler_error`, and why. Others show its rows.
+    #[must_use]
+    pub fn without_scenario(self, name: &'static str, reason: &'static str) -> Self {
+        self.with(|parts| parts.without_scenarios.push((name, reason)))
     }
 
     /// Leaves out the rows about a server, the network to it, and what others may do to its resources.
@@ -184,10 +192,9 @@ impl Subject {
         self.0.embedded
     }
 
-    /// Whether it claims at QoS 2 what it hands out, so that a copy waits at the backend; elsewhere the runtime claims, in
-    /// the inbox.
+    /// Whether it claims at QoS 2 what it hands out, in its own inbox; elsewhere the runtime claims, in the inbox that it asks.
     pub(crate) fn hands_out_claimed(&self) -> bool {
-        self.is_embedded()
+        self.is_embedded() || self.capabilities().has(Capability::FusedCompletion)
     }
 
     pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
@@ -205,6 +212,11 @@ impl Subject {
     /// Whether a row means nothing on it.
     pub(crate) fn is_without(&self, row: u8) -> bool {
         self.0.without.iter().any(|(rows, _)| rows.contains(&row))
+    }
+
+    /// The scenarios that mean nothing on it, and why.
+    pub(crate) fn left_out(&self) -> &[(&'static str, &'static str)] {
+        &self.0.without_scenarios
     }
 
     /// The rows that mean nothing on it, in words, by reason.

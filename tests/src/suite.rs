@@ -43,10 +43,12 @@ mod retried_requests;
 mod round_trip;
 mod server_access;
 mod server_chaos;
+mod server_failover;
 mod server_outage;
 mod server_permissions;
 mod server_publishing;
 mod server_resources;
+mod server_room;
 mod start;
 mod store_windows;
 mod versions;
@@ -105,10 +107,12 @@ pub fn suite() -> Vec<Scenario> {
         retried_requests::SCENARIOS,
         server_access::SCENARIOS,
         server_chaos::SCENARIOS,
+        server_failover::SCENARIOS,
         server_outage::SCENARIOS,
         server_permissions::SCENARIOS,
         server_publishing::SCENARIOS,
         server_resources::SCENARIOS,
+        server_room::SCENARIOS,
     ]
     .concat()
 }

@@ -48,7 +48,9 @@ impl MutatedSubscription {
                 into.append(&mut received);
                 continue;
             };
-            if !mem::take(&mut self.was_away) || received.is_empty() {
+            // A connection may be made again before anybody sees that there was none.
+            self.was_away |= outcome.is_err();
+            if received.is_empty() || !mem::take(&mut self.was_away) {
                 into.append(&mut received);
                 return outcome;
             }
