@@ -203,6 +203,12 @@ impl Crew {
         Ok(())
     }
 
+    /// How many handlers have finished.
+    pub(crate) fn done(&self) -> Result<u64> {
+        let done = |event: &Event| u64::from(matches!(event.what, What::Done { .. }));
+        Ok(read(self.path())?.iter().map(done).sum())
+    }
+
     pub(crate) async fn publish(&self, ids: impl IntoIterator<Item = u64>) -> Result<()> {
         for id in ids {
             let outcome = worker::publish(&self.node, &self.evidence, self.once, id).await?;

@@ -249,7 +249,11 @@ async fn lost_acks(bus: Bus, once: bool) -> Result<()> {
         Ok(backlog.expect("there is the group"))
     };
     let pending = backlog().await?.pending;
-    assert_eq!(pending, MESSAGES, "some are acked before they are handled");
+    let done = crew.done()?;
+    assert!(
+        pending + done >= MESSAGES,
+        "{pending} are pending, and {done} are handled"
+    );
     let fault = || "acks".to_owned();
     crew.note(What::FaultBegun { fault: fault() })?;
     proxy.set(Direction::ToServer, Fault::BlackHole);
