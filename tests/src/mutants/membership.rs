@@ -16,6 +16,10 @@ pub(super) struct MutatedRegistry {
 
 #[async_trait]
 impl NodeRegistry for MutatedRegistry {
+    fn is_networked(&self) -> bool {
+        self.registry.is_networked()
+    }
+
     async fn register(&self, node: &NodeInfo) -> Result<(), Error> {
         self.registry.register(node).await
     }
