@@ -79,7 +79,7 @@ pub(crate) async fn run(
             }
         }
         let (waited, back) = handle_all(&inner, &entry, &mut *caller, &mut batch).await;
-        if !inner.lifecycle.is_running() {
+        if !inner.lifecycle.takes_messages() {
             left = back;
             break;
         }
@@ -126,7 +126,7 @@ async fn handle_all(
         }
         // Who waits for layers holds no place meanwhile.
         let keeps = entry.layered.is_none() && entry.slots.may_keep();
-        if !(keeps && inner.lifecycle.is_running()) {
+        if !(keeps && inner.lifecycle.takes_messages()) {
             kept = None;
         }
         let passed = match &entry.layered {
@@ -212,7 +212,7 @@ async fn place(
     until: Option<Instant>,
 ) -> Option<Slot<Arc<Entry>>> {
     let paused = entry.slots.is_paused() && until.is_some();
-    if !inner.lifecycle.is_running() || paused {
+    if !inner.lifecycle.takes_messages() || paused {
         return None;
     }
     match Slots::try_take_for(Arc::clone(entry)) {
