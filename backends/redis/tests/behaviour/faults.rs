@@ -6,12 +6,11 @@ use catga_core::{
     ConnectionState, ErrorKind, MessageId, QoS, Retry, Settlement, Subscription, Target, Transport,
 };
 use catga_testkit::proxy::{Direction, Fault, Gate, Proxy};
-use catga_testkit::server::{RedisOptions, RedisServer, Server};
+use catga_testkit::server::{RedisServer, Server};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    NAME, SECOND, SOON, Space, ack, in_group, message, next, nothing, number, publish, raw, text,
-    until,
+    NAME, SECOND, SOON, Space, ack, in_group, message, next, nothing, number, publish, text, until,
 };
 
 const QOS: QoS = QoS::AtLeastOnce;

@@ -160,7 +160,9 @@ async fn what_did_not_arrive_is_told_from_what_was_taken_from_others() {
 async fn an_ordered_group_counts_what_is_behind_and_forgets_who_is_gone() {
     let space = Space::new();
     let bus = space.transport().await;
-    let ordered = in_group(QOS, "g").with_ordered(NonZeroU16::new(2));
+    let ordered = in_group(QOS, "g")
+        .with_ordered(NonZeroU16::new(2))
+        .with_ack_wait(SECOND);
     let mut subscription = bus.subscribe(&ordered).await.unwrap();
     let stream = stream(&space, 1);
     let gone = ["XGROUP", "CREATECONSUMER", &stream, "g", "c00-100"];

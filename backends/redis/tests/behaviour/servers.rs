@@ -6,10 +6,12 @@ use catga_core::{
     Bytes, Consumers, Envelope, ErrorKind, Name, QoS, Settlement, Subscribe, Transport,
 };
 use catga_testkit::proxy::{Direction, Fault, Proxy};
-use catga_testkit::server::{RedisCluster, RedisOptions, RedisSentinel};
+use catga_testkit::server::{RedisCluster, RedisOptions, RedisSentinel, Server as _};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{NAME, SECOND, SOON, Space, ack, in_group, message, next, publish, text, until};
+use crate::{
+    NAME, SECOND, SOON, Space, ack, in_group, message, next, on_node, publish, text, until,
+};
 
 const QOS: QoS = QoS::AtLeastOnce;
 
