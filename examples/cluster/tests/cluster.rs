@@ -1,0 +1,96 @@
+//! Nodes die and are restarted under load, and nobody notices.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Notify;
+
+use super::*;
+use crate::load::{Load, post_until};
+use crate::verdict::Verdict;
+
+/// A load that goes on until it is told to end.
+struct Posting {
+    enough: Arc<Notify>,
+    posting: tokio::task::JoinHandle<Verdict>,
+}
+
+impl Posting {
+    fn at(rig: &Rig) -> Self {
+        let load = Load {
+            orders: 100_000,
+            per_second: 100,
+            at_once: 8,
+            nodes: NODES.iter().map(|node| rig.address(node)).collect(),
+        };
+        let enough = Arc::new(Notify::new());
+        let told = Arc::clone(&enough);
+        let posting = tokio::spawn(async move {
+            let enough = async {
+                told.notified().await;
+                Ok(())
+            };
+            post_until(&load, enough).await.unwrap()
+        });
+        Self { enough, posting }
+    }
+
+    async fn end(self) -> Verdict {
+        self.enough.notify_one();
+        self.posting.await.unwrap()
+    }
+}
+
+/// Waits until so many more orders were made.
+async fn made(rig: &mut Rig, count: u64) {
+    let more = AtomicU64::new(0);
+    let waited = timeout(LONG, async {
+        while more.load(Ordering::Relaxed) < count {
+            let line = rig.lines.recv().await.expect("the log is open");
+            if line.contains("Processing order") {
+                more.fetch_add(1, Ordering::Relaxed);
+            }
+            rig.seen.push(line);
+        }
+    });
+    assert!(waited.await.is_ok(), "only {more:?} more orders were made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_order_is_lost_or_made_twice_when_a_node_dies() {
+    let mut rig = Rig::start(&NODES).await;
+    let posting = Posting::at(&rig);
+    made(&mut rig, 50).await;
+    rig.house.kill("node2").await.unwrap();
+    rig.sees("node1", 2).await;
+    made(&mut rig, 50).await;
+    rig.house.restart("node2").await.unwrap();
+    rig.sees("node1", 3).await;
+    made(&mut rig, 50).await;
+    let verdict = posting.end().await;
+    assert!(verdict.is_good(), "{verdict}");
+    rig.house.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_fails_nobody_and_loses_no_order() {
+    let mut rig = Rig::start(&NODES).await;
+    let before = rig.order("node1", None, "lamp").await;
+    let posting = Posting::at(&rig);
+    for node in NODES {
+        made(&mut rig, 20).await;
+        rig.house.stop(node).await.unwrap();
+        made(&mut rig, 20).await;
+        rig.house.restart(node).await.unwrap();
+        rig.sees(node, 3).await;
+    }
+    made(&mut rig, 20).await;
+    let verdict = posting.end().await;
+    assert!(verdict.is_good(), "{verdict}");
+    // Each node has another book than the one that it had entered it in.
+    for node in NODES {
+        let answer = rig.get(node, &format!("/orders/{before}")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    rig.house.close().await.unwrap();
+}
