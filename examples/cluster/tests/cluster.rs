@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::*;
@@ -93,4 +95,38 @@ async fn a_rolling_restart_fails_nobody_and_loses_no_order() {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     rig.house.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_answers_who_waits() {
+    let mut rig = Rig::start(&["node1"]).await;
+    let connection = TcpStream::connect(rig.address("node1")).await.unwrap();
+    let mut connection = BufReader::new(connection);
+    let body = r#"{"productId":"lamp","quantity":2}"#;
+    let head = format!(
+        "POST /orders HTTP/1.1\r\nhost: node1\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    // Its handler waits for the body.
+    let mut line = String::new();
+    connection.read_line(&mut line).await.unwrap();
+    assert!(line.starts_with("HTTP/1.1 100"), "{line}");
+
+    let house = rig.house;
+    let mut stopping = tokio::spawn(house.close());
+    let stopped = timeout(LONG, async {
+        while rig.lines.recv().await.expect("the log is open") != "[node1] stopping" {}
+    });
+    stopped.await.unwrap();
+    // That it waits can only be seen by listening for a while.
+    let ended = timeout(Duration::from_millis(500), &mut stopping).await;
+    assert!(ended.is_err(), "it did not wait: {ended:?}");
+    connection.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = timeout(LONG, connection.read_to_string(&mut answer)).await;
+    read.unwrap().unwrap();
+    assert!(answer.contains("HTTP/1.1 201"), "{answer}");
+    assert!(answer.contains("\"status\":\"Created\""), "{answer}");
+    stopping.await.unwrap().unwrap();
 }
