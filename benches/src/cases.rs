@@ -6,6 +6,7 @@ mod calls;
 mod events;
 mod limits;
 mod nats;
+mod ours;
 mod peers;
 mod redis;
 mod routing;

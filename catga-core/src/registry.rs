@@ -203,6 +203,12 @@ pub trait NodeRegistry: Send + Sync + fmt::Debug + 'static {
 
     /// Watches changes, beginning with everybody who is there.
     async fn watch(&self) -> Result<Box<dyn NodeWatch>, Error>;
+
+    /// How many entries were met that are no nodes: of others, too large, or under a name that is not their own. They are
+    /// ignored, and told once.
+    fn ignored(&self) -> u64 {
+        0
+    }
 }
 
 /// A watch on the membership. Its buffer is bounded; see [`NodeEvent::Lagged`].
