@@ -16,6 +16,8 @@ use crate::server::{NatsOptions, NatsServer, Server, ServerError};
 
 /// Who administers where there are users.
 const ADMIN: &str = "admin";
+/// The room that the bucket of the nodes takes for itself, whatever is in it.
+const NODES: u64 = 10 << 20;
 /// The user that clients are.
 const USER: &str = "app";
 
@@ -88,7 +90,7 @@ fn has_users(options: &SiteOptions) -> bool {
 fn configured(options: &SiteOptions) -> NatsOptions {
     let mut nats = NatsOptions::default();
     if let Some(room) = options.room {
-        nats = nats.room(room);
+        nats = nats.room(room + NODES);
     }
     if let Some(folder) = &options.folder {
         nats = nats.store(folder);
