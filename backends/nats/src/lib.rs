@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod absence;
+mod acks;
 mod bucket;
 mod closed;
 mod connection;
@@ -17,6 +18,7 @@ mod inbox;
 mod link;
 mod names;
 mod options;
+mod pace;
 mod receipt;
 mod record;
 mod registry;
