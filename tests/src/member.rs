@@ -61,8 +61,8 @@ pub(crate) struct Make {
 
 /// A request that may not.
 #[derive(Request, Clone, Debug, Serialize, Deserialize)]
+#[qos(at_most_once)]
 #[response(Made)]
-#[request(idempotent = false)]
 pub(crate) struct Look {
     pub(crate) id: u64,
 }

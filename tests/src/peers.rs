@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::bus::Bus;
-use crate::harness::{SOON, needs_nodes, wait_until};
+use crate::harness::{SOON, needs_nodes, patience, wait_until};
 use crate::mutants::Mutated;
 use crate::subject::Time;
 
@@ -99,14 +99,18 @@ impl Beating {
     /// Registers a node, and says that it lives from then on.
     pub(crate) async fn start(registry: &Arc<dyn NodeRegistry>, node: NodeInfo) -> Result<Self> {
         registry.register(&node).await?;
-        let registry = Arc::clone(registry);
+        Ok(Self::go_on(Arc::clone(registry), node))
+    }
+
+    /// Says from now on that a node lives.
+    pub(crate) fn go_on(registry: Arc<dyn NodeRegistry>, node: NodeInfo) -> Self {
         let task = tokio::spawn(async move {
             loop {
                 sleep(HEARTBEAT).await;
                 beat(&*registry, &node).await;
             }
         });
-        Ok(Self { task })
+        Self { task }
     }
 }
 
@@ -185,7 +189,7 @@ impl Eyes {
     #[track_caller]
     pub(crate) fn next(&mut self) -> impl Future<Output = NodeEvent> {
         let told = self.told.len();
-        let next = timeout(SOON, self.look());
+        let next = timeout(patience(SOON), self.look());
         async move {
             let next = next.await;
             next.unwrap_or_else(|_| panic!("nothing is told any more, after {told} events"))
@@ -231,7 +235,7 @@ impl Eyes {
         limit: Duration,
         wanted: impl Fn(&BTreeMap<NodeId, NodeInfo>) -> bool,
     ) -> impl Future<Output = ()> {
-        let waits = Location::caller();
+        let (waits, limit) = (Location::caller(), patience(limit));
         async move {
             let by = Instant::now() + limit;
             while !wanted(&self.view) {

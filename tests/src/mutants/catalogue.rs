@@ -210,7 +210,6 @@ mutants! {
     ],
     /// A request that nobody answers is reported when its time is over.
     WaitsForNobody: [
-        "balance::one_slow_one_down",
         "balance::all_of_them_down",
         "balance::broadcast_to_one_that_is_dead",
         "request_failures::server_goes_away",
@@ -315,8 +314,6 @@ mutants! {
     /// A watch says nothing more after some events.
     WatchEndsSilently: [
         "membership::join_update_leave",
-        "membership::watches_begin_while_nodes_come_and_go",
-        "node_timeouts::heartbeats_around_the_timeout",
         "server_registry::an_unread_watch_across_a_restart",
     ],
     /// Who drops the next event of a watch at the wrong moment loses it.
@@ -326,10 +323,7 @@ mutants! {
     /// A node that falls silent stays.
     NeverSweeps: [
         "node_timeouts::who_falls_silent_leaves",
-        "node_timeouts::who_was_given_up_comes_back",
-        "node_timeouts::heartbeats_around_the_timeout",
         "node_timeouts::clocks_that_are_an_hour_off",
-        "node_ids::an_old_incarnation_is_powerless",
     ],
     /// A node that was given up is not told.
     HidesWhoWasGivenUp: [

@@ -7,9 +7,9 @@ use catga::Name;
 use catga::prelude::{Catga, Result, handlers};
 use catga_core::{Load, NodeEvent, NodeInfo, NodeRegistry, NodeWatch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::harness::{Bus, SOON, poll_then_drop, scenarios, wait_until};
+use crate::harness::{Bus, SOON, patience, poll_then_drop, scenarios, wait_until};
 use crate::journal::Journal;
 use crate::messages::{Ask, on_ask};
 use crate::peers::{Connection, Eyes, HEARTBEAT, PATIENT, TIMEOUT, peer};
@@ -39,7 +39,7 @@ pub(super) async fn registry<'a>(bus: &Bus, node: &'a Catga) -> Result<&'a dyn N
 }
 
 async fn next(watch: &mut dyn NodeWatch) -> NodeEvent {
-    tokio::time::timeout(SOON, watch.next())
+    timeout(patience(SOON), watch.next())
         .await
         .expect("an event in time")
         .expect("the registry is there")
@@ -77,7 +77,7 @@ async fn join_update_leave(bus: Bus) -> Result<()> {
         NodeEvent::Left(node) => assert_eq!(node.incarnation, other.incarnation),
         event => panic!("it is not told that the node left: {event:?}"),
     }
-    let more = tokio::time::timeout(Duration::from_secs(1), watch.next()).await;
+    let more = timeout(Duration::from_secs(1), watch.next()).await;
     assert!(more.is_err(), "something is told twice: {more:?}");
     Ok(())
 }
@@ -247,6 +247,15 @@ async fn watches_begin_while_nodes_come_and_go(bus: Bus) -> Result<()> {
     Ok(())
 }
 
+/// How long somebody waits who has something else to do.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// Begins a look, and drops it after so many polls.
+async fn glance(eyes: &mut Eyes, polls: usize) {
+    let look = poll_then_drop(polls, eyes.look());
+    drop(timeout(MOMENT, look).await);
+}
+
 /// Row 72: whoever waits for two things at once drops `next` again and again, and misses nothing.
 async fn a_next_that_is_dropped_loses_nothing(bus: Bus) -> Result<()> {
     let (there, watcher) = (
@@ -263,8 +272,8 @@ async fn a_next_that_is_dropped_loses_nothing(bus: Bus) -> Result<()> {
             tokio::pin!(register);
             loop {
                 // As often as chance wants, a look is begun and dropped.
-                drop(poll_then_drop(chance.usize(..4), eyes.look()).await);
-                if let Some(registered) = poll_then_drop(2, register.as_mut()).await {
+                glance(&mut eyes, chance.usize(..4)).await;
+                if let Ok(registered) = timeout(MOMENT, &mut register).await {
                     registered?;
                     break;
                 }
@@ -274,7 +283,7 @@ async fn a_next_that_is_dropped_loses_nothing(bus: Bus) -> Result<()> {
             let mut node = node.clone();
             node.draining = draining;
             there.registry.heartbeat(&node).await?;
-            drop(poll_then_drop(chance.usize(..4), eyes.look()).await);
+            glance(&mut eyes, chance.usize(..4)).await;
         }
         if chance.bool() {
             there.registry.unregister(&node).await?;

@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::harness::{Bus, SOON, scenarios};
 use crate::peers::{
-    Connection, Eyes, HEARTBEAT, SWEEP, TIMEOUT, beat, bystander, peer, slack, until_seen,
+    Beating, Connection, Eyes, HEARTBEAT, SWEEP, TIMEOUT, beat, bystander, peer, slack, until_seen,
 };
+use crate::subject::Time;
 
 scenarios! { Backend "node_timeouts":
     Paused who_falls_silent_leaves [73],
@@ -51,7 +52,7 @@ async fn who_falls_silent_leaves(bus: Bus) -> Result<()> {
     there.registry.register(&node).await?;
     until_seen(&app, &node, true).await;
     let mut last = Instant::now();
-    for _ in 0..15 {
+    for _ in 0..8 {
         sleep(HEARTBEAT).await;
         last = Instant::now();
         there.registry.heartbeat(&node).await?;
@@ -61,7 +62,7 @@ async fn who_falls_silent_leaves(bus: Bus) -> Result<()> {
         assert_eq!(
             eyes.story(&node.id),
             "JL",
-            "of one that spoke for three timeouts"
+            "of one that spoke for longer than its timeout"
         );
     }
     until_seen(&app, &node, false).await;
@@ -118,6 +119,8 @@ struct Flapped {
     node: NodeInfo,
     /// From before one heartbeat until after the next.
     gaps: Vec<Duration>,
+    /// Says that it lives for as long as somebody looks.
+    _well: Beating,
 }
 
 /// Says that it lives, each time after 0.8 to 1.2 timeouts.
@@ -137,23 +140,22 @@ async fn flap(
         gaps.push(last.elapsed());
         last = next;
     }
-    // From here on it is well.
-    for _ in 0..3 {
-        sleep(HEARTBEAT).await;
-        let next = Instant::now();
-        beat(&*registry, &node).await;
-        gaps.push(last.elapsed());
-        last = next;
-    }
-    Ok(Flapped { node, gaps })
+    // It is well from here on, and for as long as somebody looks.
+    let well = Beating::go_on(registry, node.clone());
+    sleep(2 * HEARTBEAT).await;
+    Ok(Flapped {
+        node,
+        gaps,
+        _well: well,
+    })
 }
 
 /// Row 75: whose heartbeats come around its timeout leaves and joins at most once for each that came too late.
 async fn heartbeats_around_the_timeout(bus: Bus) -> Result<()> {
     // As many gaps by the clock on the wall, in less time.
     let (nodes, rounds) = match bus.subject().time() {
-        crate::subject::Time::Timers => (4, 40),
-        crate::subject::Time::Wall => (30, 5),
+        Time::Timers => (4, 40),
+        Time::Wall => (30, 4),
     };
     let (there, watcher) = (Connection::open(&bus).await?, Connection::open(&bus).await?);
     let mut views = [there.eyes().await?, watcher.eyes().await?];
@@ -179,8 +181,11 @@ async fn heartbeats_around_the_timeout(bus: Bus) -> Result<()> {
     let last = peer("last");
     there.registry.register(&last).await?;
     let (mut left, mut gaps) = (0, 0);
-    for flapped in flapped {
-        let Flapped { node, gaps: all } = flapped?;
+    let flapped = flapped.into_iter().collect::<Result<Vec<_>>>()?;
+    for Flapped {
+        node, gaps: all, ..
+    } in &flapped
+    {
         // What is written in time may be heard of late.
         let real = all
             .iter()
@@ -192,7 +197,7 @@ async fn heartbeats_around_the_timeout(bus: Bus) -> Result<()> {
                 .await;
             // That each Left follows a Joined, and each Joined a Left, is seen to by the eyes.
             assert!(
-                eyes.sees(&node),
+                eyes.sees(node),
                 "{} is well, and not seen: {}",
                 node.id,
                 eyes.story(&node.id)
@@ -226,7 +231,7 @@ async fn clocks_that_are_an_hour_off(bus: Bus) -> Result<()> {
     there.registry.register(&behind).await?;
     there.registry.register(&ahead).await?;
     let mut last = Instant::now();
-    for _ in 0..15 {
+    for _ in 0..8 {
         eyes.for_a(HEARTBEAT).await;
         clocks(&mut behind, &mut ahead);
         last = Instant::now();

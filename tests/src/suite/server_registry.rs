@@ -58,13 +58,18 @@ async fn three(bus: &Bus) -> Result<Vec<Catga>> {
 }
 
 /// Lets time pass in which nobody loses sight of anybody.
-async fn all_see_all(nodes: &[Catga], time: Duration) {
+async fn all_see_all(nodes: &[Catga], when: &str, time: Duration) {
     let by = Instant::now() + time;
     while Instant::now() < by {
         for node in nodes {
             let seen: Vec<_> = node.nodes().into_iter().map(|node| node.id).collect();
             let known: Vec<_> = nodes.iter().map(|node| node.node().clone()).collect();
-            assert_eq!(seen, known, "{} loses sight of those who live", node.node());
+            assert_eq!(
+                seen,
+                known,
+                "{} loses sight of those who live, {when}",
+                node.node()
+            );
         }
         sleep(HEARTBEAT / 20).await;
     }
@@ -90,7 +95,7 @@ async fn until_all_are_well(bus: &Bus, nodes: &[Catga], limit: Duration) -> Resu
             took < limit,
             "after {took:?} {listed:?} of 3 are listed, and {stale:?} are not well"
         );
-        all_see_all(nodes, HEARTBEAT / 4).await;
+        all_see_all(nodes, "before all are well", HEARTBEAT / 4).await;
     }
 }
 
@@ -108,15 +113,20 @@ async fn the_server_is_away(bus: Bus) -> Result<()> {
     assert!(!nodes.iter().any(is_stale));
     server.kill()?;
     let away = Instant::now();
-    all_see_all(&nodes, TIMEOUT).await;
+    all_see_all(&nodes, "when it is away", TIMEOUT).await;
     wait_until("all say that the view may be old", 2 * TIMEOUT, || {
         nodes.iter().all(is_stale)
     })
     .await;
-    all_see_all(&nodes, (3 * TIMEOUT).saturating_sub(away.elapsed())).await;
+    all_see_all(
+        &nodes,
+        "when it is long away",
+        (3 * TIMEOUT).saturating_sub(away.elapsed()),
+    )
+    .await;
     server.restart()?;
     until_all_are_well(&bus, &nodes, recovery(&bus)).await?;
-    all_see_all(&nodes, TIMEOUT + SWEEP).await;
+    all_see_all(&nodes, "once all are well", TIMEOUT + SWEEP).await;
     // And it is no view of the past: who comes and goes is seen.
     let other = bystander(&bus, "other").await?;
     wait_for_nodes(&nodes[0], 4).await;
@@ -138,7 +148,7 @@ async fn what_is_kept_is_deleted(bus: Bus) -> Result<()> {
             )));
         }
         until_all_are_well(&bus, &nodes, recovery(&bus)).await?;
-        all_see_all(&nodes, TIMEOUT + SWEEP).await;
+        all_see_all(&nodes, "once all are well", TIMEOUT + SWEEP).await;
     }
     let other = bystander(&bus, "other").await?;
     wait_for_nodes(&nodes[0], 4).await;
