@@ -108,7 +108,11 @@ impl Scenario {
         } else {
             rows.iter().all(|row| subject.is_without(*row))
         };
-        (self.about == About::Backend || subject.is_embedded()) && !means_nothing
+        let is_left_out = subject
+            .left_out()
+            .iter()
+            .any(|(name, _)| *name == self.name);
+        (self.about == About::Backend || subject.is_embedded()) && !means_nothing && !is_left_out
     }
 
     /// Runs the scenario on a thread and a runtime of its own.

@@ -37,6 +37,10 @@ pub struct SiteOptions {
     pub room: Option<u64>,
     /// Where it stores them.
     pub folder: Option<PathBuf>,
+    /// Who signs the certificates that clients have to show, as a certificate of its own.
+    pub clients: Option<PathBuf>,
+    /// Whether there is a second server that takes the place of the first when that fails.
+    pub stand_by: bool,
 }
 
 /// Who connects.
@@ -47,6 +51,8 @@ pub struct Client {
     pub password: Option<Secret>,
     /// The certificate of the authority that is trusted: with one, nothing is said in plain text.
     pub trusts: Option<PathBuf>,
+    /// Its own certificate.
+    pub shows: Option<Certificate>,
 }
 
 /// A password, and where it stands.
@@ -155,4 +161,21 @@ pub trait Site: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the server does not take it.
     fn change_password(&mut self, password: &str) -> Result<(), ServerError>;
+
+    /// Puts the server that stands by in the place of the first, which comes back behind it: killed, or asked to step down.
+    ///
+    /// # Errors
+    /// When none takes over, or none stands by.
+    fn fail_over(&mut self, killed: bool) -> Result<(), ServerError> {
+        let _ = killed;
+        Err(ServerError::new("no server stands by"))
+    }
+
+    /// Lets the server store as much as it likes.
+    ///
+    /// # Errors
+    /// When it cannot be told so while it runs.
+    fn make_room(&mut self) -> Result<(), ServerError> {
+        Err(ServerError::new("its room is what it was at the start"))
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use catga_core::{Capabilities, Driver};
+use catga_core::{Capabilities, Capability, Driver};
 use catga_memory::MemoryDriver;
 
 use crate::rows::ROWS;
@@ -36,6 +36,7 @@ struct Parts {
     without: Vec<(Vec<u8>, &'static str)>,
     /// Whether it is another's twin, and shows only in what it differs.
     is_twin: bool,
+    without_scenarios: Vec<(&'static str, &'static str)>,
     bugs: Vec<Bug>,
     embedded: bool,
     site: Option<Arc<Start>>,
@@ -80,6 +81,7 @@ impl Subject {
             version: None,
             without: Vec::new(),
             is_twin: false,
+            without_scenarios: Vec::new(),
             bugs: Vec::new(),
             embedded: false,
             site: None,
@@ -141,6 +143,12 @@ impl Subject {
             .with(|parts| parts.is_twin = true)
     }
 
+    /// Says that one scenario means nothing on it, by its name as in `redelivery::handler_error`, and why. Others show its rows.
+    #[must_use]
+    pub fn without_scenario(self, name: &'static str, reason: &'static str) -> Self {
+        self.with(|parts| parts.without_scenarios.push((name, reason)))
+    }
+
     /// Leaves out the rows about a server, the network to it, and what others may do to its resources.
     #[must_use]
     pub fn without_a_server(self) -> Self {
@@ -197,10 +205,9 @@ impl Subject {
         self.0.embedded
     }
 
-    /// Whether it claims at QoS 2 what it hands out, so that a copy waits at the backend; elsewhere the runtime claims, in
-    /// the inbox.
+    /// Whether it claims at QoS 2 what it hands out, in its own inbox; elsewhere the runtime claims, in the inbox that it asks.
     pub(crate) fn hands_out_claimed(&self) -> bool {
-        self.is_embedded()
+        self.is_embedded() || self.capabilities().has(Capability::FusedCompletion)
     }
 
     pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
@@ -223,6 +230,11 @@ impl Subject {
     /// Whether a scenario that shows no row means nothing on it.
     pub(crate) fn is_twin(&self) -> bool {
         self.0.is_twin
+    }
+
+    /// The scenarios that mean nothing on it, and why.
+    pub(crate) fn left_out(&self) -> &[(&'static str, &'static str)] {
+        &self.0.without_scenarios
     }
 
     /// The rows that mean nothing on it, in words, by reason.

@@ -48,11 +48,13 @@ mod retried_requests;
 mod round_trip;
 mod server_access;
 mod server_chaos;
+mod server_failover;
 mod server_outage;
 mod server_permissions;
 mod server_publishing;
 mod server_registry;
 mod server_resources;
+mod server_room;
 mod start;
 mod store_windows;
 mod versions;
@@ -116,11 +118,13 @@ pub fn suite() -> Vec<Scenario> {
         member_processes::SCENARIOS,
         server_access::SCENARIOS,
         server_chaos::SCENARIOS,
+        server_failover::SCENARIOS,
         server_outage::SCENARIOS,
         server_permissions::SCENARIOS,
         server_publishing::SCENARIOS,
         server_registry::SCENARIOS,
         server_resources::SCENARIOS,
+        server_room::SCENARIOS,
     ]
     .concat()
 }

@@ -58,6 +58,7 @@ mutants! {
         "back_pressure::one_stuck_of_ten",
         "chaos::at_least_once", "crashes::rolling_restart",
         "server_outage::restarts_under_load",
+        "server_failover::the_primary_steps_down",
     ],
     /// The last message of a batch is dropped, and reported as Ok.
     DropsTheLastOfABatch: [
@@ -84,6 +85,8 @@ mutants! {
         "server_publishing::a_full_server_rejects",
         "server_publishing::an_outage",
         "server_resources::a_stream_that_is_deleted",
+        "server_room::memory_is_full",
+        "server_room::memory_is_full_exactly_once",
     ],
     /// Messages are published without their headers.
     ForgetsHeaders: [
@@ -159,6 +162,7 @@ mutants! {
     CountsNothing: [
         "back_pressure::slow_subscriber_at_most_once",
         "lifecycle::what_is_left_at_most_once_is_counted",
+        "server_room::trimmed_while_pending",
     ],
     /// An ack gets lost, and the backend says that it was taken.
     LosesAcks: ["redelivery::slow_handler"],
@@ -266,6 +270,7 @@ mutants! {
     /// After a reconnect, what waits is skipped.
     SkipsToNow: [
         "server_resources::a_group_that_is_deleted",
+        "server_resources::a_stream_that_is_deleted",
         "server_resources::data_that_is_wiped",
     ],
     /// A connection is made without TLS, whatever is asked for.

@@ -56,6 +56,10 @@ impl MutatedRegistry {
 
 #[async_trait]
 impl NodeRegistry for MutatedRegistry {
+    fn is_networked(&self) -> bool {
+        self.registry.is_networked()
+    }
+
     async fn register(&self, node: &NodeInfo) -> Result<(), Error> {
         let registered = self.registry.register(node).await;
         match registered {

@@ -40,6 +40,9 @@ impl NatsSite {
     /// # Errors
     /// When there is no server, or it does not become ready.
     pub fn start(options: &SiteOptions, permissions: &str) -> Result<Self, ServerError> {
+        if options.stand_by {
+            return Err(ServerError::new("no nats-server stands by"));
+        }
         let lines = permissions.lines().map(str::trim);
         let permissions = lines.filter(|line| !line.is_empty()).map(str::to_owned);
         Ok(Self {
@@ -111,10 +114,15 @@ fn configured(options: &SiteOptions) -> NatsOptions {
         nats = nats.store(folder);
     }
     if let Some(made) = &options.certificate {
+        let clients = options
+            .clients
+            .as_ref()
+            .map(|authority| format!("ca_file: \"{}\", verify: true", authority.display()));
         nats = nats.config(&format!(
-            "tls {{ cert_file: \"{}\", key_file: \"{}\" }}",
+            "tls {{ cert_file: \"{}\", key_file: \"{}\", {} }}",
             made.certificate.display(),
-            made.key.display()
+            made.key.display(),
+            clients.unwrap_or_default()
         ));
     }
     if has_users(options) {
@@ -178,6 +186,10 @@ impl Site for NatsSite {
             "call_timeout=2s".to_owned(),
         ];
         options.extend(self.discovery.option().map(str::to_owned));
+        if let Some(own) = &client.shows {
+            options.push(format!("tls_cert={}", own.certificate.display()));
+            options.push(format!("tls_key={}", own.key.display()));
+        }
         let scheme = match &client.trusts {
             Some(authority) => {
                 options.push(format!("tls_ca={}", authority.display()));

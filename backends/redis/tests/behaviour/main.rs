@@ -14,7 +14,7 @@ mod events;
 mod exactly_once;
 mod faults;
 mod inbox;
-mod permissions;
+mod reading;
 mod requests;
 mod servers;
 mod settling;
