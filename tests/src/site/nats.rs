@@ -372,7 +372,9 @@ impl Site for NatsSite {
             told.map_err(wrong)?;
             return client.flush().await.map_err(wrong);
         }
-        let kept = self.admin().await?.publish(nodes::kept_at(id), entry).await;
+        // Without it nobody hears the answer.
+        let admin = self.admin().await?;
+        let kept = admin.publish(nodes::kept_at(id), entry).await;
         kept.map_err(wrong)?.await.map(drop).map_err(wrong)
     }
 
