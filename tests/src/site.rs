@@ -6,6 +6,7 @@
 mod certificates;
 mod disk;
 mod nats;
+mod nodes;
 mod own;
 mod redis;
 
@@ -18,6 +19,7 @@ pub use crate::server::{Server, ServerError};
 pub use certificates::{Authority, Certificate};
 pub(crate) use disk::SmallDisk;
 pub use nats::NatsSite;
+pub use nodes::Discovery;
 pub(crate) use own::OwnServer;
 pub use redis::RedisSite;
 
@@ -144,6 +146,15 @@ pub trait Site: fmt::Debug + Send + Sync {
     /// # Errors
     /// When it does not answer.
     fn counts(&self) -> Result<Counts, ServerError>;
+
+    /// Deletes all that is kept of nodes, and says whether anything is: not where they only tell each other.
+    async fn lose_nodes(&self) -> Result<bool, ServerError>;
+
+    /// What is kept, or told to others, of a node that lives, as it is.
+    async fn entry_of(&self, node: &NodeId) -> Result<Vec<u8>, ServerError>;
+
+    /// Keeps, or tells, something under what would be a node's id, as a node would that lives.
+    async fn write_entry(&self, id: &str, entry: &[u8]) -> Result<(), ServerError>;
 
     /// Gives the user another password: who is connected by the old one is sent away.
     ///

@@ -12,6 +12,7 @@ use crate::connection::Connection;
 use crate::dead_letter::RedisDeadLetters;
 use crate::inbox::RedisInbox;
 use crate::options::{self, Settings};
+use crate::registry::RedisRegistry;
 use crate::store::Redis;
 use crate::transport::{CAPABILITIES, RedisTransport};
 
@@ -56,7 +57,9 @@ impl Driver for RedisDriver {
         let connection = Arc::new(Connection::open(settings, &options.namespace).await?);
         let transport = Arc::new(RedisTransport::new(Arc::clone(&connection)));
         let inbox = RedisInbox::new(Arc::clone(&connection));
+        let registry = RedisRegistry::new(Arc::clone(&connection));
         Ok(Backend::new("redis", transport)
+            .with_registry(Arc::new(registry))
             .with_inbox(Arc::new(inbox))
             .with_dead_letters(Arc::new(RedisDeadLetters::new(connection))))
     }

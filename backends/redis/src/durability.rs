@@ -172,7 +172,7 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-async fn setting(server: &Server, name: &str) -> Result<Option<String>, Error> {
+pub(crate) async fn setting(server: &Server, name: &str) -> Result<Option<String>, Error> {
     let mut ask = redis::cmd("CONFIG");
     ask.arg("GET").arg(name);
     let by = server.call_deadline();

@@ -22,6 +22,7 @@ mod pending;
 mod probe;
 mod reader;
 mod receipt;
+mod registry;
 mod replies;
 mod request;
 mod ring;

@@ -41,15 +41,26 @@ pub(crate) struct Live {
 impl Link {
     /// Starts with a connection that was made.
     pub(crate) fn new(conn: Conn) -> Self {
-        let this = Self {
+        let this = Self::idle();
+        this.made(conn);
+        this
+    }
+
+    /// Starts without a connection: [`keep`](Self::keep) makes it.
+    pub(crate) fn idle() -> Self {
+        Self {
             live: ArcSwapOption::empty(),
             epoch: AtomicU64::new(0),
             changed: Notify::new(),
             broke: Notify::new(),
             problem: ArcSwapOption::empty(),
-        };
-        this.made(conn);
-        this
+        }
+    }
+
+    /// Gives up whatever connection there is.
+    pub(crate) fn forget(&self) {
+        self.live.store(None);
+        self.broke.notify_one();
     }
 
     fn made(&self, conn: Conn) {

@@ -108,10 +108,25 @@ impl Names {
         format!("{{{}:{request}}}:n:{node}", self.namespace)
     }
 
+    /// The nodes that are registered: the index, and the channel of their changes. The record of a node is behind it.
+    pub(crate) fn nodes(&self) -> String {
+        format!("{{{}::nodes}}", self.namespace)
+    }
+
     /// A channel for replies.
     pub(crate) fn replies(&self, inbox: &str) -> String {
         format!("{{{}::replies}}:{inbox}", self.namespace)
     }
+}
+
+/// What is registered of a node.
+pub(crate) fn node(nodes: &str, id: &impl fmt::Display) -> String {
+    format!("{nodes}:{id}")
+}
+
+/// How often the registry of nodes has changed. No node is called so: a name has no `:`.
+pub(crate) fn nodes_meta(nodes: &str) -> String {
+    format!("{nodes}::meta")
 }
 
 /// When entries of a stream are due again: a sorted set by server time.
@@ -183,6 +198,12 @@ mod tests {
             let names = Names::new(&Name::new(namespace).unwrap()).unwrap();
             let of = |what: &str| format!("{namespace}/{what}");
             note(names.dead_index(), of("index"));
+            let nodes = names.nodes();
+            note(nodes_meta(&nodes), of("meta"));
+            for id in tricky() {
+                note(node(&nodes, &id), of(&format!("node {id}")));
+            }
+            note(nodes, of("nodes"));
             for message in tricky() {
                 note(names.event(&message), of(&format!("e {message}")));
                 let published = names.published(&message, &id.to_string());

@@ -12,6 +12,7 @@ pub(crate) const NAMES: &[&str] = &[
     "claim_idle",
     "cluster",
     "connect_timeout",
+    "discovery",
     "durable",
     "manage",
     "max_age",
@@ -66,6 +67,7 @@ pub(crate) struct Settings {
     pub(crate) duplicate_window: Duration,
     /// How long a node may be silent.
     pub(crate) node_timeout: Duration,
+    pub(crate) discovery: Discovery,
 }
 
 /// What is behind the hosts of a URL.
@@ -80,6 +82,25 @@ pub(crate) enum ServerKind {
         name: String,
         credentials: Credentials,
     },
+}
+
+/// How nodes are registered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Discovery {
+    /// In a sorted set, by the time at which their silence is too long.
+    #[default]
+    SortedSet,
+    /// As keys that expire.
+    Keys,
+}
+
+impl Discovery {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::SortedSet => "sorted_set",
+            Self::Keys => "keys",
+        }
+    }
 }
 
 /// Who we are.
@@ -167,6 +188,7 @@ impl Settings {
                 .duplicate_window
                 .unwrap_or(ConnectOptions::DUPLICATE_WINDOW),
             node_timeout: options.node_timeout,
+            discovery: discovery(url)?,
         })
     }
 
@@ -211,6 +233,17 @@ fn kind(url: &BackendUrl) -> Result<ServerKind, Error> {
             }
             Ok(ServerKind::Single)
         }
+    }
+}
+
+fn discovery(url: &BackendUrl) -> Result<Discovery, Error> {
+    match url.option("discovery") {
+        None => Ok(Discovery::default()),
+        Some("sorted_set") => Ok(Discovery::SortedSet),
+        Some("keys") => Ok(Discovery::Keys),
+        Some(text) => Err(config(format!(
+            "the URL option `discovery` is {text:?}: write sorted_set or keys"
+        ))),
     }
 }
 
@@ -385,6 +418,9 @@ mod tests {
         assert_eq!((bare.keep.without_group(), bare.ring), (100_000, 8192));
         assert_eq!(bare.credentials, Credentials::default());
         assert!(bare.tls.is_none() && bare.manage);
+        assert_eq!(bare.discovery, Discovery::SortedSet);
+        let keys = read("redis://h?discovery=keys").unwrap();
+        assert_eq!(keys.discovery, Discovery::Keys);
         let six = read("redis://[::1]:7001").unwrap();
         assert_eq!(six.hosts, [("::1".to_owned(), 7001)]);
     }
@@ -430,6 +466,7 @@ mod tests {
             ("redis://h?max_len=0", "from 1 to"),
             ("redis://h?max_age=7", "`max_age` is \"7\""),
             ("redis://h?manage=yes", "write true or false"),
+            ("redis://h?discovery=kv", "write sorted_set or keys"),
         ] {
             let error = read(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");

@@ -13,12 +13,12 @@ pub(crate) struct Script {
 }
 
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $name:ident = $file:literal;)*) => {$(
+    (after $prelude:literal: $($(#[$doc:meta])* $name:ident = $file:literal;)*) => {$(
         $(#[$doc])*
         pub(crate) static $name: Script = Script {
             name: $file,
             body: concat!(
-                include_str!("scripts/prelude.lua"),
+                include_str!(concat!("scripts/", $prelude, ".lua")),
                 include_str!(concat!("scripts/", $file, ".lua"))
             ),
             hash: LazyLock::new(|| redis::Script::new($name.body).get_hash().to_owned()),
@@ -26,7 +26,7 @@ macro_rules! scripts {
     )*};
 }
 
-scripts! {
+scripts! { after "prelude":
     /// Adds a message whose id was not added before.
     ADD_ONCE = "add_once";
     /// Parks entries that are to come again later.
@@ -71,6 +71,19 @@ scripts! {
     SERVING = "serving";
     /// Leaves a stream of requests.
     RETIRE = "retire";
+}
+
+scripts! { after "nodes":
+    /// Makes a node known.
+    NODE_REGISTER = "node_register";
+    /// Says that a node is there.
+    NODE_HEARTBEAT = "node_heartbeat";
+    /// Takes a node out.
+    NODE_UNREGISTER = "node_unregister";
+    /// All nodes.
+    NODE_LIST = "node_list";
+    /// Takes out the nodes that were silent for too long.
+    NODE_SWEEP = "node_sweep";
 }
 
 impl Script {

@@ -35,6 +35,7 @@ pub(crate) const CAPABILITIES: &[Capability] = &[
     Capability::Persistent,
     Capability::Requests,
     Capability::Inbox,
+    Capability::Nodes,
     Capability::FusedCompletion,
     Capability::FusedDeadLetter,
 ];

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::daemon::start;
-use super::resp::{ask, field};
+use super::resp::{ask, ask_in_parts, field};
 use super::wait::free_port;
 use super::{Daemon, Server, ServerError, redis_server};
 
@@ -168,6 +168,14 @@ impl RedisServer {
     /// When it does not answer, or with an error.
     pub fn ask(&self, command: &str) -> Result<String, ServerError> {
         ask(self.asked_at, self.options.given_password(), command)
+    }
+
+    /// Asks it one thing whose parts may be any bytes: `ask_in_parts(&[b"SET", b"key", &bytes])`.
+    ///
+    /// # Errors
+    /// When it does not answer, or with an error.
+    pub fn ask_in_parts(&self, parts: &[&[u8]]) -> Result<String, ServerError> {
+        ask_in_parts(self.asked_at, self.options.given_password(), parts)
     }
 
     /// What it is to others.

@@ -1,14 +1,17 @@
 //! `redis-server`, administered with the raw client.
 
-use catga_core::{Name, NodeId, async_trait};
+use catga_core::{Incarnation, Name, NodeId, async_trait};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tempfile::NamedTempFile;
 
+use super::nodes::{self, Discovery};
 use super::{Backlog, Client, Counts, Lack, Secret, Site, SiteOptions};
 use crate::server::{RedisOptions, RedisSentinel, RedisServer, Server, ServerError};
 
 /// The password of who administers.
 const ADMIN: &str = "admin";
+/// How long what is no node would live, in milliseconds.
+const EXPIRY: u64 = 120_000;
 /// The user that clients are.
 const USER: &str = "app";
 /// What clients and groups need.
@@ -29,6 +32,7 @@ pub struct RedisSite {
     servers: Servers,
     options: SiteOptions,
     permissions: Vec<String>,
+    discovery: Discovery,
     /// Users outlive a restart.
     _users: NamedTempFile,
 }
@@ -68,6 +72,7 @@ impl RedisSite {
             servers,
             options: options.clone(),
             permissions: permissions.map(str::to_owned).collect(),
+            discovery: Discovery::SortedSet,
             _users: users,
         };
         if has_users(options) {
@@ -103,6 +108,13 @@ impl RedisSite {
             "ACL SETUSER {USER} on resetpass {password} {granted}"
         ))?;
         self.primary().ask("ACL SAVE").map(drop)
+    }
+
+    /// Sets how its nodes are known: by a sorted set unless told otherwise.
+    #[must_use]
+    pub fn with_discovery(mut self, discovery: Discovery) -> Self {
+        self.discovery = discovery;
+        self
     }
 
     fn lines(&self, command: &str) -> Result<Vec<String>, ServerError> {
@@ -170,6 +182,7 @@ impl Site for RedisSite {
     fn url(&self, at: &str, client: &Client) -> String {
         // What is gone is to be noticed soon.
         let mut options = vec!["call_timeout=2s".to_owned()];
+        options.extend(self.discovery.option().map(str::to_owned));
         if let Servers::Two(servers) = &self.servers {
             let sentinels: Vec<_> = servers
                 .sentinels()
@@ -288,6 +301,63 @@ impl Site for RedisSite {
             // Without the one that asks.
             connections: clients as u64 - 1,
         })
+    }
+
+    async fn lose_nodes(&self) -> Result<bool, ServerError> {
+        let keys = self.lines(&format!("KEYS {}*", nodes::KEYS))?;
+        let deleted = self.primary().ask(&format!("DEL {}", keys.join(" ")));
+        deleted.map(|_| true)
+    }
+
+    async fn entry_of(&self, node: &NodeId) -> Result<Vec<u8>, ServerError> {
+        let key = nodes::key_of(node.as_str());
+        let entry = self.primary().ask(&format!("HGET {key} node"))?;
+        Ok(entry.into_bytes())
+    }
+
+    async fn write_entry(&self, id: &str, entry: &[u8]) -> Result<(), ServerError> {
+        let (key, keys) = (nodes::key_of(id), nodes::KEYS.as_bytes());
+        self.primary().ask(&format!("DEL {key}"))?;
+        if entry.is_empty() {
+            // Something of another type.
+            self.primary().ask(&format!("SET {key} \"\""))?;
+        } else {
+            let time = self.lines("TIME")?;
+            let seconds = time.first().and_then(|part| part.parse::<u64>().ok());
+            let until = (seconds.unwrap_or_default() * 1000 + EXPIRY).to_string();
+            let incarnation = Incarnation::new().as_uuid().to_string();
+            let record: [&[u8]; 14] = [
+                b"HSET",
+                key.as_bytes(),
+                b"incarnation",
+                incarnation.as_bytes(),
+                b"node",
+                entry,
+                b"timeout",
+                b"1000",
+                b"started",
+                until.as_bytes(),
+                b"until",
+                until.as_bytes(),
+                b"load",
+                b"0",
+            ];
+            self.primary().ask_in_parts(&record)?;
+            match self.discovery {
+                Discovery::Keys => {
+                    self.primary()
+                        .ask_in_parts(&[b"SADD", keys, id.as_bytes()])?;
+                }
+                _ => {
+                    let listed: [&[u8]; 4] = [b"ZADD", keys, until.as_bytes(), id.as_bytes()];
+                    self.primary().ask_in_parts(&listed)?;
+                }
+            }
+        }
+        // Those who watch hear it, too.
+        self.primary()
+            .ask_in_parts(&[b"PUBLISH", keys, entry])
+            .map(drop)
     }
 
     fn change_password(&mut self, password: &str) -> Result<(), ServerError> {

@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use catga::prelude::Result;
+use catga::prelude::{Result, handlers};
 use catga::{
     Bytes, DeadLetterFilter, Envelope, ErrorKind, HandlerError, MessageId, Name, NodeId, QoS,
 };
@@ -97,6 +97,15 @@ async fn bury(delivery: Delivery) -> Result<()> {
 async fn everything(server: &OwnServer) -> Result<()> {
     let node = server.bus().observer().await?;
     let backend = node.backend().clone();
+    if backend.registry.is_some() {
+        // Another of its name finds it.
+        let double = server.bus().node("observer").handlers(handlers![]);
+        match double.start().await {
+            Err(error) if error.kind() == ErrorKind::DuplicateNode => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Err(HandlerError::terminal("two nodes have one id")),
+        }
+    }
     let bus = backend.transport;
 
     let mut events = bus.subscribe(&in_group(QoS::AtMostOnce)).await?;

@@ -113,17 +113,12 @@ async fn the_same_program_runs_by_its_url() {
         .send_to("nobody", Double { value: 1 })
         .await
         .unwrap_err();
-    assert_eq!(nobody.kind(), ErrorKind::NoResponders);
+    assert_eq!(nobody.kind(), ErrorKind::UnknownNode);
     until("all is handled once", || async {
         handled.all() == [1, 10, 100, 2]
     })
     .await;
 
-    let nodes: Vec<_> = asking.nodes().into_iter().map(|node| node.id).collect();
-    assert_eq!(nodes, ["asking".parse().unwrap()]);
-    let refused = asking.broadcast(Double { value: 1 }).await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Unsupported);
-    assert!(refused.message().contains("nodes"), "{refused}");
     asking.shutdown().await.unwrap();
     serving.shutdown().await.unwrap();
     assert_eq!(handled.all(), [1, 10, 100, 2]);

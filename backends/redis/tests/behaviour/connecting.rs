@@ -6,7 +6,7 @@ use catga_testkit::server::{RedisOptions, RedisServer, Server as _};
 use crate::{SECOND, SOON, Space, in_group, message, next, on_node, publish, raw, text, until};
 
 /// How many clients a server has, without the one that asks.
-fn clients(server: &RedisServer) -> usize {
+pub(crate) fn clients(server: &RedisServer) -> usize {
     let list = server.ask("CLIENT LIST").unwrap();
     list.lines().filter(|line| line.contains("id=")).count() - 1
 }

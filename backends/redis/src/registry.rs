@@ -1,0 +1,121 @@
+//! The nodes of a namespace: a record for each, changed by scripts that look whose it is, judged by the server's clock.
+//!
+//! It has connections of its own, made by the runtime that asks it first: a thread that does nothing but keep the
+//! membership is not held up by what else the process does.
+
+mod desk;
+mod entry;
+mod observer;
+mod view;
+mod watch;
+
+use std::fmt;
+use std::sync::Arc;
+
+use catga_core::{Error, ErrorKind, NodeInfo, NodeRegistry, NodeWatch, async_trait};
+
+use crate::connection::Connection;
+use crate::{script, value};
+
+use desk::Desk;
+use watch::RedisWatch;
+
+/// The registry of a namespace.
+pub(crate) struct RedisRegistry {
+    /// Open as long as somebody has the registry.
+    _connection: Arc<Connection>,
+    desk: Arc<Desk>,
+}
+
+impl RedisRegistry {
+    pub(crate) fn new(connection: Arc<Connection>) -> Self {
+        Self {
+            desk: Arc::new(Desk::new(&connection.server)),
+            _connection: connection,
+        }
+    }
+}
+
+impl fmt::Debug for RedisRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisRegistry")
+            .field("nodes", &self.desk.index())
+            .field("kind", &self.desk.server().settings.discovery)
+            .field("left_out", &self.desk.rubbish().count())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl NodeRegistry for RedisRegistry {
+    async fn register(&self, node: &NodeInfo) -> Result<(), Error> {
+        match self
+            .desk
+            .say(&script::NODE_REGISTER, "register", node)
+            .await?
+        {
+            1 => Ok(()),
+            _ => Err(Error::new(
+                ErrorKind::DuplicateNode,
+                "register",
+                format!(
+                    "another live node has the id `{}`: give each node its own",
+                    node.id
+                ),
+            )),
+        }
+    }
+
+    async fn heartbeat(&self, node: &NodeInfo) -> Result<(), Error> {
+        match self
+            .desk
+            .say(&script::NODE_HEARTBEAT, "heartbeat", node)
+            .await?
+        {
+            1 => Ok(()),
+            0 => Err(Error::new(
+                ErrorKind::NotFound,
+                "heartbeat",
+                format!(
+                    "the node `{}` was silent for too long and given up, or the registry was lost: register it again",
+                    node.id
+                ),
+            )),
+            _ => Err(lost(node, "heartbeat")),
+        }
+    }
+
+    async fn unregister(&self, node: &NodeInfo) -> Result<(), Error> {
+        let mut call = self.desk.call(&script::NODE_UNREGISTER, Some(node));
+        call.arg(node.id.as_str())
+            .arg(node.incarnation.as_uuid().to_string());
+        let run = self.desk.run(&script::NODE_UNREGISTER, "unregister", &call);
+        match value::int(&run.await?) {
+            Some(2) => Err(lost(node, "unregister")),
+            // One that was given up before is out already.
+            _ => Ok(()),
+        }
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeInfo>, Error> {
+        let snapshot = self.desk.list("nodes").await?;
+        let live = snapshot.nodes.into_iter().filter(|(_, live)| *live);
+        Ok(live.map(|(node, _)| node).collect())
+    }
+
+    async fn watch(&self) -> Result<Box<dyn NodeWatch>, Error> {
+        Ok(Box::new(RedisWatch::begin(Arc::clone(&self.desk)).await?))
+    }
+}
+
+/// Another incarnation has the id.
+fn lost(node: &NodeInfo, operation: &'static str) -> Error {
+    Error::new(
+        ErrorKind::LostOwnership,
+        operation,
+        format!(
+            "another incarnation of the node `{}` is registered: this one was given up, and is not to come back",
+            node.id
+        ),
+    )
+}
