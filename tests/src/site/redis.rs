@@ -10,8 +10,8 @@ use crate::server::{RedisOptions, RedisSentinel, RedisServer, Server, ServerErro
 
 /// The password of who administers.
 const ADMIN: &str = "admin";
-/// How long what is no node would live, in milliseconds.
-const EXPIRY: u64 = 120_000;
+/// How long what is no node would live, in milliseconds: long enough to be looked at, and then its place is free.
+const EXPIRY: u64 = 5_000;
 /// The user that clients are.
 const USER: &str = "app";
 /// What clients and groups need.
