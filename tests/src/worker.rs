@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use catga::prelude::{Catga, Context, Event, Result, State, handler, handlers};
-use catga::{Envelope, ErrorKind, HandlerError, MessageId};
+use catga::{Envelope, Error, ErrorKind, HandlerError, Handlers, MessageId};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +20,7 @@ use crate::evidence::{EffectKind, Evidence, Outcome, What, checksum};
 use crate::harness::PLANNED;
 use crate::member;
 use crate::mutants::{Mutant, Mutated};
+use crate::peers::{HEARTBEAT, TIMEOUT};
 use crate::server::{Process, ServerError};
 use crate::subject::Subject;
 
@@ -376,9 +377,30 @@ pub(crate) async fn node(subject: &Subject, part: Part, evidence: Evidence) -> R
         (None, false) => handlers![on_stored],
     };
     let part = Arc::new(part);
+    let by = Instant::now() + 10 * TIMEOUT;
+    loop {
+        let (part, evidence) = (Arc::clone(&part), evidence.clone());
+        match start_node(subject, mutant, part, evidence, handlers.clone()).await {
+            // One that was killed is a node until its time is over.
+            Err(error) if error.kind() == ErrorKind::DuplicateNode && Instant::now() < by => {
+                tokio::time::sleep(HEARTBEAT / 4).await;
+            }
+            started => return Ok(started?),
+        }
+    }
+}
+
+async fn start_node(
+    subject: &Subject,
+    mutant: Option<Mutant>,
+    part: Arc<Part>,
+    evidence: Evidence,
+    handlers: Handlers,
+) -> std::result::Result<Catga, Error> {
     let node = Catga::builder()
         .driver(Mutated::new(Arc::clone(subject.driver()), mutant))
         .connect(&part.url)
+        .heartbeat(HEARTBEAT, TIMEOUT)
         .service("suite")
         .node(&part.node)
         .ack_wait(part.lease)
@@ -388,7 +410,7 @@ pub(crate) async fn node(subject: &Subject, part: Part, evidence: Evidence) -> R
         .concurrency(part.concurrency)
         .state(Bench { evidence, part })
         .handlers(handlers);
-    Ok(node.start().await?)
+    node.start().await
 }
 
 async fn play(subject: &Subject, part: Part) -> Result<()> {

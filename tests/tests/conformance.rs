@@ -104,6 +104,7 @@ fn redis(version: &str) -> Subject {
     Subject::new(RedisDriver, url)
         .with_version(version)
         .with_site(|options| RedisSite::start(options, permissions))
+        .with_bug("wait_replicas=1", &["server_permissions::the_list_is_enough"])
         .without(&[14, 64], "it is JetStream that these are about")
         .without_scenario(
             "server_publishing::a_full_server_rejects",

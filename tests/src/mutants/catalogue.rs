@@ -253,6 +253,7 @@ mutants! {
     AnswersBeforeItIsStored: [
         "server_publishing::ok_means_stored",
         "server_publishing::ok_means_stored_exactly_once",
+        "server_publishing::a_full_disk_rejects",
     ],
     /// A publish of which nobody knows the outcome is reported as rejected.
     CallsTheUnknownRejected: [

@@ -10,7 +10,7 @@ use crate::server::{RedisOptions, RedisSentinel, RedisServer, Server, ServerErro
 
 /// The password of who administers.
 const ADMIN: &str = "admin";
-/// How long what is no node would live, in milliseconds.
+/// How long what is no node would live, in milliseconds: long enough to be looked at, and then its place is free.
 const EXPIRY: u64 = 3_000;
 /// The user that clients are.
 const USER: &str = "app";
