@@ -202,14 +202,26 @@ impl<'a> Report<'a> {
             let written = fs::write(path, &table);
             return written.map_err(|error| format!("cannot write {}: {error}", path.display()));
         }
-        match fs::read_to_string(path) {
-            Ok(kept) if kept == table => Ok(()),
-            _ => Err(format!(
-                "{} does not say what this run found: run this again with GUARANTEES=overwrite, and look at the difference",
-                path.display()
-            )),
+        let kept = fs::read_to_string(path).unwrap_or_default();
+        if kept == table {
+            return Ok(());
         }
+        Err(format!(
+            "{} does not say what this run found: run this again with GUARANTEES=overwrite, and look at the difference{}",
+            path.display(),
+            difference(&kept, &table)
+        ))
     }
+}
+
+/// The lines that only one of two tables has.
+fn difference(kept: &str, found: &str) -> String {
+    let only = |sign: char, lines: &str, others: &str| -> String {
+        let others: BTreeSet<_> = others.lines().collect();
+        let lines = lines.lines().filter(|line| !others.contains(line));
+        lines.map(|line| format!("\n{sign} {line}")).collect()
+    };
+    only('-', kept, found) + &only('+', found, kept)
 }
 
 impl fmt::Display for Report<'_> {
