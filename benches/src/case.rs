@@ -75,6 +75,8 @@ pub enum Needs {
 pub enum Bar {
     /// Its rate over that of the case that it is held against.
     RatioAtLeast(f64),
+    /// The same, where there are two cores: a pinned run has one.
+    RatioOnTwoCoresAtLeast(f64),
     NanosAtMost(f64),
     AllocationsAtMost(f64),
     /// What the process may grow by while it runs.

@@ -6,8 +6,10 @@ mod calls;
 mod events;
 mod limits;
 mod nats;
+mod ours;
 mod peers;
 mod redis;
+mod routing;
 mod stored;
 mod work;
 
@@ -15,6 +17,7 @@ mod work;
 pub fn all() -> Vec<Case> {
     [
         calls::cases(),
+        routing::cases(),
         events::cases(),
         stored::cases(),
         limits::cases(),

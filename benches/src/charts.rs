@@ -90,7 +90,7 @@ pub fn all(run: &Run) -> Vec<(&'static str, String)> {
 fn ratio(row: &Row, rows: &[Row]) -> Option<Dots> {
     let ratio = row.ratio(rows)?;
     let asked = row.case.bars.iter().find_map(|bar| match bar {
-        Bar::RatioAtLeast(least) => Some(*least),
+        Bar::RatioAtLeast(least) | Bar::RatioOnTwoCoresAtLeast(least) => Some(*least),
         _ => None,
     });
     Some(Dots {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::Notify;
 
 /// Finer than tokio's timer, which would let a millisecond's messages go at once.
@@ -53,6 +53,14 @@ impl Pace {
             }
             Some((i, (inner, i + 1)))
         })
+    }
+}
+
+/// The numbers `0..count`: all at once, or each at its time.
+pub fn numbers(count: u64, rate: Option<f64>) -> impl Stream<Item = u64> + Unpin + use<> {
+    match rate {
+        Some(rate) => Pace::per_second(rate, count).numbers().boxed(),
+        None => stream::iter(0..count).boxed(),
     }
 }
 

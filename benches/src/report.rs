@@ -171,7 +171,7 @@ fn terms(text: &mut String, case: &Case) {
 
 fn asked(verdict: &Verdict) -> String {
     let bar = match verdict.asked {
-        Bar::RatioAtLeast(ratio) => format!("{ratio:.2}"),
+        Bar::RatioAtLeast(ratio) | Bar::RatioOnTwoCoresAtLeast(ratio) => format!("{ratio:.2}"),
         Bar::NanosAtMost(nanos) => format!("at most {}", time(nanos)),
         Bar::AllocationsAtMost(count) => format!("at most {count:.0} allocations"),
         Bar::GrowthAtMostMib(mib) => {

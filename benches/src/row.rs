@@ -172,7 +172,7 @@ impl Row {
     pub fn verdicts(&self, rows: &[Row]) -> Vec<Verdict> {
         let judge = |bar: &Bar| {
             let (reached, met) = match *bar {
-                Bar::RatioAtLeast(least) => {
+                Bar::RatioAtLeast(least) | Bar::RatioOnTwoCoresAtLeast(least) => {
                     let ratio = self.ratio(rows)?.median;
                     (ratio, ratio >= least)
                 }

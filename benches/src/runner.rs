@@ -10,7 +10,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::bench::{Measured, Pass};
-use crate::case::Case;
+use crate::case::{Bar, Case};
 use crate::machine::{self, Machine};
 use crate::options::Options;
 use crate::report::{self, Run};
@@ -25,6 +25,8 @@ pub fn run(options: &Options) -> Result<bool, String> {
     let mut rows: Vec<Row> = chosen(&options.groups)?.into_iter().map(Row::new).collect();
     if options.pinned {
         pin()?;
+        let one_core = |bar: &Bar| !matches!(bar, Bar::RatioOnTwoCoresAtLeast(_));
+        rows.iter_mut().for_each(|row| row.case.bars.retain(one_core));
     }
     let programs = Programs::find()?;
     let (machine, date, load) = (Machine::look(), machine::date(), machine::load());

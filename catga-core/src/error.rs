@@ -59,8 +59,10 @@ pub enum ErrorKind {
     NoHandler,
     /// Nobody answers this request.
     NoResponders,
-    /// No live node has this id.
+    /// No node has this id, nor had it lately.
     UnknownNode,
+    /// The node with this id was there, and has left or died.
+    NodeGone,
     /// Another live node has this id.
     DuplicateNode,
     /// What was asked for does not exist.
@@ -98,6 +100,7 @@ impl ErrorKind {
         Self::NoHandler,
         Self::NoResponders,
         Self::UnknownNode,
+        Self::NodeGone,
         Self::DuplicateNode,
         Self::NotFound,
         Self::Timeout,
@@ -127,6 +130,7 @@ impl ErrorKind {
             Self::NoHandler => "no_handler",
             Self::NoResponders => "no_responders",
             Self::UnknownNode => "unknown_node",
+            Self::NodeGone => "node_gone",
             Self::DuplicateNode => "duplicate_node",
             Self::NotFound => "not_found",
             Self::Timeout => "timeout",
@@ -151,6 +155,7 @@ impl ErrorKind {
             Self::Connect | Self::Unavailable => Retry::Reconnect,
             Self::LimitReached
             | Self::NoResponders
+            | Self::NodeGone
             | Self::Timeout
             | Self::Handler
             | Self::Panic => Retry::Now,

@@ -178,6 +178,13 @@ pub enum NodeEvent {
 )]
 #[async_trait]
 pub trait NodeRegistry: Send + Sync + fmt::Debug + 'static {
+    /// Whether it is behind a network. Then everything that follows is called on a thread of the membership's own, with a runtime
+    /// of its own, so that a node whose workers are all busy still lives: what the registry needs of a runtime (a connection, tasks)
+    /// it is to make at the first of these calls, [`register`](Self::register), and not when it is made itself.
+    fn is_networked(&self) -> bool {
+        false
+    }
+
     /// Makes the node known.
     async fn register(&self, node: &NodeInfo) -> Result<(), Error>;
 
@@ -196,6 +203,12 @@ pub trait NodeRegistry: Send + Sync + fmt::Debug + 'static {
 
     /// Watches changes, beginning with everybody who is there.
     async fn watch(&self) -> Result<Box<dyn NodeWatch>, Error>;
+
+    /// How many entries were met that are no nodes: of others, too large, or under a name that is not their own. They are
+    /// ignored, and told once.
+    fn ignored(&self) -> u64 {
+        0
+    }
 }
 
 /// A watch on the membership. Its buffer is bounded; see [`NodeEvent::Lagged`].

@@ -12,6 +12,7 @@ pub use crate::invoke::{
     by_value0, by_value1, by_value2, by_value3, by_value4, by_value5, by_value6, by_value7,
     by_value8,
 };
+pub use crate::routing::picker::Picker;
 
 use catga_core::{Error, Kind, Message, QoS};
 

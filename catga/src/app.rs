@@ -22,7 +22,7 @@ use crate::send::Outcome;
 use crate::settings::Settings;
 use crate::shutdown::{Lifecycle, ShutdownReport};
 use crate::table::Table;
-use crate::{Attempt, Context};
+use crate::{Attempt, Context, NodeChanges};
 
 /// A running application: publishes events, sends requests, and runs the handlers that were registered.
 ///
@@ -218,9 +218,10 @@ impl Catga {
 
     /// Sends a request to one of the nodes that answer it, and waits for the answer.
     ///
-    /// Nodes take turns. When it is this node's turn the handler is called directly, with the value.
-    /// Otherwise the request is tried again where trying again can help, up to `request_retries` (3) times with the same id, within
-    /// one `request_deadline` (10 s) over all tries; past it, it is never started.
+    /// Nodes take turns, unless [another strategy](crate::routing) says otherwise. When it is this node's turn the handler is called
+    /// directly, with the value. Otherwise the request is tried again where trying again can help, and at another node where there is one: when
+    /// a node refuses it, fails, is not there any more, or says nothing at all for a third of the time. Up to `request_retries` (3)
+    /// times with the same id, within one `request_deadline` (10 s) over all tries; past it, it is never started.
     ///
     /// # Errors
     /// - [`NoHandler`](ErrorKind::NoHandler): nobody answers this request;
@@ -268,10 +269,13 @@ impl Catga {
         RequestBuilder::new(Arc::clone(self.inner()), None, request)
     }
 
-    /// Sends a request to one node.
+    /// Sends a request to one node, and to no other.
     ///
     /// # Errors
-    /// As [`send`](Self::send), and [`UnknownNode`](ErrorKind::UnknownNode) when no live node has this id.
+    /// As [`send`](Self::send), and
+    /// - [`UnknownNode`](ErrorKind::UnknownNode): no node has this id, nor had it in the last ten minutes;
+    /// - [`NodeGone`](ErrorKind::NodeGone): the node was there, and has left or died, before it had the request or while it had it
+    ///   ([`Error::may_be_stored`] tells which).
     ///
     /// # Cancel safety
     /// As [`send`](Self::send).
@@ -279,7 +283,11 @@ impl Catga {
         self.inner().send_to(node, request, None).await
     }
 
-    /// Sends a request to every live node that answers it, this one included, all at once.
+    /// Sends a request to every live node that answers it, all at once: an outcome for each, sorted by id. This node is one of
+    /// them, and its handler is called directly. For an event that every node is to see, [`publish`](Self::publish) it to a handler with
+    /// `#[handler(each_node)]`.
+    ///
+    /// Each node's copy has an id of its own.
     ///
     /// # Errors
     /// [`NoHandler`](ErrorKind::NoHandler) when no node answers it. What happens at a node is that
@@ -329,10 +337,47 @@ impl Catga {
         )
     }
 
-    /// The live nodes, sorted by id.
+    /// The live nodes, sorted by id. While the registry cannot be reached, those of the last view, which
+    /// [`health`](Self::health) then calls stale.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeInfo> {
         self.inner().members.nodes()
+    }
+
+    /// A live node, by its id.
+    #[must_use]
+    pub fn node_info(&self, id: &str) -> Option<NodeInfo> {
+        let view = self.inner().members.view();
+        view.node(id).map(|member| member.info.clone())
+    }
+
+    /// Watches who comes and goes, beginning with those who are there.
+    ///
+    /// # Examples
+    /// ```
+    /// # use catga::prelude::*;
+    /// use catga::NodeEvent;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<()> {
+    /// # let handlers = || handlers![];
+    /// let one = Catga::builder().connect("memory://shop").node("one").handlers(handlers()).start().await?;
+    /// let mut nodes = one.watch_nodes();
+    /// let two = Catga::builder().connect("memory://shop").node("two").handlers(handlers()).start().await?;
+    /// for id in ["one", "two"] {
+    ///     match nodes.next().await {
+    ///         Some(NodeEvent::Joined(node)) => assert_eq!(node.id.as_str(), id),
+    ///         other => panic!("{other:?}"),
+    ///     }
+    /// }
+    /// # two.shutdown().await?;
+    /// # one.shutdown().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn watch_nodes(&self) -> NodeChanges {
+        NodeChanges::of(self.inner())
     }
 
     /// The id of this node.

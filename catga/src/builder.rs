@@ -17,6 +17,7 @@ use crate::drivers;
 use crate::extract::States;
 use crate::handlers::Handlers;
 use crate::layer::Layers;
+use crate::routing::Routes;
 use crate::settings::{Env, Settings, all_problems, variable};
 use crate::start::{Plan, fresh_node_id};
 use crate::table::Table;
@@ -40,6 +41,7 @@ pub struct CatgaBuilder {
     registry: Option<Arc<dyn NodeRegistry>>,
     inbox: Option<Arc<dyn InboxStore>>,
     pub(crate) layers: Layers,
+    pub(crate) routes: Routes,
 }
 
 impl CatgaBuilder {
@@ -331,6 +333,7 @@ impl CatgaBuilder {
             &mut problems,
             &mut lacks,
         );
+        self.routes.check(&table, &mut problems);
         let kind = if problems.is_empty() {
             ErrorKind::Unsupported
         } else {
@@ -363,6 +366,7 @@ impl CatgaBuilder {
                 codecs,
                 registry: self.registry,
                 inbox: self.inbox,
+                routes: self.routes,
             },
             url,
         ))

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use catga_core::{
-    Claim, ClaimEnd, ClaimOutcome, Completion, Effects, Error, ErrorKind, InboxKey, Owner, Reason,
-    ReasonKind, RemoteError, Reply, Retry, Settlement,
+    Claim, ClaimEnd, ClaimOutcome, Completion, Delivery, Effects, Error, ErrorKind, InboxKey,
+    Owner, Reason, ReasonKind, RemoteError, Reply, Retry, Settlement,
 };
 use tokio::time::{sleep, timeout};
 
@@ -17,6 +17,8 @@ use crate::table::{Counters, Entry};
 use crate::time::{from_now, time_left};
 use crate::verdict::Verdict;
 
+/// The least that a claim of a request holds without being renewed, whatever its caller's time.
+const LEAST_LEASE: Duration = Duration::from_secs(1);
 /// With less time left, a duplicate does not look again.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
@@ -78,7 +80,7 @@ impl Job {
         let Some(inbox) = &self.inner.backend.inbox else {
             unreachable!("`start()` refuses handlers that need an inbox where there is none");
         };
-        let lease = self.inner.settings.ack_wait;
+        let lease = lease(&self.inner, &self.delivery);
         let generation = self.delivery.generation();
         let ask = || inbox.claim(key, owner, lease, generation);
         let claimed = persistently(lease / 3, may_have_heard, ask).await;
@@ -123,12 +125,24 @@ impl Job {
     }
 }
 
+/// How long a claim holds without being renewed. That of a request is short enough for another node to take it over, from one that
+/// died, while the caller still waits: a third of its time went by before it asked another, and there is as much left to run in.
+pub(crate) fn lease(inner: &Inner, delivery: &Delivery) -> Duration {
+    let ack_wait = inner.settings.ack_wait;
+    // Only requests have a time.
+    match delivery.time_left() {
+        Some(left) => (left / 3).max(LEAST_LEASE).min(ack_wait),
+        None => ack_wait,
+    }
+}
+
 /// Ends a claim as the verdict says, and returns what is left to be settled: nothing that was not recorded is
 /// acked.
 pub(crate) async fn conclude(
     inner: &Inner,
     entry: &Entry,
     claim: &Claim,
+    lease: Duration,
     verdict: Verdict,
     effects: Option<Effects>,
 ) -> Settlement {
@@ -140,7 +154,7 @@ pub(crate) async fn conclude(
         claim: end,
     } = verdict;
     // It was renewed a third of it ago, or less.
-    let limit = inner.settings.ack_wait / 2;
+    let limit = lease / 2;
     let ended = match end {
         None => {
             let response = match &settlement {

@@ -41,7 +41,7 @@ pub(crate) async fn run(
     let mut at_once = if entry.layered.is_some() { 1 } else { BATCH };
     // Nobody else subscribes for this handler: the first is the one.
     let _ = entry.subscription.set(subscription.stats_reader());
-    let draining = inner.lifecycle.draining();
+    let draining = inner.lifecycle.draining(&entry);
     tokio::pin!(draining);
     loop {
         let fetch = async {
@@ -79,7 +79,7 @@ pub(crate) async fn run(
             }
         }
         let (waited, back) = handle_all(&inner, &entry, &mut *caller, &mut batch).await;
-        if !inner.lifecycle.is_running() {
+        if !inner.lifecycle.takes_for(&entry) {
             left = back;
             break;
         }
@@ -126,13 +126,13 @@ async fn handle_all(
         }
         // Who waits for layers holds no place meanwhile.
         let keeps = entry.layered.is_none() && entry.slots.may_keep();
-        if !(keeps && inner.lifecycle.is_running()) {
+        if !(keeps && inner.lifecycle.takes_for(entry)) {
             kept = None;
         }
         let passed = match &entry.layered {
             // Who is to claim first asks the layers afterwards: their turn is not held meanwhile.
             Some(layered) if !must_claim(entry, &delivery) => {
-                match let_through(inner, layered, until, &mut waited).await {
+                match let_through(inner, entry, layered, until, &mut waited).await {
                     Some(ready) => Some(ready),
                     None => {
                         back.push(delivery);
@@ -186,6 +186,7 @@ fn patience(inner: &Inner, received: Instant, delivery: &Delivery) -> Option<Ins
 /// handler's own rate or breaker holds back is for another node.
 async fn let_through(
     inner: &Inner,
+    entry: &Entry,
     layered: &Layered,
     until: Option<Instant>,
     waited: &mut bool,
@@ -199,7 +200,7 @@ async fn let_through(
     }
     tokio::select! {
         biased;
-        () = inner.lifecycle.draining() => None,
+        () = inner.lifecycle.draining(entry) => None,
         ready = within(until, layered.ready()) => ready,
     }
 }
@@ -212,14 +213,14 @@ async fn place(
     until: Option<Instant>,
 ) -> Option<Slot<Arc<Entry>>> {
     let paused = entry.slots.is_paused() && until.is_some();
-    if !inner.lifecycle.is_running() || paused {
+    if !inner.lifecycle.takes_for(entry) || paused {
         return None;
     }
     match Slots::try_take_for(Arc::clone(entry)) {
         Ok(slot) => Some(slot),
         Err(entry) => tokio::select! {
             biased;
-            () = inner.lifecycle.draining() => None,
+            () = inner.lifecycle.draining(&entry) => None,
             slot = within(until, Slots::take(entry)) => slot,
         },
     }

@@ -61,13 +61,17 @@ impl Health {
             format!("{}: {}", inner.backend.name, backend.1),
         )];
         let running = inner.lifecycle.is_running();
-        if inner.backend.registry.is_some() {
+        if let Some(registry) = &inner.backend.registry {
             let (status, detail) = match inner.members.trouble() {
                 _ if !running => (HealthStatus::Down, "left".to_owned()),
-                None => (
-                    HealthStatus::Up,
-                    format!("{} nodes", inner.members.nodes().len()),
-                ),
+                None => {
+                    let nodes = format!("{} nodes", inner.members.nodes().len());
+                    let detail = match registry.ignored() {
+                        0 => nodes,
+                        ignored => format!("{nodes}; {ignored} entries are none, and ignored"),
+                    };
+                    (HealthStatus::Up, detail)
+                }
                 Some(trouble) => (HealthStatus::Degraded, trouble),
             };
             parts.push(part("membership", status, detail));

@@ -157,7 +157,7 @@ impl Job {
         let ready = tokio::select! {
             biased;
             // Not begun, it does not hold up the shutdown.
-            () = self.inner.lifecycle.draining() => None,
+            () = self.inner.lifecycle.draining(&self.slot) => None,
             ready = within(Some(until), layered.ready()) => Some(ready),
         };
         match ready {
@@ -363,7 +363,8 @@ impl Job {
         let settlement = match (unsettled, claim) {
             (Unsettled::Unclaimed(settlement), _) => settlement,
             (Unsettled::Claimed(verdict, effects), Some(claim)) => {
-                claim::conclude(&inner, &slot, &claim, verdict, effects).await
+                let lease = claim::lease(&inner, &delivery);
+                claim::conclude(&inner, &slot, &claim, lease, verdict, effects).await
             }
             (Unsettled::Claimed(verdict, effects), None) => {
                 verdict.committing(delivery.is_claimed(), effects)
@@ -424,24 +425,28 @@ async fn keep_lease(inner: &Inner, delivery: &mut Delivery, mut claim: Option<&m
     if !delivery.is_acknowledged() {
         std::future::pending::<()>().await;
     }
-    let ack_wait = inner.settings.ack_wait;
+    // The claim's is the shorter one.
+    let lease = match claim {
+        Some(_) => claim::lease(inner, delivery),
+        None => inner.settings.ack_wait,
+    };
     let id = delivery.envelope().id();
     let name = delivery.envelope().name().clone();
-    let mut wait = ack_wait / 3;
+    let mut wait = lease / 3;
     loop {
         sleep(wait).await;
         let renew = async {
             match (&mut claim, &inner.backend.inbox) {
                 (Some(claim), Some(inbox)) => {
-                    claim::in_time(ack_wait / 6, "renew", inbox.renew(claim, ack_wait)).await
+                    claim::in_time(lease / 6, "renew", inbox.renew(claim, lease)).await
                 }
                 _ => Ok(()),
             }
         };
-        let extend = claim::in_time(ack_wait / 6, "extend", delivery.extend());
+        let extend = claim::in_time(lease / 6, "extend", delivery.extend());
         let (extended, renewed) = tokio::join!(extend, renew);
         let Err(error) = extended.and(renewed) else {
-            wait = ack_wait / 3;
+            wait = lease / 3;
             continue;
         };
         if error.retry() == Retry::Never {
@@ -449,7 +454,7 @@ async fn keep_lease(inner: &Inner, delivery: &mut Delivery, mut claim: Option<&m
             std::future::pending::<()>().await;
         }
         tracing::debug!(%error, "the lease could not be renewed, trying again");
-        wait = ack_wait / 12;
+        wait = lease / 12;
     }
 }
 

@@ -18,6 +18,7 @@ mod consume;
 mod context;
 mod control;
 mod dead_letters;
+mod deliver;
 mod drivers;
 mod extract;
 mod guard;
@@ -32,7 +33,9 @@ mod layer;
 mod layer_tests;
 mod layered;
 mod lent;
+mod load;
 mod members;
+mod membership;
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(not(feature = "metrics"))]
@@ -41,9 +44,11 @@ mod metrics;
 #[cfg(all(test, shuttle))]
 mod models;
 mod origin;
+mod peer;
 pub mod prelude;
 mod publish;
 mod request;
+pub mod routing;
 mod seat;
 mod send;
 mod serve;
@@ -58,6 +63,8 @@ mod table;
 mod time;
 mod turn;
 mod verdict;
+mod view;
+mod watch_nodes;
 
 #[doc(hidden)]
 pub mod __private;
@@ -66,6 +73,10 @@ pub mod __private;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/guarantees-explained.md")]
 mod guarantees_explained {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/routing.md")]
+mod routing_explained {}
 
 #[cfg(all(doctest, feature = "metrics"))]
 #[doc = include_str!("../../docs/metrics.md")]
@@ -112,3 +123,4 @@ pub use request::RequestBuilder;
 pub use send::Outcome;
 pub use service::{Erased, Serving};
 pub use shutdown::ShutdownReport;
+pub use watch_nodes::NodeChanges;

@@ -1,109 +1,101 @@
-//! Membership: this node's heartbeats, and the view of the others.
+//! Who is there, as a view that is swapped whole: [`membership`](crate::membership) keeps it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use catga_core::{
-    Error, ErrorKind, Load, Name, NodeEvent, NodeId, NodeInfo, NodeRegistry, NodeWatch,
-};
-use tokio::task::JoinSet;
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use catga_core::{NodeEvent, NodeId, NodeInfo};
+use tokio::sync::{Notify, broadcast};
+use tokio::time::Instant;
 
-use crate::app::Inner;
-use crate::table::Entry;
+use crate::peer::{Epoch, Peer};
+use crate::routing::{Routes, place_of};
+use crate::view::View;
 
-/// Who is there, as a view that is swapped whole.
+/// How many changes wait for a watcher before it counts as lagging.
+const WATCH_BUFFER: usize = 256;
+/// How long it is known of a node that it was there once, and of how many.
+const REMEMBERED: Duration = Duration::from_secs(600);
+const REMEMBERED_NODES: usize = 1_000;
+
+/// The nodes, and what this one thinks of them.
 #[derive(Debug)]
 pub(crate) struct Members {
+    own: NodeInfo,
+    routes: Routes,
     view: ArcSwap<View>,
     /// Nobody but this node is there, so that there is nothing to pick.
     alone: AtomicBool,
+    epoch: Epoch,
+    changes: broadcast::Sender<Change>,
     /// Why others may not see this node.
     unregistered: ArcSwapOption<String>,
     /// Whether changes do not arrive, so that the view may be old.
     unwatched: AtomicBool,
+    /// Whether the registry has forgotten this node while it was heard of, and so perhaps all others.
+    forgotten: AtomicBool,
+    /// Tells that this node is to register at once.
+    pub(crate) again: Notify,
+    /// Tells that the registry is to be read anew.
+    pub(crate) reread: Notify,
+    /// How often a request went on to another node.
+    fail_overs: AtomicU64,
 }
 
-/// The nodes at one moment.
+/// A change, with the version of the view that has it.
+pub(crate) type Change = (u64, NodeEvent);
+
+/// A node that is there.
 #[derive(Debug)]
-pub(crate) struct View {
-    nodes: BTreeMap<NodeId, NodeInfo>,
-    by_request: HashMap<Name, Arc<Candidates>>,
+pub(crate) struct Member {
+    pub(crate) info: NodeInfo,
+    pub(crate) peer: Arc<Peer>,
+    /// Where [`ConsistentHash`](crate::routing::ConsistentHash) has it.
+    pub(crate) place: u64,
 }
 
-/// The nodes that answer one request, which take turns.
+/// A node that was there.
+#[derive(Clone, Debug)]
+pub(crate) struct Departed {
+    pub(crate) info: NodeInfo,
+    pub(crate) at: Instant,
+    /// It did not say that it leaves.
+    pub(crate) silent: bool,
+    peer: Arc<Peer>,
+}
+
+/// What the registry told.
 #[derive(Debug)]
-pub(crate) struct Candidates {
-    pub(crate) nodes: Vec<(NodeId, Name)>,
-    turn: AtomicUsize,
-}
-
-impl Candidates {
-    /// Whose turn it is: the node and its service.
-    pub(crate) fn next(&self) -> &(NodeId, Name) {
-        &self.nodes[self.turn.fetch_add(1, Ordering::Relaxed) % self.nodes.len()]
-    }
-
-    /// Who comes after `failed`. It takes no turn: else those who come next would meet it again.
-    pub(crate) fn after(&self, failed: &NodeId) -> &(NodeId, Name) {
-        let at = self.nodes.iter().position(|(node, _)| node == failed);
-        &self.nodes[at.map_or(0, |at| at + 1) % self.nodes.len()]
-    }
-}
-
-impl View {
-    fn new(own: &NodeInfo, mut nodes: BTreeMap<NodeId, NodeInfo>, before: Option<&Self>) -> Self {
-        // This node is there for itself, whatever the registry has heard of it.
-        nodes.entry(own.id.clone()).or_insert_with(|| own.clone());
-        let mut answering: HashMap<Name, Vec<(NodeId, Name)>> = HashMap::new();
-        for node in nodes.values().filter(|node| !node.draining) {
-            for request in &node.requests {
-                answering
-                    .entry(request.clone())
-                    .or_default()
-                    .push((node.id.clone(), node.service.clone()));
-            }
-        }
-        let turn = |request: &Name| {
-            let before = before.and_then(|view| view.by_request.get(request));
-            AtomicUsize::new(before.map_or(0, |candidates| candidates.turn.load(Ordering::Relaxed)))
-        };
-        let by_request = answering
-            .into_iter()
-            .map(|(request, nodes)| {
-                let turn = turn(&request);
-                (request, Arc::new(Candidates { nodes, turn }))
-            })
-            .collect();
-        Self { nodes, by_request }
-    }
-
-    /// The nodes that answer a request.
-    pub(crate) fn candidates(&self, request: &str) -> Option<&Arc<Candidates>> {
-        self.by_request.get(request)
-    }
-
-    /// How many nodes answer a request.
-    pub(crate) fn answering(&self, request: &str) -> u32 {
-        let nodes = self.candidates(request).map_or(0, |c| c.nodes.len());
-        u32::try_from(nodes).unwrap_or(u32::MAX)
-    }
-
-    /// A live node.
-    pub(crate) fn node(&self, id: &str) -> Option<&NodeInfo> {
-        self.nodes.get(id)
-    }
+pub(crate) enum Told {
+    /// A node is there.
+    There(NodeInfo),
+    /// An incarnation of a node left.
+    Left(NodeInfo),
+    /// These are there, and nobody else.
+    All(Vec<NodeInfo>),
+    /// The registry has lost its nodes: those who went silent that lately are taken for there.
+    Forgotten(Duration),
 }
 
 impl Members {
-    pub(crate) fn new(own: &NodeInfo) -> Self {
-        let view = View::new(own, BTreeMap::new(), None);
+    pub(crate) fn new(own: &NodeInfo, routes: Routes) -> Self {
+        let mut nodes = Nodes::default();
+        nodes.put(own, Instant::now(), 0);
         Self {
-            view: ArcSwap::from_pointee(view),
+            own: own.clone(),
+            view: ArcSwap::from_pointee(View::new(&own.id, nodes, &routes, None)),
+            routes,
             alone: AtomicBool::new(true),
+            epoch: Epoch::new(),
+            changes: broadcast::Sender::new(WATCH_BUFFER),
             unregistered: ArcSwapOption::empty(),
             unwatched: AtomicBool::new(false),
+            forgotten: AtomicBool::new(false),
+            again: Notify::new(),
+            reread: Notify::new(),
+            fail_overs: AtomicU64::new(0),
         }
     }
 
@@ -112,149 +104,250 @@ impl Members {
         self.alone.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn view(&self) -> arc_swap::Guard<Arc<View>> {
+    pub(crate) fn view(&self) -> Guard<Arc<View>> {
         self.view.load()
     }
 
-    pub(crate) fn nodes(&self) -> Vec<NodeInfo> {
-        self.view.load().nodes.values().cloned().collect()
+    pub(crate) fn routes(&self) -> &Routes {
+        &self.routes
     }
 
-    /// What is wrong with the membership, if anything.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<NodeInfo> {
+        let view = self.view.load();
+        let members = view.nodes.live.values();
+        members.map(|member| member.info.clone()).collect()
+    }
+
+    pub(crate) fn watch(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// What is wrong with the membership, if anything: as long as there is, the view may be old.
     pub(crate) fn trouble(&self) -> Option<String> {
         if self.unwatched.load(Ordering::Relaxed) {
-            return Some("changes in the registry do not arrive; the last view is kept".to_owned());
+            return Some(
+                "changes in the registry do not arrive; the last view is kept, and may be stale"
+                    .to_owned(),
+            );
+        }
+        if self.is_forgotten() {
+            return Some(
+                "the registry has lost its nodes; the last view is kept until they are back, and may be stale"
+                    .to_owned(),
+            );
         }
         self.unregistered.load().as_deref().cloned()
     }
 
-    fn change(&self, own: &NodeInfo, change: impl FnOnce(&mut BTreeMap<NodeId, NodeInfo>)) {
-        let before = self.view.load_full();
-        let mut nodes = before.nodes.clone();
-        change(&mut nodes);
-        let view = View::new(own, nodes, Some(&before));
-        let alone = view.nodes.len() == 1;
-        self.view.store(Arc::new(view));
-        self.alone.store(alone, Ordering::Relaxed);
+    pub(crate) fn set_unregistered(&self, trouble: Option<String>) {
+        self.unregistered.store(trouble.map(Arc::new));
     }
-}
 
-/// Registers this node and sees who is there.
-pub(crate) async fn join(inner: &Inner) -> Result<Option<Box<dyn NodeWatch>>, Error> {
-    let Some(registry) = &inner.backend.registry else {
-        return Ok(None);
-    };
-    registry.register(&inner.node).await?;
-    Ok(Some(watch(inner, &**registry).await?))
-}
-
-/// Begins a watch, and sees everybody who is there.
-async fn watch(inner: &Inner, registry: &dyn NodeRegistry) -> Result<Box<dyn NodeWatch>, Error> {
-    let watch = registry.watch().await?;
-    refresh(inner, registry).await?;
-    Ok(watch)
-}
-
-async fn refresh(inner: &Inner, registry: &dyn NodeRegistry) -> Result<(), Error> {
-    let live = registry.nodes().await?;
-    let live = live
-        .into_iter()
-        .map(|node| (node.id.clone(), node))
-        .collect();
-    inner.members.change(&inner.node, |nodes| *nodes = live);
-    Ok(())
-}
-
-/// The tasks that keep the membership: heartbeats out, changes in.
-pub(crate) fn keep(inner: &Arc<Inner>, watch: Option<Box<dyn NodeWatch>>) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    if let (Some(registry), Some(watch)) = (&inner.backend.registry, watch) {
-        tasks.spawn(beat(Arc::clone(inner), Arc::clone(registry)));
-        tasks.spawn(follow(Arc::clone(inner), Arc::clone(registry), watch));
+    pub(crate) fn set_unwatched(&self, unwatched: bool) {
+        self.unwatched.store(unwatched, Ordering::Relaxed);
     }
-    tasks
-}
 
-async fn beat(inner: Arc<Inner>, registry: Arc<dyn NodeRegistry>) {
-    let mut node = inner.node.clone();
-    loop {
-        tokio::time::sleep(inner.settings.heartbeat).await;
-        node.load = load(&inner);
-        let outcome = match registry.heartbeat(&node).await {
-            // Given up while it was silent: it is there again.
-            Err(error) if error.kind() == ErrorKind::NotFound => registry.register(&node).await,
-            outcome => outcome,
-        };
-        let trouble = outcome.err().map(|error| {
-            let trouble = format!("node {} is not registered: {}", node.id, error.message());
-            tracing::warn!(trouble, "membership");
-            Arc::new(trouble)
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_forgotten(&self, forgotten: bool) {
+        self.forgotten.store(forgotten, Ordering::Relaxed);
+    }
+
+    pub(crate) fn failed_over(&self) {
+        self.fail_overs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "it is told"))]
+    pub(crate) fn fail_overs(&self) -> u64 {
+        self.fail_overs.load(Ordering::Relaxed)
+    }
+
+    /// Whether what the registry says is about this very node.
+    pub(crate) fn is_own(&self, node: &NodeInfo) -> bool {
+        node.id == self.own.id && node.incarnation == self.own.incarnation
+    }
+
+    /// Takes what the registry told. One task alone does.
+    pub(crate) fn hear(&self, told: &Told) {
+        let (at, now) = (Instant::now(), self.epoch.now());
+        let before = self.view.rcu(|before| {
+            let mut nodes = before.nodes.clone();
+            nodes.hear(told, &self.own, at, now);
+            View::new(&self.own.id, nodes, &self.routes, Some(before))
         });
-        inner.members.unregistered.store(trouble);
+        // Others only sort it anew.
+        let after = self.view.load();
+        self.alone
+            .store(after.nodes.live.len() == 1, Ordering::Relaxed);
+        if self.changes.receiver_count() > 0 {
+            for event in changes(&before.nodes, &after.nodes) {
+                // Nobody may listen any more.
+                let _ = self.changes.send((before.version + 1, event));
+            }
+        }
+    }
+
+    /// Sorts those who answer anew: somebody failed, or answered again.
+    #[cold]
+    pub(crate) fn resort(&self) {
+        self.view.rcu(|before| {
+            View::new(
+                &self.own.id,
+                before.nodes.clone(),
+                &self.routes,
+                Some(before),
+            )
+        });
+    }
+
+    /// Notes that a node did not answer as it should; it is skipped for a while.
+    #[cold]
+    pub(crate) fn failed(&self, member: &Member, probe: bool) {
+        if member.info.id != self.own.id && member.peer.failed(probe, self.epoch.now()) {
+            tracing::info!(node = %member.info.id, "the node does not answer, and is skipped for a while");
+            self.resort();
+        }
+    }
+
+    /// Notes that a node answered.
+    #[inline]
+    pub(crate) fn answered(&self, member: &Member) {
+        if member.peer.answered() {
+            tracing::info!(node = %member.info.id, "the node answers again");
+            self.resort();
+        }
     }
 }
 
-async fn follow(
-    inner: Arc<Inner>,
-    registry: Arc<dyn NodeRegistry>,
-    mut changes: Box<dyn NodeWatch>,
-) {
-    loop {
-        while let Some(event) = changes.next().await {
-            if event == NodeEvent::Lagged {
-                // Who left meanwhile is not in the snapshot that follows.
-                if let Err(error) = refresh(&inner, &*registry).await {
-                    tracing::warn!(%error, "the registry could not be read");
-                    break;
+/// Those who are there, and those who were.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Nodes {
+    pub(crate) live: BTreeMap<NodeId, Arc<Member>>,
+    pub(crate) departed: BTreeMap<NodeId, Departed>,
+}
+
+impl Nodes {
+    fn hear(&mut self, told: &Told, own: &NodeInfo, at: Instant, now: u64) {
+        match told {
+            Told::There(node) => self.put(node, at, now),
+            Told::Left(node) => self.remove(node, own, at),
+            Told::All(nodes) => {
+                let is_listed = |id: &NodeId| nodes.iter().any(|node| node.id == *id);
+                let missing = self.live.values().filter(|live| !is_listed(&live.info.id));
+                let missing: Vec<_> = missing.map(|live| live.info.clone()).collect();
+                for node in &missing {
+                    self.remove(node, own, at);
+                }
+                for node in nodes {
+                    self.put(node, at, now);
                 }
             }
-            apply(&inner, event);
-        }
-        tracing::warn!("the watch on the registry ended; the last view is kept meanwhile");
-        inner.members.unwatched.store(true, Ordering::Relaxed);
-        changes = loop {
-            tokio::time::sleep(inner.settings.heartbeat).await;
-            if let Ok(changes) = watch(&inner, &*registry).await {
-                break changes;
+            Told::Forgotten(lately) => {
+                let back = self.departed.values();
+                let back = back.filter(|node| node.silent && node.at + *lately >= at);
+                let back: Vec<_> = back.map(|node| node.info.clone()).collect();
+                for node in &back {
+                    self.put(node, at, now);
+                }
             }
+        }
+        self.departed.retain(|_, node| node.at + REMEMBERED >= at);
+        while self.departed.len() > REMEMBERED_NODES {
+            let oldest = self.departed.iter().min_by_key(|(_, node)| node.at);
+            let Some(oldest) = oldest.map(|(id, _)| id.clone()) else {
+                break;
+            };
+            self.departed.remove(&oldest);
+        }
+    }
+
+    fn put(&mut self, node: &NodeInfo, at: Instant, now: u64) {
+        let peer = match self.live.get(&node.id) {
+            Some(live) if live.info.incarnation == node.incarnation => Arc::clone(&live.peer),
+            Some(live) => {
+                // Its successor is there: nobody answers any more for what went before.
+                live.peer.set_gone();
+                Arc::new(live.peer.back(false, now))
+            }
+            None => match self.departed.remove(&node.id) {
+                Some(before) => {
+                    let same = before.info.incarnation == node.incarnation;
+                    let gap = at.saturating_duration_since(before.at);
+                    tracing::debug!(node = %node.id, same, ?gap, "the node is back");
+                    Arc::new(before.peer.back(same && before.silent, now))
+                }
+                None => Arc::default(),
+            },
         };
-        inner.members.unwatched.store(false, Ordering::Relaxed);
+        let member = Member {
+            place: place_of(node.id.as_str()),
+            info: node.clone(),
+            peer,
+        };
+        self.live.insert(node.id.clone(), Arc::new(member));
+    }
+
+    /// This node is there for itself, whatever the registry has heard of it; and a successor with the same id may be there already.
+    fn remove(&mut self, node: &NodeInfo, own: &NodeInfo, at: Instant) {
+        let is_other = |live: &Arc<Member>| {
+            live.info.incarnation == node.incarnation && live.info.incarnation != own.incarnation
+        };
+        if !self.live.get(&node.id).is_some_and(is_other) {
+            return;
+        }
+        let Some(live) = self.live.remove(&node.id) else {
+            return;
+        };
+        let silent = !(node.draining || live.info.draining);
+        if silent {
+            live.peer.set_gone();
+        }
+        let departed = Departed {
+            info: node.clone(),
+            at,
+            silent,
+            peer: Arc::clone(&live.peer),
+        };
+        self.departed.insert(node.id.clone(), departed);
     }
 }
 
-fn apply(inner: &Inner, event: NodeEvent) {
-    match event {
-        NodeEvent::Joined(node) | NodeEvent::Updated(node) => {
-            tracing::debug!(node = %node.id, service = %node.service, "node is there");
-            inner.members.change(&inner.node, |nodes| {
-                nodes.insert(node.id.clone(), node);
-            });
+/// What watchers are told.
+fn changes(before: &Nodes, after: &Nodes) -> Vec<NodeEvent> {
+    let mut events = Vec::new();
+    for (id, old) in &before.live {
+        let new = after.live.get(id);
+        if new.is_none_or(|new| new.info.incarnation != old.info.incarnation) {
+            events.push(NodeEvent::Left(old.info.clone()));
         }
-        NodeEvent::Left(node) => {
-            tracing::info!(node = %node.id, service = %node.service, "node left");
-            inner.members.change(&inner.node, |nodes| {
-                // A successor with the same id may be there already.
-                if nodes
-                    .get(&node.id)
-                    .is_some_and(|known| known.incarnation == node.incarnation)
-                {
-                    nodes.remove(&node.id);
+    }
+    for (id, new) in &after.live {
+        match before.live.get(id) {
+            Some(old) if Arc::ptr_eq(old, new) => {}
+            Some(old) if old.info.incarnation == new.info.incarnation => {
+                if differs(&old.info, &new.info) {
+                    events.push(NodeEvent::Updated(new.info.clone()));
                 }
-            });
+            }
+            _ => events.push(NodeEvent::Joined(new.info.clone())),
         }
-        _ => {}
     }
+    events
 }
 
-/// The fullest handler decides.
-fn load(inner: &Inner) -> Load {
-    let percent = |entry: &Arc<Entry>| {
-        if entry.is_request() && entry.slots.is_paused() {
-            // Idle, and yet nobody for a request.
-            return 100;
-        }
-        entry.slots.taken() * 100 / entry.slots.limit().max(1)
-    };
-    let fullest = inner.table.entries.iter().map(percent).max().unwrap_or(0);
-    Load::percent(u8::try_from(fullest).unwrap_or(100))
+/// Whether watchers want to hear of a change: not that it was seen again.
+fn differs(before: &NodeInfo, after: &NodeInfo) -> bool {
+    let mut seen = before.clone();
+    seen.last_seen = after.last_seen;
+    seen.started_at = after.started_at;
+    seen != *after
 }
+
+#[cfg(test)]
+mod tests;

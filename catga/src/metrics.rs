@@ -17,6 +17,7 @@ use metrics::{Counter, Gauge, Histogram, IntoF64, Label, Unit};
 use crate::extract::TypeIdHasher;
 use crate::guard::Failure;
 use crate::health::HandlerStats;
+use crate::members::Members;
 use crate::table::{Entry, Table};
 
 /// How often what was counted is told.
@@ -32,6 +33,8 @@ const DUPLICATES: &str = "catga.duplicates";
 const LOSSES: &str = "catga.losses";
 const LOST_CLAIMS: &str = "catga.lost_claims";
 const IN_FLIGHT: &str = "catga.in_flight";
+const NODES: &str = "catga.nodes";
+const FAIL_OVERS: &str = "catga.fail_overs";
 
 /// What is told of an application; nothing where nobody records.
 #[derive(Debug)]
@@ -42,6 +45,9 @@ struct Recorded {
     system: &'static str,
     /// What is sent, by where its name stands in the program: a type's name stands in one place, and is not read to be found.
     sent: ArcSwap<Sent>,
+    nodes: Gauge,
+    /// With how many were told.
+    fail_overs: (Counter, AtomicU64),
 }
 
 type Sent = HashMap<u64, Arc<SentMetrics>, BuildHasherDefault<TypeIdHasher>>;
@@ -83,7 +89,7 @@ impl Metrics {
         describe();
         let labels = vec![Label::from_static_parts("messaging.system", system)];
         // Nothing is ever told in its name.
-        if !is_recorded(&metrics::histogram!(PROCESS_DURATION, labels)) {
+        if !is_recorded(&metrics::histogram!(PROCESS_DURATION, labels.clone())) {
             return Self(None);
         }
         for entry in &table.entries {
@@ -92,6 +98,8 @@ impl Metrics {
         Self(Some(Box::new(Recorded {
             system,
             sent: ArcSwap::default(),
+            nodes: metrics::gauge!(NODES, labels.clone()),
+            fail_overs: (metrics::counter!(FAIL_OVERS, labels), AtomicU64::new(0)),
         })))
     }
 
@@ -135,12 +143,17 @@ impl Metrics {
     }
 
     /// Tells what was counted since the last time.
-    pub(crate) fn tell(&self, table: &Table) {
-        if self.is_on() {
-            for entry in &table.entries {
-                entry.metrics.tell(entry);
-            }
+    pub(crate) fn tell(&self, table: &Table, members: &Members) {
+        let Some(recorded) = &self.0 else {
+            return;
+        };
+        for entry in &table.entries {
+            entry.metrics.tell(entry);
         }
+        // Not as a difference: applications of one process see the same nodes.
+        recorded.nodes.set(as_f64(members.view().nodes.live.len()));
+        let (counter, told) = &recorded.fail_overs;
+        tell_more(counter, told, members.fail_overs());
     }
 }
 
@@ -257,11 +270,7 @@ impl HandlerMetrics {
             stats.lost,
         ];
         for ((counter, told), counted) in handles.counters.iter().zip(counted) {
-            let before = told.fetch_max(counted, Ordering::Relaxed);
-            // As a difference: applications of one process add up.
-            if let Some(more) = counted.checked_sub(before).filter(|more| *more > 0) {
-                counter.increment(more);
-            }
+            tell_more(counter, told, counted);
         }
         let (gauge, told) = &handles.in_flight;
         let before = told.swap(stats.in_flight, Ordering::Relaxed);
@@ -278,7 +287,15 @@ impl Handles {
     }
 }
 
-/// How often a handler runs at once: far below what an `f64` cannot tell apart.
+/// Tells what was counted beyond what was told, as a difference: applications of one process add up.
+fn tell_more(counter: &Counter, told: &AtomicU64, now: u64) {
+    let before = told.fetch_max(now, Ordering::Relaxed);
+    if let Some(more) = now.checked_sub(before).filter(|more| *more > 0) {
+        counter.increment(more);
+    }
+}
+
+/// How often a handler runs at once, or how many nodes there are: far below what an `f64` cannot tell apart.
 #[allow(clippy::cast_precision_loss, reason = "it is a small number")]
 fn as_f64(count: usize) -> f64 {
     count as f64
@@ -353,4 +370,10 @@ fn describe() {
         "Runs whose claim was lost before they completed"
     );
     describe_gauge!(IN_FLIGHT, Unit::Count, "Runs of a handler, now");
+    describe_gauge!(NODES, Unit::Count, "Live nodes, this one among them");
+    describe_counter!(
+        FAIL_OVERS,
+        Unit::Count,
+        "Requests that went on to another node"
+    );
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use catga_core::{Error, Name, Request};
 
 use crate::guard::Failure;
+use crate::members::Members;
 use crate::table::Table;
 
 pub(crate) const EVERY: Duration = Duration::MAX;
@@ -48,7 +49,7 @@ impl Metrics {
         outcome
     }
 
-    pub(crate) fn tell(&self, _: &Table) {}
+    pub(crate) fn tell(&self, _: &Table, _: &Members) {}
 }
 
 #[allow(

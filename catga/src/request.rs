@@ -8,6 +8,7 @@ use catga_core::{Envelope, Error, MessageId, Request};
 
 use crate::Context;
 use crate::app::Inner;
+use crate::deliver::Route;
 use crate::publish::set_header;
 
 /// A request on its way out: the long form of [`Catga::send`](crate::Catga::send).
@@ -17,6 +18,7 @@ pub struct RequestBuilder<'a, R> {
     origin: Option<&'a Context>,
     envelope: Envelope,
     node: Option<String>,
+    route: Route,
     problem: Option<Error>,
     request: PhantomData<fn() -> R>,
 }
@@ -24,6 +26,7 @@ pub struct RequestBuilder<'a, R> {
 impl<'a, R: Request> RequestBuilder<'a, R> {
     pub(crate) fn new(inner: Arc<Inner>, origin: Option<&'a Context>, request: R) -> Self {
         Self {
+            route: inner.route(&request),
             inner,
             origin,
             envelope: Envelope::without_id(request),
@@ -59,8 +62,8 @@ impl<'a, R: Request> RequestBuilder<'a, R> {
     /// Sends it, and waits for the answer.
     ///
     /// # Errors
-    /// As [`Catga::send`](crate::Catga::send), [`UnknownNode`](catga_core::ErrorKind::UnknownNode) when no live
-    /// node has the id given, and [`InvalidName`](catga_core::ErrorKind::InvalidName) for a header that cannot go
+    /// As [`Catga::send`](crate::Catga::send), [`UnknownNode`](catga_core::ErrorKind::UnknownNode) and
+    /// [`NodeGone`](catga_core::ErrorKind::NodeGone) as [`Catga::send_to`](crate::Catga::send_to), and [`InvalidName`](catga_core::ErrorKind::InvalidName) for a header that cannot go
     /// onto the wire.
     ///
     /// # Cancel safety
@@ -71,7 +74,7 @@ impl<'a, R: Request> RequestBuilder<'a, R> {
         }
         let node = self.node.as_deref();
         self.inner
-            .send_letter::<R>(self.envelope, node, self.origin)
+            .send_letter::<R>(self.envelope, node, self.route, self.origin)
             .await
     }
 }

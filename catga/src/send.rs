@@ -1,21 +1,23 @@
 //! The way of a request to the node that answers it; [`call`](crate::call) is what happens there
 //! when that is this one.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catga_core::{
-    Capability, Encoded, Envelope, Error, ErrorKind, Kind, MessageId, NodeId, QoS, Request, Retry,
-    Target,
-};
+use catga_core::{Capability, Envelope, Error, ErrorKind, MessageId, NodeId, Request, Target};
+use humantime::format_duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::Context;
 use crate::app::Inner;
 use crate::call::{Arrival, Begun, Pass, too_late};
-use crate::time::{after, time_left};
-use crate::{Attempt, Context};
+use crate::deliver::{Hop, Route, is_idempotent};
+use crate::members::Departed;
+use crate::time::after;
+use crate::view::{Picked, Question};
 
 /// What one node answered to a [`broadcast`](crate::Catga::broadcast).
 #[derive(Debug)]
@@ -36,15 +38,14 @@ impl Inner {
         self.check_open("send", origin.is_some())?;
         let began = self.metrics.clock();
         let deadline = self.deadline::<R>(origin)?;
-        let candidates = if self.members.alone() {
+        let picked = if self.members.alone() {
             None
         } else {
-            self.members.view().candidates(R::NAME).cloned()
+            self.pick::<R>(|| request.routing_key())?
         };
-        let first = candidates.as_ref().map(|candidates| candidates.next());
         let claims = self.must_claim::<R>(origin);
         if let Some((entry, call)) = self.table.request::<R>()
-            && first.is_none_or(|(node, _)| *node == self.node.id)
+            && !matches!(picked, Some(Picked::There(..)))
             && !claims
         {
             let arrival = Arrival::from_here(origin)?;
@@ -63,39 +64,88 @@ impl Inner {
             };
             return self.metrics.answered::<R>(began, result);
         }
-        let first = first.map(|(node, _)| Target::Node(node.clone()));
-        let result = match first.map_or_else(|| self.anybody::<R>(), Ok) {
-            Ok(first) => {
-                let letter = self.letter(Envelope::without_id(request), None, origin)?;
-                let next = |failed: &Target| self.instead_of::<R>(failed);
-                self.deliver::<R>(&letter, deadline, first, next).await
-            }
-            Err(nobody) => Err(nobody),
-        };
+        // A box, so that the futures of those who are answered here stay small.
+        let result = Box::pin(self.send_away(request, picked, deadline, origin)).await;
         self.metrics.answered::<R>(began, result)
     }
 
-    /// Who answers a request, when no node is known to.
-    fn anybody<R: Request>(&self) -> Result<Target, Error> {
-        if self.table.request::<R>().is_some() {
-            return Ok(Target::Node(self.node.id.clone()));
+    /// Picks who is asked first; nobody, where no node is known to answer.
+    fn pick<'k, R: Request>(
+        &self,
+        key: impl FnOnce() -> Option<Cow<'k, str>>,
+    ) -> Result<Option<Picked>, Error> {
+        let view = self.members.view();
+        let Some(answering) = view.answering(R::NAME) else {
+            return Ok(None);
+        };
+        let key = if answering.needs_key() {
+            Some(key().ok_or_else(|| self.members.routes().keyless::<R>())?)
+        } else {
+            None
+        };
+        let question = Question {
+            request: R::NAME,
+            key: key.as_deref(),
+            entry: self.table.request::<R>().map(|(entry, _)| &**entry),
+        };
+        let lasts = self.settings.request_deadline;
+        let lasts = lasts.unwrap_or(self.settings.node_timeout);
+        Ok(Some(answering.pick(question, self.members.epoch(), lasts)))
+    }
+
+    /// How a request goes on after a failure.
+    pub(crate) fn route<R: Request>(&self, request: &R) -> Route {
+        let routes = self.members.routes();
+        let needs_key = routes.of(R::NAME).needs_key();
+        let key = needs_key.then(|| request.routing_key()).flatten();
+        Route::Routed(key.map(Cow::into_owned))
+    }
+
+    async fn send_away<R: Request>(
+        self: &Arc<Self>,
+        request: R,
+        picked: Option<Picked>,
+        deadline: Option<Instant>,
+        origin: Option<&Context>,
+    ) -> Result<R::Response, Error> {
+        let first = self.first::<R>(picked)?;
+        let route = self.route(&request);
+        let letter = self.letter(Envelope::without_id(request), None, origin)?;
+        self.deliver::<R>(&letter, deadline, first, &route).await
+    }
+
+    /// Where a request goes first that is not answered directly.
+    fn first<R: Request>(&self, picked: Option<Picked>) -> Result<Hop, Error> {
+        match picked {
+            Some(Picked::There(member, probe)) => Ok(Hop::to(member, probe)),
+            Some(Picked::Here) => Ok(self.own_hop()),
+            None if self.table.request::<R>().is_some() => Ok(self.own_hop()),
+            None if self.knows_everybody() => Err(self.no_handler::<R>()),
+            // Nobody knows who is there but the broker.
+            None => Ok(Hop::blind(Target::Service(self.node.service.clone()))),
         }
-        if self.knows_everybody() {
-            return Err(self.no_handler::<R>());
-        }
-        // Nobody knows who is there but the broker.
-        Ok(Target::Service(self.node.service.clone()))
+    }
+
+    fn own_hop(&self) -> Hop {
+        Hop::blind(Target::Node(self.node.id.clone()))
     }
 
     /// The node of a name.
-    fn node_target(&self, node: &str) -> Result<Target, Error> {
-        let id = match self.members.view().node(node) {
-            Some(known) => known.id.clone(),
-            None if node == self.node.id.as_str() => self.node.id.clone(),
-            None if self.knows_everybody() => return Err(self.unknown_node(node)),
-            None => NodeId::token(node)?,
-        };
-        Ok(Target::Node(id))
+    fn node_hop(&self, node: &str) -> Result<Hop, Error> {
+        let view = self.members.view();
+        if let Some(member) = view.node(node) {
+            return Ok(Hop::to(Arc::clone(member), false));
+        }
+        if node == self.node.id.as_str() {
+            return Ok(self.own_hop());
+        }
+        if !self.knows_everybody() {
+            return Ok(Hop::blind(Target::Node(NodeId::token(node)?)));
+        }
+        Err(match view.departed(node) {
+            Some(departed) => gone(departed),
+            None => self.unknown_node(node),
+        })
     }
 
     /// Sends a request with an id or headers of the caller's choice. Somebody else may have sent its id
@@ -104,38 +154,25 @@ impl Inner {
         self: &Arc<Self>,
         envelope: Envelope,
         node: Option<&str>,
+        route: Route,
         origin: Option<&Context>,
     ) -> Result<R::Response, Error> {
         self.check_open("send", origin.is_some())?;
         let began = self.metrics.clock();
         let deadline = self.deadline::<R>(origin)?;
         let letter = self.letter(envelope, node, origin)?;
-        if let Some(node) = node {
-            let target = self.node_target(node)?;
-            let again = self.deliver::<R>(&letter, deadline, target, Target::clone);
-            return self.metrics.answered::<R>(began, again.await);
-        }
-        let candidates = self.members.view().candidates(R::NAME).cloned();
-        let first = match &candidates {
-            Some(candidates) => Target::Node(candidates.next().0.clone()),
-            None => match self.anybody::<R>() {
-                Ok(first) => first,
-                Err(nobody) => return self.metrics.answered::<R>(began, Err(nobody)),
-            },
+        let first = match (node, &route) {
+            (Some(node), _) => self.node_hop(node),
+            (None, Route::Routed(key)) => self
+                .pick::<R>(|| key.as_deref().map(Cow::Borrowed))
+                .and_then(|picked| self.first::<R>(picked)),
+            (None, Route::Fixed) => unreachable!("a letter without a node is routed"),
         };
-        let next = |failed: &Target| self.instead_of::<R>(failed);
-        let result = self.deliver::<R>(&letter, deadline, first, next).await;
+        let result = match first {
+            Ok(first) => self.deliver::<R>(&letter, deadline, first, &route).await,
+            Err(nobody) => Err(nobody),
+        };
         self.metrics.answered::<R>(began, result)
-    }
-
-    /// Where a request that failed at one node goes next: to another of those who are there by now.
-    fn instead_of<R: Request>(&self, failed: &Target) -> Target {
-        match (failed, self.members.view().candidates(R::NAME)) {
-            (Target::Node(node), Some(candidates)) => {
-                Target::Node(candidates.after(node).0.clone())
-            }
-            _ => failed.clone(),
-        }
     }
 
     pub(crate) async fn send_to<R: Request>(
@@ -163,11 +200,10 @@ impl Inner {
                 .await;
             return self.metrics.answered::<R>(began, result);
         }
-        let target = self.node_target(node)?;
+        let hop = self.node_hop(node)?;
         let letter = self.letter(Envelope::without_id(request), Some(node), origin)?;
-        let result = self
-            .deliver::<R>(&letter, deadline, target, Target::clone)
-            .await;
+        let sent = self.deliver::<R>(&letter, deadline, hop, &Route::Fixed);
+        let result = Box::pin(sent).await;
         self.metrics.answered::<R>(began, result)
     }
 
@@ -181,23 +217,24 @@ impl Inner {
             let what = format!("send `{}` to every node", R::NAME);
             return Err(self.unsupported("broadcast", Capability::Nodes, &what));
         }
-        let candidates = self.members.view().candidates(R::NAME).cloned();
-        let candidates = candidates.ok_or_else(|| self.no_handler::<R>())?;
+        let answering = self.members.view().answering(R::NAME).cloned();
+        let answering = answering.ok_or_else(|| self.no_handler::<R>())?;
         let deadline = self.deadline::<R>(None)?;
         let letter = self.letter(Envelope::without_id(request), None, None)?;
         let mut calls = JoinSet::new();
         let mut asked = HashMap::new();
-        for (node, _) in &candidates.nodes {
-            let (inner, copy) = (Arc::clone(self), copy_for(&letter, node));
-            let target = Target::Node(node.clone());
+        for member in answering.all() {
+            let node = member.info.id.clone();
+            let (inner, copy) = (Arc::clone(self), copy_for(&letter, &node));
+            // Nobody else has the id of this copy: it needs no claim.
+            let direct = node == self.node.id && !self.must_claim::<R>(None);
+            let hop = Hop::to(member, false).called_directly(direct);
             let call = calls.spawn(async move {
                 let began = inner.metrics.clock();
-                let result = inner
-                    .deliver::<R>(&copy, deadline, target, Target::clone)
-                    .await;
-                inner.metrics.answered::<R>(began, result)
+                let result = inner.deliver::<R>(&copy, deadline, hop, &Route::Fixed);
+                inner.metrics.answered::<R>(began, result.await)
             });
-            asked.insert(call.id(), node.clone());
+            asked.insert(call.id(), node);
         }
         let mut outcomes = Vec::with_capacity(asked.len());
         while let Some(ended) = calls.join_next_with_id().await {
@@ -237,90 +274,6 @@ impl Inner {
                     .table
                     .request::<R>()
                     .is_some_and(|(entry, _)| entry.commits))
-    }
-
-    /// Sends a request to `target`, or to who comes `next` after a failure, with the same id, until it
-    /// is answered, refused for good, or too late.
-    async fn deliver<R: Request>(
-        self: &Arc<Self>,
-        letter: &Envelope,
-        deadline: Option<Instant>,
-        mut target: Target,
-        next: impl Fn(&Target) -> Target,
-    ) -> Result<R::Response, Error> {
-        let again = self.settings.request_retries.saturating_add(1);
-        let tries = if R::QOS == QoS::AtMostOnce { 1 } else { again };
-        let mut may_have_run = false;
-        let mut attempt = Attempt::new(1, tries);
-        loop {
-            let sending = self.try_once::<R>(&target, letter, deadline, attempt);
-            let error = match sending.await {
-                Ok(response) => return Ok(response),
-                Err(error) => error.with_context("to", &target),
-            };
-            may_have_run |= error.may_be_stored();
-            let follower = next(&target);
-            // Where nobody listens there is nothing to wait for: somebody else at once, or nobody.
-            let nobody = error.kind() == ErrorKind::NoResponders;
-            // Nor where it was turned away unseen, as long as there is somebody who was not asked yet.
-            let refused = error.kind() == ErrorKind::Unavailable
-                && !error.may_be_stored()
-                && follower != target
-                && attempt.number() < self.members.view().answering(R::NAME);
-            let wait = match error.retry() {
-                _ if nobody || refused => Duration::ZERO,
-                Retry::After(delay) => delay.max(self.settings.backoff.delay(attempt.number())),
-                _ => self.settings.backoff.delay(attempt.number()),
-            };
-            let in_time = deadline.is_none_or(|deadline| after(Instant::now(), wait) < deadline);
-            let in_vain = error.retry() == Retry::Never || (nobody && follower == target);
-            if attempt.is_last() || !in_time || in_vain {
-                return Err(if may_have_run {
-                    error.with_unknown_outcome()
-                } else {
-                    error
-                });
-            }
-            tracing::debug!(request = R::NAME, %target, next = %follower, %error, ?wait, "trying again with the same id");
-            tokio::time::sleep(wait).await;
-            target = follower;
-            attempt = Attempt::new(attempt.number() + 1, tries);
-        }
-    }
-
-    async fn try_once<R: Request>(
-        self: &Arc<Self>,
-        target: &Target,
-        letter: &Envelope,
-        deadline: Option<Instant>,
-        attempt: Attempt,
-    ) -> Result<R::Response, Error> {
-        if let (Target::Node(node), Some((entry, call))) = (target, self.table.request::<R>())
-            && *node == self.node.id
-            // What may be tried again, or was, is claimed, also where it comes back to this node.
-            && !is_idempotent::<R>()
-        {
-            let bytes = letter.payload().as_bytes().expect("a letter is encoded");
-            let payload = Encoded::new(&self.codecs, letter.content_type(), bytes);
-            let request = R::from_version(letter.version(), &payload)?;
-            let arrival = Arrival::of(letter, attempt);
-            return self
-                .call_here(entry, call, request, arrival, deadline)
-                .await;
-        }
-        let left = deadline.map(time_left);
-        let reply = self
-            .backend
-            .transport
-            .request(target, letter, attempt.number(), left)
-            .await?;
-        match reply.result {
-            Ok(bytes) => {
-                let response = self.codecs.decode(reply.content_type.as_deref(), &bytes);
-                response.map_err(Error::with_unknown_outcome)
-            }
-            Err(remote) => Err(remote.into_error("send")),
-        }
     }
 
     /// When a request is too late: its own deadline, or that of the call whose handler sends it.
@@ -377,9 +330,20 @@ impl Inner {
     }
 }
 
-/// Whether the inbox keeps the response for retries.
-const fn is_idempotent<R: Request>() -> bool {
-    matches!(R::KIND, Kind::Request { idempotent: true }) && !matches!(R::QOS, QoS::AtMostOnce)
+/// It is known, and not there any more.
+fn gone(departed: &Departed) -> Error {
+    let node = &departed.info.id;
+    let ago = Duration::from_secs(departed.at.elapsed().as_secs());
+    let how = if departed.silent {
+        "was given up because it was silent"
+    } else {
+        "left"
+    };
+    let text = format!(
+        "the node `{node}` {how} {} ago, and is not back",
+        format_duration(ago)
+    );
+    Error::new(ErrorKind::NodeGone, "send_to", text)
 }
 
 /// Each node's copy is a message of its own, or a shared inbox would run it once.

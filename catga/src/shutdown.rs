@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 use crate::app::Inner;
 use crate::guard;
+use crate::membership::Membership;
+use crate::table::Entry;
 use crate::time::from_now;
 
 /// How a shutdown ended.
@@ -29,8 +31,9 @@ pub struct ShutdownReport {
 const A_ROUND_TRIP: Duration = Duration::from_secs(1);
 
 const RUNNING: u8 = 0;
-const DRAINING: u8 = 1;
-const STOPPED: u8 = 2;
+const LEAVING: u8 = 1;
+const DRAINING: u8 = 2;
+const STOPPED: u8 = 3;
 
 /// Where an application is between its start and its end.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub(crate) struct End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Running,
+    /// No new events; others are told that this node goes, and until they know, the requests that they send are handled.
+    Leaving(Instant),
     /// Nothing new; what runs may finish until then.
     Draining(Instant),
     /// What still runs is dropped.
@@ -78,17 +83,40 @@ impl Lifecycle {
         self.now.load(Ordering::Relaxed) == RUNNING
     }
 
+    /// Whether new messages of a handler are taken.
+    pub(crate) fn takes_for(&self, entry: &Entry) -> bool {
+        let last = if entry.is_request() { LEAVING } else { RUNNING };
+        self.now.load(Ordering::Relaxed) <= last
+    }
+
     pub(crate) fn is_stopped(&self) -> bool {
         self.now.load(Ordering::Relaxed) == STOPPED
     }
 
+    /// Begins the end: others are told first.
+    pub(crate) fn leave(&self, limit: Duration) {
+        self.end_of(Phase::Running, LEAVING, Phase::Leaving(from_now(limit)));
+    }
+
+    /// Begins the end at once.
     pub(crate) fn drain(&self, limit: Duration) {
-        let deadline = from_now(limit);
+        self.end_of(Phase::Running, DRAINING, Phase::Draining(from_now(limit)));
+    }
+
+    fn drain_after_leaving(&self, deadline: Instant) {
+        self.end_of(
+            Phase::Leaving(deadline),
+            DRAINING,
+            Phase::Draining(deadline),
+        );
+    }
+
+    fn end_of(&self, from: Phase, now: u8, to: Phase) {
         self.phase.send_if_modified(|phase| {
-            let first = *phase == Phase::Running;
+            let first = *phase == from;
             if first {
-                self.now.store(DRAINING, Ordering::Relaxed);
-                *phase = Phase::Draining(deadline);
+                self.now.store(now, Ordering::Relaxed);
+                *phase = to;
             }
             first
         });
@@ -101,14 +129,30 @@ impl Lifecycle {
         });
     }
 
-    /// Waits until no new message may be taken.
-    pub(crate) async fn draining(&self) {
-        self.reached(|phase| phase != Phase::Running).await;
+    /// Waits until no new message of a handler may be taken.
+    pub(crate) fn draining<'a>(&'a self, entry: &Entry) -> impl Future<Output = ()> + use<'a> {
+        let answers = entry.is_request();
+        let is_over = move |phase| match phase {
+            Phase::Running => false,
+            Phase::Leaving(_) => !answers,
+            Phase::Draining(_) | Phase::Stopped => true,
+        };
+        async move {
+            self.reached(is_over).await;
+        }
     }
 
     /// Waits until what runs is to be dropped.
     pub(crate) async fn stopped(&self) {
         self.reached(|phase| phase == Phase::Stopped).await;
+    }
+
+    /// Waits for the end of it all, also of a runtime that ended before.
+    pub(crate) fn end(&self) -> impl Future<Output = ()> + use<> {
+        let mut end = self.end.clone();
+        async move {
+            let _ = end.wait_for(|end| end.is_some_and(|end| end.closed)).await;
+        }
     }
 
     async fn reached(&self, there: impl Fn(Phase) -> bool) -> Phase {
@@ -137,7 +181,7 @@ impl Drop for Excused<'_> {
 impl Inner {
     pub(crate) async fn shutdown(&self, limit: Duration) -> Result<ShutdownReport, Error> {
         let lifecycle = &self.lifecycle;
-        lifecycle.drain(limit);
+        lifecycle.leave(limit);
         let mut end = lifecycle.end.clone();
         // The handlers that this call is made from, one standing in the other, cannot be waited for:
         // they get the report as soon as it is known, and finish before everything is closed.
@@ -168,26 +212,18 @@ impl Inner {
 pub(crate) async fn supervise(
     inner: Arc<Inner>,
     mut loops: JoinSet<()>,
-    mut membership: JoinSet<()>,
+    membership: Option<Membership>,
     reporter: watch::Sender<Option<End>>,
 ) {
     let lifecycle = &inner.lifecycle;
-    let Phase::Draining(deadline) = lifecycle.reached(|phase| phase != Phase::Running).await else {
+    let phase = lifecycle.reached(|phase| phase != Phase::Running).await;
+    let (Phase::Leaving(deadline) | Phase::Draining(deadline)) = phase else {
         return;
     };
-    membership.shutdown().await;
-    if let Some(registry) = &inner.backend.registry {
-        let left = deadline.max(Instant::now() + Duration::from_secs(1));
-        match tokio::time::timeout_at(left, registry.unregister(&inner.node)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "could not leave the registry; others will see the time-out");
-            }
-            Err(_) => {
-                tracing::warn!("leaving the registry took too long; others will see the time-out");
-            }
-        }
+    if let Some(membership) = membership {
+        membership.leave().await;
     }
+    lifecycle.drain_after_leaving(deadline);
     finished(&inner, deadline, || {
         lifecycle.excused.load(Ordering::SeqCst)
     })
@@ -214,7 +250,7 @@ pub(crate) async fn supervise(
     if tokio::time::timeout_at(soon, ended).await.is_err() {
         tracing::warn!("a subscription could not be closed in time");
     }
-    inner.metrics.tell(&inner.table);
+    inner.metrics.tell(&inner.table, &inner.members);
     let transport = &inner.backend.transport;
     // Two waits: what cannot be flushed is to be closed all the same.
     let flushed = tokio::time::timeout(A_ROUND_TRIP, transport.flush()).await;

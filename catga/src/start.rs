@@ -13,10 +13,11 @@ use crate::app::{Catga, Inner};
 use crate::extract::States;
 use crate::members::Members;
 use crate::metrics::{self, Metrics};
+use crate::routing::Routes;
 use crate::settings::Settings;
 use crate::shutdown::{End, Lifecycle};
 use crate::table::{Entry, Table};
-use crate::{consume, members, shutdown};
+use crate::{consume, membership, shutdown};
 
 /// What was found right, to be connected.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(crate) struct Plan {
     pub(crate) codecs: Codecs,
     pub(crate) registry: Option<Arc<dyn NodeRegistry>>,
     pub(crate) inbox: Option<Arc<dyn InboxStore>>,
+    pub(crate) routes: Routes,
 }
 
 impl Plan {
@@ -56,7 +58,7 @@ impl Plan {
             takes_values: capabilities.has(Capability::TypedPayload) && !self.settings.strict,
             capabilities,
             own_inbox,
-            members: Members::new(&node),
+            members: Members::new(&node, self.routes),
             metrics: Metrics::new(backend.name, &self.table),
             lifecycle,
             settings: self.settings,
@@ -84,7 +86,7 @@ async fn start(inner: &Arc<Inner>, reporter: watch::Sender<Option<End>>) -> Resu
     for entry in &inner.table.entries {
         subscriptions.push((Arc::clone(entry), subscribe(inner, entry).await?));
     }
-    let watch = members::join(inner).await?;
+    let membership = membership::join(inner).await?;
     let mut loops = JoinSet::new();
     for (entry, subscription) in subscriptions {
         loops.spawn(consume::run(Arc::clone(inner), entry, subscription));
@@ -92,7 +94,7 @@ async fn start(inner: &Arc<Inner>, reporter: watch::Sender<Option<End>>) -> Resu
     tokio::spawn(shutdown::supervise(
         Arc::clone(inner),
         loops,
-        members::keep(inner, watch),
+        membership,
         reporter,
     ));
     if inner.metrics.is_on() {
@@ -110,7 +112,7 @@ async fn tell(inner: Arc<Inner>) {
         tokio::select! {
             biased;
             () = &mut stopped => break,
-            () = tokio::time::sleep(metrics::EVERY) => inner.metrics.tell(&inner.table),
+            () = tokio::time::sleep(metrics::EVERY) => inner.metrics.tell(&inner.table, &inner.members),
         }
     }
 }
@@ -143,14 +145,8 @@ fn no_inbox(backend: &Backend, entry: &Entry) -> Error {
     Error::new(ErrorKind::Unsupported, "start", text)
 }
 
-/// Takes back what a failed start did. A double does not unregister the node that has its id: the
-/// registry sees to that by the incarnation.
+/// Takes back what a failed start did.
 async fn undo(inner: &Inner) {
-    if let Some(registry) = &inner.backend.registry
-        && let Err(error) = registry.unregister(&inner.node).await
-    {
-        tracing::debug!(%error, "leaving after a failed start");
-    }
     if let Err(error) = inner.backend.transport.close().await {
         tracing::debug!(%error, "closing after a failed start");
     }

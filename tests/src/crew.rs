@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use catga::prelude::{Catga, Result};
-use catga::{Capability, HandlerError, MessageId};
+use catga::{Capability, HandlerError, MessageId, Name};
 use tempfile::TempDir;
 
 use crate::bus::Bus;
@@ -203,6 +203,12 @@ impl Crew {
         Ok(())
     }
 
+    /// How many handlers have finished.
+    pub(crate) fn done(&self) -> Result<u64> {
+        let done = |event: &Event| u64::from(matches!(event.what, What::Done { .. }));
+        Ok(read(self.path())?.iter().map(done).sum())
+    }
+
     pub(crate) async fn publish(&self, ids: impl IntoIterator<Item = u64>) -> Result<()> {
         for id in ids {
             let outcome = worker::publish(&self.node, &self.evidence, self.once, id).await?;
@@ -302,6 +308,11 @@ impl Crew {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok(())
+    }
+
+    /// What its messages are called.
+    pub(crate) fn message(&self) -> Name {
+        Name::from_static(self.subject())
     }
 
     fn subject(&self) -> &'static str {

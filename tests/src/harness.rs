@@ -103,8 +103,16 @@ impl Scenario {
     #[must_use]
     pub fn runs_on(&self, subject: &Subject) -> bool {
         let rows = self.rows;
-        let means_nothing = !rows.is_empty() && rows.iter().all(|row| subject.is_without(*row));
-        (self.about == About::Backend || subject.is_embedded()) && !means_nothing
+        let means_nothing = if rows.is_empty() {
+            subject.is_twin()
+        } else {
+            rows.iter().all(|row| subject.is_without(*row))
+        };
+        let is_left_out = subject
+            .left_out()
+            .iter()
+            .any(|(name, _)| *name == self.name);
+        (self.about == About::Backend || subject.is_embedded()) && !means_nothing && !is_left_out
     }
 
     /// Runs the scenario on a thread and a runtime of its own.
@@ -197,6 +205,11 @@ thread_local! {
     static PATIENCE: Cell<Duration> = const { Cell::new(Duration::MAX) };
 }
 
+/// How long a check waits of what it would wait without a planted bug.
+pub(crate) fn patience(limit: Duration) -> Duration {
+    limit.min(PATIENCE.get())
+}
+
 /// Waits until `condition` holds; fails, naming `what` and who waits, when it does not within `limit`.
 #[track_caller]
 pub(crate) fn wait_until(
@@ -205,7 +218,7 @@ pub(crate) fn wait_until(
     mut condition: impl FnMut() -> bool,
 ) -> impl Future<Output = ()> {
     let waits = Location::caller();
-    let limit = limit.min(PATIENCE.get());
+    let limit = patience(limit);
     async move {
         let began = Instant::now();
         let deadline = began + limit;
@@ -275,7 +288,7 @@ pub(crate) fn wait_for_dead_letters(
     count: usize,
 ) -> impl Future<Output = Result<Vec<DeadLetter>>> {
     let waits = Location::caller();
-    let limit = Duration::from_secs(60).min(PATIENCE.get());
+    let limit = patience(Duration::from_secs(60));
     async move {
         let deadline = Instant::now() + limit;
         loop {

@@ -127,10 +127,13 @@ impl Driver for Mutated {
         let Some(mutant) = self.mutant else {
             return Ok(backend);
         };
+        if mutant == Mutant::OpensADoor {
+            access::open_a_door()?;
+        }
         backend.transport = Arc::new(MutatedTransport::new(mutant, backend.transport));
         backend.registry = backend
             .registry
-            .map(|registry| Arc::new(MutatedRegistry { mutant, registry }) as _);
+            .map(|registry| Arc::new(MutatedRegistry::new(mutant, registry)) as _);
         backend.dead_letters = backend
             .dead_letters
             .map(|letters| Arc::new(MutatedLetters { mutant, letters }) as _);

@@ -14,6 +14,7 @@ use catga_core::{
     async_trait,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::journal::Play;
 
@@ -137,6 +138,7 @@ pub(crate) async fn on_relay(relay: Relay, context: Context) -> Result<Placed> {
 pub(crate) struct Line {
     backend: Backend,
     lose: Arc<AtomicU32>,
+    asked: Option<UnboundedSender<Target>>,
 }
 
 impl Line {
@@ -148,7 +150,16 @@ impl Line {
         Self {
             backend: backend.clone(),
             lose: Arc::new(AtomicU32::new(replies)),
+            asked: None,
         }
+    }
+
+    /// A line that loses nothing, and tells whom requests go to, each time that one is tried.
+    pub(crate) fn told(backend: &Backend) -> (Self, UnboundedReceiver<Target>) {
+        let (asked, told) = unbounded_channel();
+        let mut line = Self::losing(backend, 0);
+        line.asked = Some(asked);
+        (line, told)
     }
 }
 
@@ -175,6 +186,7 @@ impl Driver for Line {
         backend.transport = Arc::new(Lossy {
             transport: Arc::clone(&self.backend.transport),
             lose: Arc::clone(&self.lose),
+            asked: self.asked.clone(),
         });
         Ok(backend)
     }
@@ -184,6 +196,7 @@ impl Driver for Line {
 struct Lossy {
     transport: Arc<dyn Transport>,
     lose: Arc<AtomicU32>,
+    asked: Option<UnboundedSender<Target>>,
 }
 
 #[async_trait]
@@ -219,6 +232,10 @@ impl Transport for Lossy {
         attempt: u32,
         time_left: Option<Duration>,
     ) -> Result<Reply, Error> {
+        if let Some(asked) = &self.asked {
+            // Who is told may have heard enough.
+            let _ = asked.send(to.clone());
+        }
         let reply = self.transport.request(to, envelope, attempt, time_left);
         let reply = reply.await?;
         let fewer = |left: u32| left.checked_sub(1);

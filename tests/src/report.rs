@@ -242,6 +242,11 @@ impl fmt::Display for Report<'_> {
                 writeln!(f, "\n`-` on {}, rows {rows}: {why}.", subject.name())?;
             }
         }
+        for subject in self.subjects {
+            for (scenario, why) in subject.left_out() {
+                writeln!(f, "\nOn {} without `{scenario}`: {why}.", subject.name())?;
+            }
+        }
         writeln!(
             f,
             "\n## Mutants\n\n| mutant | its bug | caught by |\n|---|---|---|"

@@ -6,6 +6,7 @@
 mod certificates;
 mod disk;
 mod nats;
+mod nodes;
 mod own;
 mod redis;
 
@@ -18,6 +19,7 @@ pub use crate::server::{Server, ServerError};
 pub use certificates::{Authority, Certificate};
 pub(crate) use disk::SmallDisk;
 pub use nats::NatsSite;
+pub use nodes::Discovery;
 pub(crate) use own::OwnServer;
 pub use redis::RedisSite;
 
@@ -35,6 +37,10 @@ pub struct SiteOptions {
     pub room: Option<u64>,
     /// Where it stores them.
     pub folder: Option<PathBuf>,
+    /// Who signs the certificates that clients have to show, as a certificate of its own.
+    pub clients: Option<PathBuf>,
+    /// Whether there is a second server that takes the place of the first when that fails.
+    pub stand_by: bool,
 }
 
 /// Who connects.
@@ -45,6 +51,8 @@ pub struct Client {
     pub password: Option<Secret>,
     /// The certificate of the authority that is trusted: with one, nothing is said in plain text.
     pub trusts: Option<PathBuf>,
+    /// Its own certificate.
+    pub shows: Option<Certificate>,
 }
 
 /// A password, and where it stands.
@@ -139,9 +147,35 @@ pub trait Site: fmt::Debug + Send + Sync {
     /// When it does not answer.
     fn counts(&self) -> Result<Counts, ServerError>;
 
+    /// Deletes all that is kept of nodes, and says whether anything is: not where they only tell each other.
+    async fn lose_nodes(&self) -> Result<bool, ServerError>;
+
+    /// What is kept, or told to others, of a node that lives, as it is.
+    async fn entry_of(&self, node: &NodeId) -> Result<Vec<u8>, ServerError>;
+
+    /// Keeps, or tells, something under what would be a node's id, as a node would that lives.
+    async fn write_entry(&self, id: &str, entry: &[u8]) -> Result<(), ServerError>;
+
     /// Gives the user another password: who is connected by the old one is sent away.
     ///
     /// # Errors
     /// When the server does not take it.
     fn change_password(&mut self, password: &str) -> Result<(), ServerError>;
+
+    /// Puts the server that stands by in the place of the first, which comes back behind it: killed, or asked to step down.
+    ///
+    /// # Errors
+    /// When none takes over, or none stands by.
+    fn fail_over(&mut self, killed: bool) -> Result<(), ServerError> {
+        let _ = killed;
+        Err(ServerError::new("no server stands by"))
+    }
+
+    /// Lets the server store as much as it likes.
+    ///
+    /// # Errors
+    /// When it cannot be told so while it runs.
+    fn make_room(&mut self) -> Result<(), ServerError> {
+        Err(ServerError::new("its room is what it was at the start"))
+    }
 }

@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use catga_core::{Capabilities, Driver};
+use catga_core::{Capabilities, Capability, Driver};
 use catga_memory::MemoryDriver;
 
+use crate::rows::ROWS;
 use crate::server::ServerError;
 use crate::site::{Site, SiteOptions};
 
@@ -33,6 +34,9 @@ struct Parts {
     time: Time,
     version: Option<String>,
     without: Vec<(Vec<u8>, &'static str)>,
+    /// Whether it is another's twin, and shows only in what it differs.
+    is_twin: bool,
+    without_scenarios: Vec<(&'static str, &'static str)>,
     bugs: Vec<Bug>,
     embedded: bool,
     site: Option<Arc<Start>>,
@@ -44,7 +48,7 @@ type Start = dyn Fn(&SiteOptions) -> Result<Box<dyn Site>, ServerError> + Send +
 /// What means nothing without a server.
 const ABOUT_A_SERVER: &[u8] = &[
     8, 9, 10, 11, 14, 15, 16, 19, 29, 31, 32, 47, 54, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 68,
-    69, 70, 71, 73, 75, 76, 77, 78, 79, 83, 91, 92, 93, 94, 95, 96,
+    69, 70, 71, 78, 83, 91, 92, 95, 96,
 ];
 
 /// A bug that a backend plants itself.
@@ -76,6 +80,8 @@ impl Subject {
             time: Time::Wall,
             version: None,
             without: Vec::new(),
+            is_twin: false,
+            without_scenarios: Vec::new(),
             bugs: Vec::new(),
             embedded: false,
             site: None,
@@ -126,6 +132,21 @@ impl Subject {
     #[must_use]
     pub fn without(self, rows: &[u8], reason: &'static str) -> Self {
         self.with(|parts| parts.without.push((rows.to_vec(), reason)))
+    }
+
+    /// Says that it is another subject in everything but these rows, for this reason: only what shows them runs on it.
+    #[must_use]
+    pub fn only(self, rows: &[u8], reason: &'static str) -> Self {
+        let others = ROWS.iter().map(|(row, _)| *row);
+        let others: Vec<_> = others.filter(|row| !rows.contains(row)).collect();
+        self.without(&others, reason)
+            .with(|parts| parts.is_twin = true)
+    }
+
+    /// Says that one scenario means nothing on it, by its name as in `redelivery::handler_error`, and why. Others show its rows.
+    #[must_use]
+    pub fn without_scenario(self, name: &'static str, reason: &'static str) -> Self {
+        self.with(|parts| parts.without_scenarios.push((name, reason)))
     }
 
     /// Leaves out the rows about a server, the network to it, and what others may do to its resources.
@@ -184,10 +205,9 @@ impl Subject {
         self.0.embedded
     }
 
-    /// Whether it claims at QoS 2 what it hands out, so that a copy waits at the backend; elsewhere the runtime claims, in
-    /// the inbox.
+    /// Whether it claims at QoS 2 what it hands out, in its own inbox; elsewhere the runtime claims, in the inbox that it asks.
     pub(crate) fn hands_out_claimed(&self) -> bool {
-        self.is_embedded()
+        self.is_embedded() || self.capabilities().has(Capability::FusedCompletion)
     }
 
     pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
@@ -205,6 +225,16 @@ impl Subject {
     /// Whether a row means nothing on it.
     pub(crate) fn is_without(&self, row: u8) -> bool {
         self.0.without.iter().any(|(rows, _)| rows.contains(&row))
+    }
+
+    /// Whether a scenario that shows no row means nothing on it.
+    pub(crate) fn is_twin(&self) -> bool {
+        self.0.is_twin
+    }
+
+    /// The scenarios that mean nothing on it, and why.
+    pub(crate) fn left_out(&self) -> &[(&'static str, &'static str)] {
+        &self.0.without_scenarios
     }
 
     /// The rows that mean nothing on it, in words, by reason.

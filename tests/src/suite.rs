@@ -2,6 +2,7 @@
 
 mod attempts;
 mod back_pressure;
+mod balance;
 mod breaker;
 mod cancel;
 mod chaos;
@@ -29,8 +30,12 @@ mod layers;
 mod lifecycle;
 mod limits;
 mod lost_answers;
+mod member_processes;
 mod membership;
 mod names;
+mod node_ids;
+mod node_timeouts;
+mod odd_nodes;
 mod ordering;
 mod places;
 mod raw_payloads;
@@ -43,10 +48,13 @@ mod retried_requests;
 mod round_trip;
 mod server_access;
 mod server_chaos;
+mod server_failover;
 mod server_outage;
 mod server_permissions;
 mod server_publishing;
+mod server_registry;
 mod server_resources;
+mod server_room;
 mod start;
 mod store_windows;
 mod versions;
@@ -103,12 +111,20 @@ pub fn suite() -> Vec<Scenario> {
         lost_answers::SCENARIOS,
         places::SCENARIOS,
         retried_requests::SCENARIOS,
+        node_ids::SCENARIOS,
+        node_timeouts::SCENARIOS,
+        odd_nodes::SCENARIOS,
+        balance::SCENARIOS,
+        member_processes::SCENARIOS,
         server_access::SCENARIOS,
         server_chaos::SCENARIOS,
+        server_failover::SCENARIOS,
         server_outage::SCENARIOS,
         server_permissions::SCENARIOS,
         server_publishing::SCENARIOS,
+        server_registry::SCENARIOS,
         server_resources::SCENARIOS,
+        server_room::SCENARIOS,
     ]
     .concat()
 }

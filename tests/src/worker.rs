@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use catga::prelude::{Catga, Context, Event, Result, State, handler, handlers};
 use catga::{Envelope, ErrorKind, HandlerError, MessageId};
 use serde::{Deserialize, Serialize};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::evidence::{EffectKind, Evidence, Outcome, What, checksum};
 use crate::harness::PLANNED;
+use crate::member;
 use crate::mutants::{Mutant, Mutated};
 use crate::server::{Process, ServerError};
 use crate::subject::Subject;
@@ -320,24 +321,30 @@ pub(crate) fn start(part: &Part, log: &Path) -> std::result::Result<Process, Ser
     Process::start(&program, [ARGUMENT, &part], log)
 }
 
-/// When this process is to be a worker, its part until the end.
+/// When this process is to be a worker or a member, its part until the end.
 pub(crate) fn when_asked(subjects: &[Subject]) -> Option<ExitCode> {
     let mut arguments = std::env::args().skip(1);
-    if arguments.next()? != ARGUMENT {
+    let argument = arguments.next()?;
+    let is_worker = argument == ARGUMENT;
+    if !is_worker && argument != member::ARGUMENT {
         return None;
     }
-    let part: Part = serde_json::from_str(&arguments.next()?).expect("a part was written here");
-    let subject = subjects
-        .iter()
-        .find(|subject| subject.name() == part.subject)
-        .expect("the same program knows the same backends");
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let played = runtime
-        .map_err(Into::into)
-        .and_then(|runtime| runtime.block_on(play(subject, part)));
+    let part = arguments.next()?;
+    let subject = |name: &str| {
+        let subject = subjects.iter().find(|subject| subject.name() == name);
+        subject.expect("the same program knows the same backends")
+    };
+    let played = runtime().and_then(|runtime| {
+        runtime.block_on(async {
+            if is_worker {
+                let part: Part = serde_json::from_str(&part)?;
+                play(subject(&part.subject.clone()), part).await
+            } else {
+                let part: member::Part = serde_json::from_str(&part)?;
+                member::play(subject(&part.subject.clone()), part).await
+            }
+        })
+    });
     Some(match played {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -345,6 +352,11 @@ pub(crate) fn when_asked(subjects: &[Subject]) -> Option<ExitCode> {
             ExitCode::FAILURE
         }
     })
+}
+
+fn runtime() -> Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    Ok(builder.worker_threads(2).enable_all().build()?)
 }
 
 #[allow(clippy::print_stderr, reason = "a worker's log is its standard error")]

@@ -4,32 +4,48 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use catga_nats::NatsDriver;
-use catga_testkit::server::{Binary, NatsServer, nats_server};
-use catga_testkit::site::NatsSite;
-use catga_testkit::{Subject, conformance};
+use catga_redis::RedisDriver;
+use catga_testkit::server::{
+    Binary, NatsServer, RedisServer, ServerError, nats_server, redis_server,
+};
+use catga_testkit::site::{NatsSite, RedisSite};
+use catga_testkit::{Conformance, Subject, conformance};
 
-/// The server that the table is about, as Debian 12 has it.
-const TABLE_IS_ABOUT: &str = "2.9";
+/// The servers that the table is about, as Debian 12 has them.
+const TABLE_IS_ABOUT: [(&str, &str); 2] = [("nats", "2.9"), ("redis", "7.0")];
 
 fn main() -> ExitCode {
     let memory = Subject::memory()
         .without_a_server()
         .without(&[21, 22, 27, 28, 57], "a bus ends with its process");
     let table = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/guarantees.md");
-    match nats_server() {
-        Ok(server) => {
-            let version = version(&server);
-            let run = conformance([memory, nats(&version)]);
-            if version == TABLE_IS_ABOUT {
-                run.with_table(table).main()
-            } else {
-                run.main()
+    let (mut subjects, mut missing, mut is_about_these) = (vec![memory], Vec::new(), true);
+    let servers = [
+        (nats_server(), nats as fn(&str) -> Subject),
+        (redis_server(), redis),
+    ];
+    for ((name, about), (found, subject)) in TABLE_IS_ABOUT.into_iter().zip(servers) {
+        match found.map(|server| version(&server)) {
+            Ok(version) => {
+                is_about_these &= version == about;
+                subjects.push(subject(&version));
             }
+            Err(reason) => missing.push((name, reason)),
         }
-        Err(missing) => conformance([memory])
-            .without_backend("nats", missing.to_string())
-            .main(),
     }
+    is_about_these &= missing.is_empty();
+    let run = without(conformance(subjects), missing);
+    if is_about_these {
+        run.with_table(table).main()
+    } else {
+        run.main()
+    }
+}
+
+fn without(run: Conformance, missing: Vec<(&'static str, ServerError)>) -> Conformance {
+    missing.into_iter().fold(run, |run, (name, reason)| {
+        run.without_backend(name, reason.to_string())
+    })
 }
 
 /// NATS, on a server that is started when the first scenario asks for a place: a worker is given one.
@@ -41,9 +57,11 @@ fn nats(version: &str) -> Subject {
         // So that a pull that the server lost is soon seen to be.
         format!("{url}?namespace={place}&pull_heartbeat=1s")
     };
+    let readme = include_str!("../../backends/nats/README.md");
+    let permissions = between(readme, "```permissions\n", "```");
     Subject::new(NatsDriver, url)
         .with_version(version)
-        .with_site(|options| NatsSite::start(options, permissions()))
+        .with_site(|options| NatsSite::start(options, permissions))
         .with_bug(
             "inbox_prefix=elsewhere",
             &["server_permissions::the_list_is_enough"],
@@ -51,11 +69,34 @@ fn nats(version: &str) -> Subject {
         .without(&[15, 31, 65], "it is Redis that these are about")
 }
 
-/// What a user needs, as the backend's README lists it.
-fn permissions() -> &'static str {
-    let readme = include_str!("../../backends/nats/README.md");
-    let (_, list) = readme.split_once("```permissions\n").expect("it is there");
-    let (list, _) = list.split_once("```").expect("it ends");
+/// Redis, likewise.
+fn redis(version: &str) -> Subject {
+    let server = OnceLock::new();
+    let url = move |place: &str| {
+        let start = || RedisServer::start().expect("redis-server can be started");
+        let url = server.get_or_init(start).url();
+        format!("{url}?namespace={place}")
+    };
+    let readme = include_str!("../../backends/redis/README.md");
+    let permissions = between(readme, "ACL SETUSER app on >password ", "\n");
+    Subject::new(RedisDriver, url)
+        .with_version(version)
+        .with_site(|options| RedisSite::start(options, permissions))
+        .without(&[14, 64], "it is JetStream that these are about")
+        .without_scenario(
+            "server_publishing::a_full_server_rejects",
+            "what bounds it is its memory, which `server_room` fills",
+        )
+        .without_scenario(
+            "server_resources::a_store_that_differs_is_refused",
+            "how long a stream keeps its messages is said by each process that trims it, and not by the stream",
+        )
+}
+
+/// What a user needs, as a backend's README lists it.
+fn between<'a>(readme: &'a str, before: &str, behind: &str) -> &'a str {
+    let (_, list) = readme.split_once(before).expect("it is there");
+    let (list, _) = list.split_once(behind).expect("it ends");
     list
 }
 

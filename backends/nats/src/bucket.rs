@@ -6,16 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, StorageType};
 use catga_core::{Bytes, ConnectOptions, Error, ErrorKind};
 
 use crate::connection::Connection;
 use crate::direct::Which;
 use crate::options::StreamSettings;
-use crate::streams;
+use crate::{streams, wire};
 
 /// Where a key is to stand for a write to succeed: 0 is nowhere.
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+
+/// What is done to a key, where it is not given a value.
+const OPERATION: &str = "KV-Operation";
 
 /// One bucket of a namespace.
 #[derive(Debug)]
@@ -23,6 +26,12 @@ pub(crate) struct Bucket {
     name: String,
     /// How long what is not written again is kept.
     max_age: Duration,
+    /// How many values of a key are kept.
+    history: i64,
+    /// The most bytes of all; -1 is no bound.
+    max_bytes: i64,
+    /// Whether one that is there has to keep values as long.
+    is_exact: bool,
     found: AtomicBool,
 }
 
@@ -31,7 +40,8 @@ pub(crate) struct Bucket {
 pub(crate) struct Entry {
     pub(crate) revision: u64,
     pub(crate) time: SystemTime,
-    pub(crate) value: Bytes,
+    /// None where the key was deleted.
+    pub(crate) value: Option<Bytes>,
 }
 
 /// Whether a write found the key where it was expected.
@@ -48,33 +58,61 @@ impl Bucket {
         Self {
             name,
             max_age,
+            history: 1,
+            max_bytes: -1,
+            is_exact: true,
             found: AtomicBool::new(false),
         }
     }
 
-    fn stream(&self) -> String {
+    /// Sets how many values of a key are kept, and the most bytes of all. One that is there is taken with the limits that
+    /// it has.
+    pub(crate) fn with_limits(mut self, history: i64, max_bytes: i64) -> Self {
+        (self.history, self.max_bytes) = (history, max_bytes);
+        self.is_exact = false;
+        self
+    }
+
+    /// The stream that it is.
+    pub(crate) fn stream(&self) -> String {
         format!("KV_{}", self.name)
     }
 
-    fn subject(&self, key: &str) -> String {
+    /// The subject of a key.
+    pub(crate) fn subject(&self, key: &str) -> String {
         format!("$KV.{}.{key}", self.name)
     }
 
-    async fn ensure(&self, connection: &Connection, operation: &'static str) -> Result<(), Error> {
+    /// Makes sure that it is there, unless it was seen before.
+    pub(crate) async fn ensure(
+        &self,
+        connection: &Connection,
+        operation: &'static str,
+    ) -> Result<(), Error> {
         if self.found.load(Ordering::Relaxed) {
             return Ok(());
         }
+        self.look(connection, operation).await.map(drop)
+    }
+
+    /// Asks the server for it, and makes it where it is missing.
+    pub(crate) async fn look(
+        &self,
+        connection: &Connection,
+        operation: &'static str,
+    ) -> Result<Info, Error> {
         let set = &connection.settings.stream;
         let asked = StreamSettings {
             replicas: set.replicas,
             storage: set.storage,
-            max_age: Some(self.max_age),
+            max_age: self.is_exact.then_some(self.max_age),
             ..StreamSettings::default()
         };
         let config = Config {
             name: self.stream(),
             subjects: vec![self.subject(">")],
-            max_messages_per_subject: 1,
+            max_messages_per_subject: self.history,
+            max_bytes: self.max_bytes,
             max_age: self.max_age,
             storage: asked.storage.unwrap_or(StorageType::File),
             num_replicas: asked.replicas.unwrap_or(1),
@@ -85,9 +123,9 @@ impl Bucket {
             deny_delete: true,
             ..Config::default()
         };
-        streams::ensure(connection, operation, &config, &asked).await?;
-        self.found.store(true, Ordering::Relaxed);
-        Ok(())
+        let found = streams::ensure(connection, operation, &config, &asked).await;
+        self.found.store(found.is_ok(), Ordering::Relaxed);
+        found
     }
 
     /// The value of a key.
@@ -111,7 +149,7 @@ impl Bucket {
         Ok(kept?.map(|kept| Entry {
             revision: kept.sequence,
             time: kept.time,
-            value: kept.payload,
+            value: (!is_deletion(Some(&kept.headers))).then_some(kept.payload),
         }))
     }
 
@@ -124,8 +162,35 @@ impl Bucket {
         revision: u64,
         value: Bytes,
     ) -> Result<Put, Error> {
-        self.ensure(connection, operation).await?;
+        let headers = HeaderMap::new();
+        self.write(connection, operation, key, revision, headers, value)
+            .await
+    }
+
+    /// Deletes a key that stands at `revision`: what is kept says that it was.
+    pub(crate) async fn delete(
+        &self,
+        connection: &Connection,
+        operation: &'static str,
+        key: &str,
+        revision: u64,
+    ) -> Result<Put, Error> {
         let mut headers = HeaderMap::new();
+        headers.insert(OPERATION, "DEL");
+        self.write(connection, operation, key, revision, headers, Bytes::new())
+            .await
+    }
+
+    async fn write(
+        &self,
+        connection: &Connection,
+        operation: &'static str,
+        key: &str,
+        revision: u64,
+        mut headers: HeaderMap,
+        value: Bytes,
+    ) -> Result<Put, Error> {
+        self.ensure(connection, operation).await?;
         headers.insert(EXPECTED, revision.to_string());
         let (subject, by) = (self.subject(key), connection.call_deadline());
         let stored = connection
@@ -142,4 +207,9 @@ impl Bucket {
             }
         }
     }
+}
+
+/// Whether a message says that its key was deleted.
+pub(crate) fn is_deletion(headers: Option<&HeaderMap>) -> bool {
+    matches!(wire::text(headers, OPERATION), Some("DEL" | "PURGE"))
 }

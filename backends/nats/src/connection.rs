@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::acks::Acks;
 use crate::closed::Closed;
 use crate::dead_letter::DeadStream;
 use crate::link::Link;
@@ -49,6 +50,7 @@ pub(crate) struct Connection {
     pub(crate) subjects: Subjects,
     /// The stream of dead letters, when it was found.
     pub(crate) dead: DeadStream,
+    pub(crate) acks: Acks,
     /// Told when a publish met a full stream.
     pub(crate) full: Arc<Notify>,
     jetstream: jetstream::Context,
@@ -117,6 +119,7 @@ impl Connection {
         let inbox = subscribed.map_err(|error| error::not_subscribed("connect", error))?;
         let dispatcher = tokio::spawn(dispatch(inbox, Arc::clone(&replies))).abort_handle();
         let (jetstream, api) = jetstream_of(&client, &settings);
+        let acks = Acks::of(client.clone());
         let this = Self {
             client,
             names,
@@ -127,6 +130,7 @@ impl Connection {
             routes: Routes::default(),
             subjects: Subjects::default(),
             dead: DeadStream::default(),
+            acks,
             full: Arc::default(),
             jetstream,
             api,
@@ -272,6 +276,19 @@ impl Connection {
         queued.map(|queued| queued.map_err(|error| error::not_sent(operation, error)))
     }
 
+    /// As [`try_publish`](Self::try_publish), to be answered to a subject of ours.
+    pub(crate) fn try_ask(
+        &self,
+        operation: &'static str,
+        subject: Subject,
+        reply: Subject,
+        payload: Bytes,
+    ) -> Option<Result<(), Error>> {
+        let queued = self.client.publish_with_reply(subject, reply, payload);
+        let queued = queued.now_or_never();
+        queued.map(|queued| queued.map_err(|error| error::not_sent(operation, error)))
+    }
+
     /// Sends what is to be answered. Whatever fails here was not handed over.
     pub(crate) async fn send(
         &self,
@@ -284,7 +301,8 @@ impl Connection {
     ) -> Result<Sent, Error> {
         self.check_open(operation)?;
         if !self.link.is_connected() {
-            self.connected(operation, by).await?;
+            // A box, as for all that is seldom waited for: the futures of the others stay small.
+            Box::pin(self.connected(operation, by)).await?;
         }
         let expected = self.replies.expect();
         let expected = expected.ok_or_else(|| error::too_many_waiting(operation))?;
@@ -323,9 +341,15 @@ impl Connection {
     pub(crate) async fn answer(&self, mut sent: Sent, by: Instant) -> Result<Message, Error> {
         let operation = sent.operation;
         let answer = &mut sent.expected.answer;
-        if let Ok(answer) = timeout_at(by.min(Instant::now() + PROMPT), &mut *answer).await {
-            return answer.map_err(|_| error::closed_meanwhile(operation));
+        match timeout_at(by.min(sent.at + PROMPT), answer).await {
+            Ok(answer) => answer.map_err(|_| error::closed_meanwhile(operation)),
+            Err(_) => Box::pin(self.late_answer(sent, by)).await,
         }
+    }
+
+    async fn late_answer(&self, mut sent: Sent, by: Instant) -> Result<Message, Error> {
+        let operation = sent.operation;
+        let answer = &mut sent.expected.answer;
         let (subject, since, before) = (&sent.subject, sent.refused, sent.lost);
         let denied = self.link.until(|link| link.has_refused(subject, since));
         let lost = self
@@ -406,7 +430,11 @@ impl Connection {
     /// Waits until what was handed to the client has left this process.
     pub(crate) async fn flush(&self, operation: &'static str) -> Result<(), Error> {
         self.check_open(operation)?;
-        match timeout_at(self.call_deadline(), self.client.flush()).await {
+        let flushed = async {
+            self.acks.flushed().await;
+            self.client.flush().await
+        };
+        match timeout_at(self.call_deadline(), flushed).await {
             Ok(Ok(())) if self.is_connected() => Ok(()),
             Ok(Ok(())) => Err(error::not_connected(operation, None)),
             Ok(Err(_)) => Err(error::closed(operation)),

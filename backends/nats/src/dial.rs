@@ -16,7 +16,7 @@ use crate::{credentials, error};
 pub(crate) async fn client(settings: &Settings, link: &Arc<Link>) -> Result<Client, Error> {
     let mut options = credentials::options(&settings.credentials)
         .await?
-        .name("catga")
+        .name(settings.client_name)
         .connection_timeout(settings.connect_timeout)
         .request_timeout(Some(settings.call_timeout))
         .custom_inbox_prefix(&settings.inbox_prefix)

@@ -1,14 +1,18 @@
 //! Reading what a stream keeps, without a consumer
 //! ([ADR-31](https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-31.md)).
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_nats::{HeaderMap, Message, StatusCode};
-use catga_core::{Bytes, Error};
+use catga_core::{Bytes, Error, ErrorKind};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::connection::{Connection, is_no_responders};
 use crate::{error, wire};
+
+/// A read that is not answered by then is asked again: nats-server 2.9 answers for no stream that was made just now.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A message as a stream keeps it.
 #[derive(Debug)]
@@ -44,10 +48,15 @@ impl Connection {
     ) -> Result<Option<Kept>, Error> {
         let subject = self.api_subject(&format!("DIRECT.GET.{stream}"));
         let payload = serde_json::to_vec(&which).expect("numbers and texts");
-        let by = self.call_deadline();
-        let answer = self
-            .ask(operation, subject, None, payload.into(), by)
-            .await?;
+        let (payload, by) = (Bytes::from(payload), self.call_deadline());
+        let answer = loop {
+            let soon = by.min(Instant::now() + AGAIN);
+            let (subject, payload) = (subject.clone(), payload.clone());
+            match self.ask(operation, subject, None, payload, soon).await {
+                Err(error) if error.kind() == ErrorKind::Timeout && soon < by => {}
+                answer => break answer?,
+            }
+        };
         if is_no_responders(&answer) || answer.status == Some(StatusCode::NOT_FOUND) {
             return Ok(None);
         }

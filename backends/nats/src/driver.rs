@@ -11,6 +11,7 @@ use crate::connection::Connection;
 use crate::dead_letter::NatsDeadLetters;
 use crate::inbox::NatsInbox;
 use crate::options::{self, Settings};
+use crate::registry::NatsRegistry;
 use crate::transport::{CAPABILITIES, NatsTransport};
 use crate::trim;
 
@@ -57,9 +58,15 @@ impl Driver for NatsDriver {
                 full,
             ));
         }
-        let transport = Arc::new(NatsTransport::new(Arc::clone(&connection)));
+        let registry = Arc::new(NatsRegistry::new(
+            Arc::clone(&connection),
+            options.namespace.clone(),
+            options.node_timeout,
+        ));
+        let transport = NatsTransport::new(Arc::clone(&connection), Arc::clone(&registry));
         let inbox = NatsInbox::new(Arc::clone(&connection));
-        Ok(Backend::new("nats", transport)
+        Ok(Backend::new("nats", Arc::new(transport))
+            .with_registry(registry)
             .with_inbox(Arc::new(inbox))
             .with_dead_letters(Arc::new(NatsDeadLetters::new(connection))))
     }

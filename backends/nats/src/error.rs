@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::context::{RequestError, RequestErrorKind};
 use async_nats::{ConnectError, ConnectErrorKind, PublishError, PublishErrorKind};
-use catga_core::{Capability, Error, ErrorKind, Name, Retry, Target};
+use catga_core::{Capability, Error, ErrorKind, Name, NodeInfo, Retry, Target};
 
 /// This connection was closed by its owner.
 pub(crate) fn closed(operation: &'static str) -> Error {
@@ -197,6 +197,23 @@ pub(crate) fn no_jetstream(operation: &'static str) -> Error {
         "JetStream does not answer: it is off on this server or for this account, or has no leader now",
     )
     .with_retry(Retry::Now)
+}
+
+/// What stops a node registry that needs JetStream, with the way out where it is JetStream that is missing.
+pub(crate) fn of_bucket(error: Error) -> Error {
+    let kind = error.kind();
+    let missing = [ErrorKind::Unavailable, ErrorKind::Unsupported].contains(&kind)
+        && error.message().contains("JetStream");
+    if !missing {
+        return error;
+    }
+    let text = format!(
+        "{}; without JetStream nodes find each other by `?discovery=pubsub`",
+        error.message()
+    );
+    Error::new(kind, error.operation(), text)
+        .with_retry(error.retry())
+        .with_source(error)
 }
 
 /// Nothing keeps what is published to this subject.
@@ -395,6 +412,80 @@ pub(crate) fn other_order(message: &Name, member: &str, partitions: u16) -> Erro
             "`{member}` handles `{message}` in another order, and this member asks for {asked}: all members must ask for the same; to change it, let the group finish and delete its consumers"
         ),
     )
+}
+
+/// A node that cannot be written down.
+pub(crate) fn unwritable(
+    operation: &'static str,
+    node: &NodeInfo,
+    error: serde_json::Error,
+) -> Error {
+    let text = format!("the node `{}` cannot be written as JSON", node.id);
+    Error::new(ErrorKind::Encode, operation, text).with_source(error)
+}
+
+/// A node that says too much.
+pub(crate) fn large_node(
+    operation: &'static str,
+    node: &NodeInfo,
+    size: usize,
+    most: usize,
+) -> Error {
+    Error::new(
+        ErrorKind::PayloadTooLarge,
+        operation,
+        format!(
+            "the node `{}` takes {size} bytes with its metadata, and the registry takes {most}: say less",
+            node.id
+        ),
+    )
+}
+
+/// Another live node has this id.
+pub(crate) fn duplicate_node(node: &NodeInfo, left: Duration) -> Error {
+    Error::new(
+        ErrorKind::DuplicateNode,
+        "register",
+        format!(
+            "another live node has the id `{}`: give each node its own; where it is this node before it crashed, its id is free in {left:.1?}",
+            node.id
+        ),
+    )
+}
+
+/// Another incarnation has taken this node's id.
+pub(crate) fn lost_node(operation: &'static str, node: &NodeInfo) -> Error {
+    Error::new(
+        ErrorKind::LostOwnership,
+        operation,
+        format!(
+            "another incarnation has the node id `{}` now: this one was replaced",
+            node.id
+        ),
+    )
+}
+
+/// The registry does not know this node, or not any more.
+pub(crate) fn unknown_node(operation: &'static str, node: &NodeInfo) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        operation,
+        format!(
+            "the registry does not list the node `{}`, or gave it up after a silence: register it again",
+            node.id
+        ),
+    )
+}
+
+/// The node registry did not come to an answer in time.
+pub(crate) fn slow_registry(operation: &'static str) -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        operation,
+        "the node registry came to no answer in time: it may have been done",
+    )
+    .with_retry(Retry::Now)
+    .with_unknown_outcome()
 }
 
 /// Nobody answers a request.

@@ -56,7 +56,9 @@ impl NatsInbox {
         let Some(entry) = self.bucket.get(&self.connection, operation, key).await? else {
             return Ok(None);
         };
-        let record = Record::decode(&entry.value).map_err(|error| {
+        // Nobody of ours deletes keys.
+        let value = entry.value.unwrap_or_default();
+        let record = Record::decode(&value).map_err(|error| {
             error::unreadable(operation, &format!("the inbox record `{key}`")).with_source(error)
         })?;
         Ok(Some((entry.revision, entry.time, record)))

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod absence;
+mod acks;
 mod bucket;
 mod closed;
 mod connection;
@@ -17,8 +18,10 @@ mod inbox;
 mod link;
 mod names;
 mod options;
+mod pace;
 mod receipt;
 mod record;
+mod registry;
 mod replies;
 mod request;
 mod ring;

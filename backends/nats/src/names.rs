@@ -7,7 +7,7 @@
 use async_nats::Subject;
 use catga_core::{Consumers, Error, ErrorKind, InboxKey, Name, NodeId};
 
-/// Stands for the node of those who share.
+/// Stands for the node of those who share, and for all nodes.
 const NO_NODE: &str = "~";
 
 /// The names of one namespace.
@@ -115,6 +115,26 @@ impl Names {
     /// A request to one node.
     pub(crate) fn to_node(&self, node: &NodeId, request: &Name) -> Subject {
         format!("{}.n.{}.{request}", self.namespace, token(node)).into()
+    }
+
+    /// What a node says of itself where nobody keeps it.
+    pub(crate) fn node(&self, node: &NodeId) -> Subject {
+        format!("{}.nodes.{}", self.namespace, token(node)).into()
+    }
+
+    /// What all nodes say of themselves, and where they are asked.
+    pub(crate) fn nodes(&self) -> Subject {
+        format!("{}.nodes.*", self.namespace).into()
+    }
+
+    /// Where all nodes are asked.
+    pub(crate) fn ask_nodes(&self) -> Subject {
+        format!("{}.nodes.{NO_NODE}", self.namespace).into()
+    }
+
+    /// The bucket of the nodes.
+    pub(crate) fn nodes_bucket(&self) -> String {
+        format!("{}_nodes", self.namespace)
     }
 
     /// The bucket of the inbox.

@@ -12,6 +12,7 @@ pub(crate) const NAMES: &[&str] = &[
     "call_timeout",
     "connect_timeout",
     "creds_file",
+    "discovery",
     "domain",
     "inbox_prefix",
     "manage",
@@ -59,6 +60,19 @@ pub(crate) struct Settings {
     pub(crate) manage: bool,
     pub(crate) stream: StreamSettings,
     pub(crate) inbox: Option<InboxLimits>,
+    pub(crate) discovery: Discovery,
+    /// What the server calls the connection.
+    pub(crate) client_name: &'static str,
+}
+
+/// By which means nodes find each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Discovery {
+    /// A key-value bucket.
+    #[default]
+    Kv,
+    /// Words that nobody keeps.
+    PubSub,
 }
 
 /// Who we are. Files are read again at each connect, so that what is in them can be changed.
@@ -149,6 +163,13 @@ impl Settings {
                 duplicate_window: options.duplicate_window,
             },
             inbox: options.inbox,
+            discovery: choice(
+                url,
+                "discovery",
+                &[("kv", Discovery::Kv), ("pubsub", Discovery::PubSub)],
+            )?
+            .unwrap_or_default(),
+            client_name: "catga",
         })
     }
 }
@@ -413,6 +434,7 @@ mod tests {
             ("nats://h?max_age=7", "`max_age` is \"7\""),
             ("nats://h?manage=yes", "write true or false"),
             ("nats://h?inbox_prefix=a.*", "`inbox_prefix`"),
+            ("nats://h?discovery=true", "write kv or pubsub"),
         ] {
             let error = read(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");

@@ -7,6 +7,7 @@ use async_nats::Subject;
 use catga_core::{Capability, Envelope, Error, QoS, Receipt, Settlement, async_trait};
 use tokio::time::Instant;
 
+use crate::acks::ACK;
 use crate::connection::{Connection, is_no_responders};
 use crate::dead_letter::{self, GivenUp};
 use crate::deferred::Deferred;
@@ -178,8 +179,8 @@ impl Receipt for StreamReceipt {
         let until_it_is_settled = self.places.take();
         match settlement {
             // Late or not: it was handled.
-            Settlement::Ack if self.qos == QoS::AtLeastOnce => self.tell("+ACK").await,
-            Settlement::Ack => self.confirm("settle", "+ACK".to_owned()).await,
+            Settlement::Ack if self.qos == QoS::AtLeastOnce => self.tell(ACK).await,
+            Settlement::Ack => self.confirm("settle", ACK.to_owned()).await,
             Settlement::Complete(completion) => {
                 if completion.effects.is_some() {
                     return Err(error::no_effects("settle"));
@@ -187,7 +188,7 @@ impl Receipt for StreamReceipt {
                 if completion.claim.is_some() {
                     return Err(error::unsupported("settle", Capability::FusedCompletion));
                 }
-                self.confirm("settle", "+ACK".to_owned()).await
+                self.confirm("settle", ACK.to_owned()).await
             }
             Settlement::DeadLetter { claim: Some(_), .. } => {
                 Err(error::unsupported("settle", Capability::FusedCompletion))
@@ -228,11 +229,18 @@ impl Receipt for StreamReceipt {
         if !matches!(settlement, Settlement::Ack) || self.qos != QoS::AtLeastOnce {
             return None;
         }
-        let told = self
-            .connection
-            .try_publish("settle", self.ack.clone(), None, "+ACK".into())?;
-        self.places = None;
-        Some(told)
+        let acks = &self.connection.acks;
+        let told = if acks.is_waiting() {
+            None
+        } else {
+            self.connection
+                .try_publish("settle", self.ack.clone(), None, ACK.into())
+        };
+        let places = self.places.take();
+        if let (None, Some(places)) = (&told, places) {
+            acks.push(self.ack.clone(), places);
+        }
+        Some(told.unwrap_or(Ok(())))
     }
 
     async fn extend(&mut self) -> Result<(), Error> {

@@ -12,14 +12,17 @@ use catga_core::{
     async_trait,
 };
 use crossbeam_queue::ArrayQueue;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::select;
 use tokio::sync::Notify;
-use tokio::task::{AbortHandle, consume_budget};
+use tokio::task::{AbortHandle, consume_budget, unconstrained};
 
 use crate::connection::Connection;
 use crate::names::Member;
 use crate::{error, wire};
+
+/// The most messages that go into a ring before somebody is woken.
+const BATCH: usize = 64;
 
 /// What waits for one subscription; when it is full the oldest goes.
 #[derive(Debug)]
@@ -34,7 +37,6 @@ impl Ring {
         if self.queue.force_push(message).is_some() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        self.ready.notify_one();
     }
 }
 
@@ -100,6 +102,14 @@ impl RingSubscription {
 async fn fill(mut subscriber: Subscriber, ring: Arc<Ring>) {
     while let Some(message) = subscriber.next().await {
         ring.push(message);
+        // What has come with it goes with it: to wake somebody costs more than to hand a message on.
+        for _ in 1..BATCH {
+            match unconstrained(subscriber.next()).now_or_never() {
+                Some(Some(message)) => ring.push(message),
+                _ => break,
+            }
+        }
+        ring.ready.notify_one();
     }
 }
 

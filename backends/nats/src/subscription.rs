@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::connection::Connection;
 use crate::deferred::Deferred;
 use crate::names::Member;
+use crate::pace::Pace;
 use crate::receipt::StreamReceipt;
 use crate::room::Room;
 use crate::source::{Source, Status};
@@ -41,6 +42,7 @@ pub(crate) struct StreamSubscription {
     ack_wait: Duration,
     max_in_flight: usize,
     room: Arc<Room>,
+    pace: Pace,
     /// The ends of the leases of what was dropped unsettled, the first on top.
     abandoned: BinaryHeap<Reverse<Instant>>,
     /// When the stream was made whose sequences the sources know.
@@ -110,6 +112,7 @@ impl StreamSubscription {
             ack_wait: subscribe.ack_wait,
             max_in_flight: subscribe.max_in_flight.max(1),
             room: Arc::default(),
+            pace: Pace::new(Instant::now()),
             abandoned: BinaryHeap::new(),
             created: route.created.clone(),
             sources,
@@ -160,6 +163,7 @@ impl StreamSubscription {
             }
             let (count, generation) = receipt.counts();
             let index = self.index_of(generation > 0, envelope.partition());
+            self.pace.handed_out();
             receipt.take_places((self.room.take(), self.sources[index].take()));
             into.push(delivery(envelope, receipt, count, generation));
         }
@@ -218,6 +222,7 @@ impl StreamSubscription {
         let envelope = wire::envelope(self.message.clone(), self.qos, headers, message.payload)
             .with_partition(partition);
         let count = info.delivered;
+        self.pace.handed_out();
         let receipt = StreamReceipt::new(
             Arc::clone(&self.connection),
             ack,
@@ -277,6 +282,8 @@ impl StreamSubscription {
         }
         if last == 1 {
             let source = &mut self.sources[0];
+            // Else nothing would come while those at hand are handled.
+            free += self.pace.ahead(held, now).min(self.max_in_flight);
             let worth_it = source.requested() == 0 || free * 2 >= self.max_in_flight;
             if free > 0 && worth_it && source.may_ask(now) {
                 source.pull(&self.connection, free, false).await?;

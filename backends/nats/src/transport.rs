@@ -13,6 +13,7 @@ use catga_core::{
 use tokio::time::{Instant, timeout_at};
 
 use crate::connection::{Connection, Sent};
+use crate::registry::NatsRegistry;
 use crate::request;
 use crate::ring::RingSubscription;
 use crate::serve::ServeSubscription;
@@ -32,6 +33,7 @@ pub(crate) const CAPABILITIES: &[Capability] = &[
     Capability::Persistent,
     Capability::Requests,
     Capability::Inbox,
+    Capability::Nodes,
 ];
 
 /// The most publishes of one call whose answers are awaited at once: more adds latency and no throughput.
@@ -45,6 +47,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct NatsTransport {
     connection: Arc<Connection>,
+    /// Closed with it.
+    registry: Arc<NatsRegistry>,
 }
 
 /// What the client is handed.
@@ -54,8 +58,11 @@ type Outbound = (Subject, Option<HeaderMap>, Bytes);
 type Begun = Result<Option<Sent>, Error>;
 
 impl NatsTransport {
-    pub(crate) fn new(connection: Arc<Connection>) -> Self {
-        Self { connection }
+    pub(crate) fn new(connection: Arc<Connection>, registry: Arc<NatsRegistry>) -> Self {
+        Self {
+            connection,
+            registry,
+        }
     }
 
     /// QoS 0: what goes into the client's queue.
@@ -258,6 +265,8 @@ impl Transport for NatsTransport {
     }
 
     async fn close(&self) -> Result<(), Error> {
-        self.connection.close().await
+        // At once, so that who does not wait for one has closed the other all the same.
+        let ((), closed) = tokio::join!(self.registry.close(), self.connection.close());
+        closed
     }
 }

@@ -107,6 +107,8 @@ pub(crate) struct AckInfo {
     /// How often the message was delivered, this time included.
     pub(crate) delivered: u64,
     pub(crate) stream_sequence: u64,
+    /// How many deliveries the consumer has made, this one included.
+    pub(crate) consumer_sequence: u64,
     /// In nanoseconds since 1970.
     published: u64,
     /// The messages behind it.
@@ -133,6 +135,7 @@ impl AckInfo {
         Some(Self {
             delivered: tokens[from].parse().ok()?,
             stream_sequence: tokens[from + 1].parse().ok()?,
+            consumer_sequence: tokens[from + 2].parse().ok()?,
             published: tokens[from + 3].parse().ok()?,
             pending: tokens[from + 4].parse().ok()?,
         })
@@ -203,6 +206,7 @@ mod tests {
         let expected = AckInfo {
             delivered: 2,
             stream_sequence: 30,
+            consumer_sequence: 4,
             published: 1_600_000_000_000_000_000,
             pending: 7,
         };

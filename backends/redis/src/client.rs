@@ -1,8 +1,10 @@
 //! Making connections: to one server, to the primary that sentinels know, to the nodes of a cluster.
 
 use std::fs;
+use std::future::pending;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use catga_core::Error;
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
@@ -15,13 +17,16 @@ use redis::{
     IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisFuture, TlsCertificates, TlsMode,
     Value,
 };
-use tokio::time::timeout;
+use tokio::select;
+use tokio::time::{sleep, timeout};
 
-use crate::error;
 use crate::options::{Credentials, Password, ServerKind, Settings, Tls};
+use crate::{error, probe};
 
 /// Commands that wait in the client before their senders do.
 const QUEUE: usize = 1024;
+/// After which silence a server with TLS may be one without.
+const SILENCE: Duration = Duration::from_millis(500);
 /// The bytes that the client writes at once.
 const WRITE_BUFFER: usize = 64 * 1024;
 /// How often the client tries a command at the nodes of a cluster, which may have moved.
@@ -81,10 +86,41 @@ impl Factory {
 
     /// A connection for commands. Whoever uses it sets the time-outs.
     pub(crate) async fn commands(&self) -> Result<Conn, Error> {
+        self.connect(CLUSTER_RETRIES).await
+    }
+
+    /// The first connection for commands. A server without TLS says nothing to who asks for it, and is asked in plain text then
+    /// whether it is one.
+    pub(crate) async fn first(&self) -> Result<Conn, Error> {
+        let settings = &*self.settings;
+        let plain = async {
+            if settings.tls.is_none() || settings.kind != ServerKind::Single {
+                return pending().await;
+            }
+            sleep(settings.connect_timeout.min(SILENCE)).await;
+            let (host, port) = &settings.hosts[0];
+            if !probe::speaks_plain(host, *port).await {
+                pending::<()>().await;
+            }
+        };
+        select! {
+            biased;
+            made = self.commands() => made,
+            () = plain => Err(error::speaks_plain(&settings.shown_hosts())),
+        }
+    }
+
+    /// The same for what may not be done twice unsaid: a command of which the answer is lost is not sent again, nor one that
+    /// belongs to another node of a cluster.
+    pub(crate) async fn once(&self) -> Result<Conn, Error> {
+        self.connect(0).await
+    }
+
+    async fn connect(&self, cluster_retries: u32) -> Result<Conn, Error> {
         let made = async {
             match &self.settings.kind {
                 ServerKind::Cluster => {
-                    let client = self.cluster()?;
+                    let client = self.cluster(cluster_retries)?;
                     let conn = client.get_async_connection().await;
                     conn.map(Conn::Cluster).map_err(|e| self.failed(&e))
                 }
@@ -179,14 +215,14 @@ impl Factory {
         builder.build().map_err(|e| error::settings(&e))
     }
 
-    fn cluster(&self) -> Result<ClusterClient, Error> {
+    fn cluster(&self, retries: u32) -> Result<ClusterClient, Error> {
         let settings = &*self.settings;
         let mut nodes = Vec::with_capacity(settings.hosts.len());
         for (host, port) in &settings.hosts {
             nodes.push(self.info(host, *port)?);
         }
         let mut builder = ClusterClientBuilder::new(nodes)
-            .retries(CLUSTER_RETRIES)
+            .retries(retries)
             .connection_timeout(settings.connect_timeout)
             .response_timeout(settings.call_timeout)
             .overall_response_timeout(None)

@@ -33,7 +33,7 @@ impl Connection {
         let names = Names::new(namespace)?;
         let settings = Arc::new(settings);
         let factory = Factory::new(Arc::clone(&settings));
-        let mut conn = factory.commands().await?;
+        let mut conn = factory.first().await?;
         link::prepare(&mut conn, settings.call_timeout).await;
         let (link, closed) = (Arc::new(Link::new(conn)), Closed::default());
         let server = Arc::new(Server {
@@ -47,14 +47,14 @@ impl Connection {
         durability::check(&server).await?;
         let patience = settings.call_timeout;
         tokio::spawn(Arc::clone(&link).keep(factory.clone(), patience, closed.clone()));
-        // A command that waits for replicas holds up everything behind it.
-        let writes = match settings.wait_replicas {
-            None => link,
-            Some(_) => {
-                let own = Arc::new(Link::new(factory.commands().await?));
-                tokio::spawn(Arc::clone(&own).keep(factory, patience, closed.clone()));
-                own
-            }
+        // A command that waits for replicas holds up everything behind it; and what the client of a cluster sends again by
+        // itself may be stored twice, or said not to be stored when it is.
+        let writes = if settings.wait_replicas.is_some() || server.is_cluster() {
+            let own = Arc::new(Link::new(factory.once().await?));
+            tokio::spawn(Arc::clone(&own).keep(factory, patience, closed.clone()));
+            own
+        } else {
+            link
         };
         let routes = Arc::new(Routes::default());
         let inbox = MessageId::new().as_uuid().simple().to_string();

@@ -1,12 +1,12 @@
 //! What the server is set to, which decides what a publish that is told to be stored is worth.
 
-use catga_core::Error;
+use catga_core::{Error, Retry};
 use redis::Value;
 
-use crate::error;
+use crate::options::ServerKind;
 use crate::server::Server;
 use crate::time::from_now;
-use crate::value;
+use crate::{error, probe, value};
 
 /// Reads the server's settings as far as we may, says what they are worth, and refuses weak ones where that is asked for.
 pub(crate) async fn check(server: &Server) -> Result<(), Error> {
@@ -57,8 +57,30 @@ async fn greet(server: &Server) -> Result<(), Error> {
     let ping = redis::cmd("PING");
     match server.ask("connect", "PING", &ping, from_now(within)).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(error::connect(&error, &hosts)),
+        Ok(Err(error)) if error::is_answer(&error) => Err(error::connect(&error, &hosts)),
+        Ok(Err(error)) => Err(hung_up(server, &error).await),
         Err(_) => Err(error::connect_timeout(&hosts, within)),
+    }
+}
+
+/// Why a server that took the connection does not answer.
+async fn hung_up(server: &Server, error: &redis::RedisError) -> Error {
+    let (settings, hosts) = (&server.settings, server.settings.shown_hosts());
+    let told = error::connect(error, &hosts);
+    if told.retry() == Retry::Never {
+        return told;
+    }
+    match settings.kind {
+        _ if settings.tls.is_some() => error::hung_up(error, &hosts),
+        ServerKind::Single => {
+            let (host, port) = &settings.hosts[0];
+            if probe::speaks_tls(host, *port).await {
+                error::needs_tls(&hosts)
+            } else {
+                told
+            }
+        }
+        _ => told,
     }
 }
 

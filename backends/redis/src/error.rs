@@ -44,6 +44,22 @@ pub(crate) fn says(error: &RedisError, word: &str) -> bool {
     code(error) == word || error.detail().is_some_and(|detail| detail.contains(word))
 }
 
+/// Whether a node of a cluster says that a slot is elsewhere, or will be.
+pub(crate) fn is_redirected(error: &RedisError) -> bool {
+    let codes = ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY"];
+    codes.contains(&code(error))
+}
+
+/// A pipeline that a node of a cluster did not serve as a whole.
+pub(crate) fn partly_redirected(operation: &'static str, error: &RedisError) -> Error {
+    let text = "the slot moves to another node, and what was sent with this message may be stored or not: publish it again with the same id";
+    Error::new(ErrorKind::Unavailable, operation, text)
+        .with_retry(Retry::Now)
+        .with_unknown_outcome()
+        .with_context("code", code(error))
+        .with_source(said(error))
+}
+
 /// An error of a command.
 pub(crate) fn of(operation: &'static str, what: &str, error: &RedisError) -> Error {
     if !is_answer(error) && error.kind() != redis::ErrorKind::AuthenticationFailed {
@@ -78,6 +94,13 @@ const KNOWN: &[(&str, ErrorKind, Retry, &str)] = &[
         ErrorKind::LimitReached,
         Retry::Now,
         "the server's memory is full: raise `maxmemory`, or let the groups catch up",
+    ),
+    // As the system says it, in what follows MISCONF.
+    (
+        "No space left on device",
+        ErrorKind::LimitReached,
+        Retry::Now,
+        "the server's disk is full",
     ),
     (
         "MISCONF",
@@ -242,9 +265,15 @@ pub(crate) fn connect(error: &RedisError, hosts: &str) -> Error {
             Retry::Never,
             format!("{hosts} does not accept who we are: check user and password"),
         )
-    } else if ["certificate", "tls", "handshake"]
-        .iter()
-        .any(|word| lower.contains(word))
+    } else if [
+        "certificate",
+        "tls",
+        "handshake",
+        "alert",
+        "corrupt message",
+    ]
+    .iter()
+    .any(|word| lower.contains(word))
     {
         (
             ErrorKind::Connect,
@@ -275,6 +304,38 @@ pub(crate) fn connect(error: &RedisError, hosts: &str) -> Error {
     Error::new(kind, "connect", what)
         .with_retry(retry)
         .with_source(text)
+}
+
+/// The server hung up when we said something, with TLS: a client's certificate is looked at behind the handshake.
+pub(crate) fn hung_up(error: &RedisError, hosts: &str) -> Error {
+    let text = format!(
+        "{hosts} hung up after the handshake: it may ask for a certificate, or not accept ours (`tls_cert`, `tls_key`)"
+    );
+    Error::new(ErrorKind::Connect, "connect", text)
+        .with_retry(Retry::Never)
+        .with_source(error.to_string())
+}
+
+/// The server speaks TLS, and was not spoken to so.
+pub(crate) fn needs_tls(hosts: &str) -> Error {
+    Error::new(
+        ErrorKind::Connect,
+        "connect",
+        format!("{hosts} asks for TLS: write rediss:// instead of redis://"),
+    )
+    .with_retry(Retry::Never)
+}
+
+/// The server speaks plain text, and was not spoken to so.
+pub(crate) fn speaks_plain(hosts: &str) -> Error {
+    Error::new(
+        ErrorKind::Connect,
+        "connect",
+        format!(
+            "{hosts} does not speak TLS: give it a certificate, or write redis:// instead of rediss:// where plain text will do"
+        ),
+    )
+    .with_retry(Retry::Never)
 }
 
 /// Nobody answered in time.

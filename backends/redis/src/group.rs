@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use catga_core::{Delivery, Error, Name, QoS, SubscriptionStats};
@@ -39,8 +39,12 @@ pub(crate) struct Group {
     pub(crate) max_in_flight: AtomicUsize,
     /// Raised when nothing more is to be fetched.
     pub(crate) left: Closed,
-    /// Wakes the keeper: something was put off.
+    /// Wakes the keeper: something was put off, or is missing.
     pub(crate) parked: Notify,
+    /// Whether a reply with entries may be lost, which the keeper looks for: it takes nothing else meanwhile.
+    missing: AtomicBool,
+    /// Wakes the reader, who waits until they are found.
+    found: Notify,
     pub(crate) counters: Counters,
     fetched: SegQueue<Fetched>,
     /// What waited for longer than its lease.
@@ -120,6 +124,8 @@ impl Group {
             max_in_flight: AtomicUsize::new(max_in_flight.max(1)),
             left: Closed::default(),
             parked: Notify::new(),
+            missing: AtomicBool::new(false),
+            found: Notify::new(),
             counters: Counters::default(),
             fetched: SegQueue::new(),
             late: SegQueue::new(),
@@ -180,6 +186,27 @@ impl Group {
         self.arrived.notify_one();
     }
 
+    /// Says that what was read may not have arrived, and waits until that is found.
+    pub(crate) async fn look(&self) {
+        self.missing.store(true, Ordering::SeqCst);
+        self.parked.notify_one();
+        while self.missing.load(Ordering::SeqCst) {
+            // One that is told between the two is kept.
+            self.found.notified().await;
+        }
+    }
+
+    /// Whether something may be missing.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.missing.load(Ordering::SeqCst)
+    }
+
+    /// Says that nothing is missing any more.
+    pub(crate) fn is_found(&self) {
+        self.missing.store(false, Ordering::SeqCst);
+        self.found.notify_one();
+    }
+
     /// Counts what was trimmed before it was handled.
     pub(crate) fn lost(&self, lost: u64) {
         if lost > 0 {
@@ -212,7 +239,6 @@ impl Group {
             let Some((id, read)) = wire::entry(&self.message, self.qos, entry) else {
                 continue;
             };
-            source.arrived(id);
             if read
                 .text(wire::GROUP)
                 .is_some_and(|group| group != self.who.group)

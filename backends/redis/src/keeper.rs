@@ -52,6 +52,12 @@ pub(crate) async fn keep(group: Arc<Group>, every_partition: bool) {
             partitions_at = partitions_at.max(now + DUE);
             continue;
         }
+        if group.is_missing() {
+            match reader::leftovers(&group, &server).await {
+                Ok(()) => group.is_found(),
+                Err(error) => complain(&group, error),
+            }
+        }
         if due_at <= now {
             let wait = match due(&group, &server).await {
                 Ok(wait) => wait,
@@ -63,7 +69,7 @@ pub(crate) async fn keep(group: Arc<Group>, every_partition: bool) {
             due_at = Instant::now() + wait;
         }
         if reap_at <= now {
-            let shortest = match reap(&group, &server).await {
+            let shortest = match reap(&group, &server, MOST).await {
                 Ok(shortest) => shortest,
                 Err(error) => {
                     complain(&group, error);
@@ -108,11 +114,12 @@ async fn due(group: &Group, server: &Server) -> Result<Duration, Error> {
     Ok(wait)
 }
 
-/// Takes over, and returns the shortest silence after which a member's messages may be.
-async fn reap(group: &Group, server: &Server) -> Result<Duration, Error> {
+/// Takes over at most so many of each stream, forgets members that are gone, and counts what is behind. Returns the shortest
+/// silence after which a member's messages may be taken.
+pub(crate) async fn reap(group: &Group, server: &Server, most: usize) -> Result<Duration, Error> {
     let (mut behind, mut shortest) = (0, group.idle);
     for source in group.sources.all().iter() {
-        let free = group.free().min(MOST);
+        let free = group.free().min(most);
         let take = source.reap(server, &group.who, group.idle, free).await?;
         behind += take.rest.first().map_or(0, value::count);
         if let Some(silence) = take.rest.get(1) {

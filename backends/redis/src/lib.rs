@@ -19,6 +19,7 @@ mod names;
 mod options;
 mod order;
 mod pending;
+mod probe;
 mod reader;
 mod receipt;
 mod registry;

@@ -18,12 +18,13 @@ use tokio::time::{Instant, sleep_until};
 use crate::closed::Closed;
 use crate::error;
 use crate::group::Group;
+use crate::keeper;
 use crate::link::jittered;
 use crate::names::Member;
 use crate::reader::{self, BLOCK, Blocking, Line, pause};
 use crate::script;
 use crate::server::Server;
-use crate::source::{Source, read_take};
+use crate::source::{Source, Taken, read_take};
 use crate::time::millis;
 use crate::value;
 use crate::wire::EntryId;
@@ -32,6 +33,8 @@ use crate::wire::EntryId;
 const ASK: Duration = Duration::from_millis(500);
 /// How often the members are counted.
 const COUNT: Duration = Duration::from_millis(500);
+/// How often it is looked how much is behind.
+const LOOK: Duration = Duration::from_secs(1);
 /// A member that was not counted for so long is none.
 const COUNTED: Duration = Duration::from_secs(5);
 /// How long a look at idle partitions waits at the server where it cannot be ended.
@@ -102,6 +105,7 @@ pub(crate) async fn read(group: Arc<Group>, blocking: Arc<Blocking>) {
         share: usize::MAX,
         count_at: Instant::now(),
         renew_at: Instant::now(),
+        look_at: Instant::now(),
         server,
         watched,
         blocking,
@@ -120,6 +124,8 @@ struct Reader {
     share: usize,
     count_at: Instant,
     renew_at: Instant,
+    /// When it is looked what is behind, and which members are gone.
+    look_at: Instant,
 }
 
 impl Reader {
@@ -161,6 +167,11 @@ impl Reader {
         if self.count_at <= now {
             self.count().await?;
             self.count_at = Instant::now() + jittered(COUNT);
+        }
+        if self.look_at <= now {
+            // Whose turn it is takes what others left, one behind the other: here nothing is taken.
+            keeper::reap(&self.group, &self.server, 0).await?;
+            self.look_at = Instant::now() + jittered(LOOK);
         }
         while let Some(index) = self.watched.woken.pop() {
             if let Known::Idle { until, .. } = &mut self.known[index] {
@@ -222,6 +233,7 @@ impl Reader {
         first
             .min(self.count_at)
             .min(self.renew_at)
+            .min(self.look_at)
             .max(now + Duration::from_millis(1))
     }
 
@@ -251,6 +263,7 @@ impl Reader {
         self.known[index] = match state {
             Some(0) => Known::Others(Instant::now() + wait.unwrap_or(ASK).min(jittered(ASK))),
             Some(2) => {
+                source.read(take.taken.last().and_then(Taken::id));
                 source.out.fetch_add(1, Ordering::SeqCst);
                 self.group.took(source, take).await;
                 source.out.fetch_sub(1, Ordering::SeqCst);

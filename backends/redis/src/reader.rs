@@ -17,14 +17,16 @@ use crate::closed::Closed;
 use crate::error;
 use crate::group::Group;
 use crate::link::jittered;
+use crate::script;
 use crate::server::Server;
 use crate::source::{Source, Taken};
 use crate::time::millis;
 use crate::value;
-use crate::wire::EntryId;
 
 /// How long a read waits at the server.
 pub(crate) const BLOCK: Duration = Duration::from_millis(500);
+/// How long to wait where it may not be waited for what comes.
+const SHORT: Duration = Duration::from_millis(50);
 /// The most entries of one read.
 const MOST: usize = 256;
 /// The first and the longest wait between two tries.
@@ -80,7 +82,7 @@ impl Line {
         if self.conn.is_some() {
             return Ok(());
         }
-        let mut conn = self.factory.commands().await?;
+        let mut conn = self.factory.once().await?;
         if matches!(conn, Conn::Single(_)) {
             let mut ask = redis::cmd("CLIENT");
             ask.arg("ID");
@@ -137,6 +139,8 @@ pub(crate) async fn read(group: Arc<Group>, blocking: Arc<Blocking>) {
     let (mut wait, mut cursor) = (BACK_OFF.0, 0);
     // What was read before and did not arrive is looked for after each new connection.
     let mut look = false;
+    // How many streams had nothing, one behind the other.
+    let mut empty = 0;
     while !left.is_raised() && !closed.is_raised() {
         let free = group.free();
         if free == 0 {
@@ -164,20 +168,25 @@ pub(crate) async fn read(group: Arc<Group>, blocking: Arc<Blocking>) {
             }
         }
         if look {
-            match leftovers(&group, &server).await {
-                Ok(()) => look = false,
-                Err(error) => {
-                    group.complain(error);
-                    pause(wait, &left, &closed).await;
-                    wait = (wait * 2).min(BACK_OFF.1);
-                    continue;
-                }
+            select! {
+                biased;
+                () = left.raised() => break,
+                () = closed.raised() => break,
+                () = group.look() => look = false,
             }
         }
         let sources = group.sources.all();
         let (chosen, each) = choose(&sources, free.min(MOST), &mut cursor);
-        let cmd = read_command(&group, &chosen, each);
-        let answer = line.ask(&cmd, BLOCK).await;
+        // Where they take turns, none waits while another may have something.
+        let turns = chosen.len() < sources.len();
+        let answer = if turns && empty >= sources.len() {
+            empty = 0;
+            wait_for_any(&group, &server, &mut line, &sources).await
+        } else {
+            let block = (!turns).then_some(BLOCK);
+            let cmd = read_command(&group, &chosen, each, block);
+            line.ask(&cmd, block.unwrap_or_default()).await.map(Some)
+        };
         match answer {
             Ok(read) => {
                 if wait > BACK_OFF.0 {
@@ -185,12 +194,27 @@ pub(crate) async fn read(group: Arc<Group>, blocking: Arc<Blocking>) {
                     group.problem.store(None);
                     wait = BACK_OFF.0;
                 }
-                for (source, taken) in entries(read, &chosen) {
-                    if let Some(id) = taken.last().and_then(|taken| id_of(&taken.entry)) {
-                        source.arrived(id);
-                    }
+                let Some(read) = read else {
+                    continue;
+                };
+                let found = entries(read, &chosen);
+                empty = if found.is_empty() {
+                    empty + chosen.len()
+                } else {
+                    0
+                };
+                for source in &chosen {
+                    let mut found = found.iter().filter(|(of, _)| Arc::ptr_eq(of, source));
+                    source.read(found.find_map(|(_, taken)| taken.last()?.id()));
+                }
+                for (source, taken) in found {
                     group.accept(source, taken).await;
                 }
+            }
+            Err(error) if server.is_cluster() && error::is_redirected(&error) => {
+                // Nothing was read, and the client looks where the slot is now.
+                pause(wait, &left, &closed).await;
+                wait = (wait * 2).min(BACK_OFF.1);
             }
             Err(error) if error::is_no_group(&error) => {
                 if let Err(error) = make_again(&group, &server, &sources).await {
@@ -220,12 +244,58 @@ fn choose(sources: &[Arc<Source>], free: usize, cursor: &mut usize) -> (Vec<Arc<
     (chosen, (free / number).max(1))
 }
 
-fn read_command(group: &Group, chosen: &[Arc<Source>], each: usize) -> Cmd {
+/// Waits until a stream has something that the group has not read, and takes none of it.
+async fn wait_for_any(
+    group: &Group,
+    server: &Server,
+    line: &mut Line,
+    sources: &[Arc<Source>],
+) -> Result<Option<Value>, RedisError> {
+    let streams = || sources.iter().map(|source| &source.stream);
+    let mut call = script::AT.call(sources.len());
+    script::args(&mut call, streams());
+    call.arg(&group.who.group);
+    let by = server.call_deadline();
+    let at = match server
+        .try_run("receive", &sources[0].stream, &script::AT, &call, by)
+        .await
+    {
+        Ok(at) => value::list(at?),
+        // There is no connection for commands; the one for reading is asked next.
+        Err(_) => {
+            sleep(SHORT).await;
+            return Ok(None);
+        }
+    };
+    let mut look = redis::cmd("XREAD");
+    look.arg("COUNT").arg(1).arg("BLOCK").arg(millis(BLOCK));
+    look.arg("STREAMS");
+    script::args(&mut look, streams());
+    script::args(
+        &mut look,
+        at.iter().map(|id| value::text(id).unwrap_or("0")),
+    );
+    match line.ask(&look, BLOCK).await {
+        Err(error) if error::says(&error, "NOPERM") => sleep(SHORT).await,
+        looked => drop(looked?),
+    }
+    Ok(None)
+}
+
+fn read_command(
+    group: &Group,
+    chosen: &[Arc<Source>],
+    each: usize,
+    block: Option<Duration>,
+) -> Cmd {
     let mut cmd = redis::cmd("XREADGROUP");
     cmd.arg("GROUP")
         .arg(&group.who.group)
         .arg(&group.who.consumer);
-    cmd.arg("COUNT").arg(each).arg("BLOCK").arg(millis(BLOCK));
+    cmd.arg("COUNT").arg(each);
+    if let Some(block) = block {
+        cmd.arg("BLOCK").arg(millis(block));
+    }
     cmd.arg("STREAMS");
     for source in chosen {
         cmd.arg(&source.stream);
@@ -263,14 +333,8 @@ fn entries(read: Value, chosen: &[Arc<Source>]) -> Vec<(&Arc<Source>, Vec<Taken>
     all
 }
 
-fn id_of(entry: &Value) -> Option<EntryId> {
-    let Value::Array(parts) = entry else {
-        return None;
-    };
-    value::text(parts.first()?)?.parse().ok()
-}
-
-async fn leftovers(group: &Group, server: &Server) -> Result<(), Error> {
+/// Takes what was read before and did not arrive: the keeper does, who takes nothing else meanwhile.
+pub(crate) async fn leftovers(group: &Group, server: &Server) -> Result<(), Error> {
     for source in group.sources.all().iter() {
         loop {
             let take = match source.leftovers(server, &group.who, MOST).await {
@@ -278,12 +342,11 @@ async fn leftovers(group: &Group, server: &Server) -> Result<(), Error> {
                 Err(error) if error.kind() == catga_core::ErrorKind::NotFound => break,
                 take => take?,
             };
-            let Some(last) = take.taken.last().and_then(|taken| id_of(&taken.entry)) else {
+            if take.taken.is_empty() {
                 group.lost(take.lost);
                 break;
-            };
+            }
             tracing::debug!(message = %group.message, number = take.taken.len(), "read before, and arrived now");
-            source.arrived(last);
             group.took(source, take).await;
         }
     }

@@ -37,6 +37,8 @@ scripts! { after "prelude":
     REAP = "reap";
     /// Takes what was read and did not arrive.
     LEFTOVERS = "leftovers";
+    /// What a group read last.
+    AT = "at";
     /// Leaves a group.
     LEAVE = "leave";
     /// Restarts a lease.

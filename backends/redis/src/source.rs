@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use catga_core::Error;
+use crossbeam_queue::SegQueue;
 use redis::Value;
 use tokio::time::Instant;
 
@@ -29,8 +30,10 @@ pub(crate) struct Source {
     pub(crate) due: String,
     /// Who handles an ordered partition now.
     pub(crate) owner: String,
-    /// The last entry that arrived here: what is pending for us behind it did not arrive.
+    /// The last entry that was read and arrived: what was read behind it did not arrive.
     last: AtomicU64,
+    /// What was taken, and not read, since a read arrived last: it may be behind the last.
+    taken: SegQueue<EntryId>,
     /// Whether it is handled in order, one entry at a time.
     pub(crate) is_ordered: bool,
     /// How many entries are out.
@@ -45,6 +48,15 @@ pub(crate) struct Taken {
     /// Whether it was begun in a delivery that is not counted.
     pub(crate) ran: bool,
     pub(crate) at: Instant,
+}
+
+impl Taken {
+    pub(crate) fn id(&self) -> Option<EntryId> {
+        let Value::Array(parts) = &self.entry else {
+            return None;
+        };
+        value::text(parts.first()?)?.parse().ok()
+    }
 }
 
 /// An entry that is put off.
@@ -84,6 +96,7 @@ impl Source {
             owner: names::owner(&stream, member),
             stream,
             last: AtomicU64::new(0),
+            taken: SegQueue::new(),
             is_ordered: false,
             out: AtomicUsize::new(0),
         }
@@ -95,7 +108,7 @@ impl Source {
         self
     }
 
-    /// The last entry that arrived.
+    /// The last entry that was read.
     pub(crate) fn last(&self) -> EntryId {
         let last = self.last.load(Ordering::SeqCst);
         EntryId {
@@ -104,16 +117,45 @@ impl Source {
         }
     }
 
-    /// Notes an entry that arrived.
-    pub(crate) fn arrived(&self, id: EntryId) {
+    /// Notes that a read arrived, and its last entry. Until then others had read nothing that is behind it: what was taken from
+    /// them before is older than what will be read.
+    pub(crate) fn read(&self, last: Option<EntryId>) {
+        while let Some(id) = self.taken.pop() {
+            self.passed(id);
+        }
+        if let Some(id) = last {
+            self.passed(id);
+        }
+    }
+
+    fn passed(&self, id: EntryId) {
         // No server adds a million entries in a millisecond.
         let number = id.number.min((1 << NUMBER_BITS) - 1);
         let id = (id.millis << NUMBER_BITS) | number;
         self.last.fetch_max(id, Ordering::SeqCst);
     }
 
+    /// Notes what was taken, from others or from what was put off.
+    fn took(&self, take: &Take) {
+        let last = self.last();
+        let ids = take.taken.iter().filter_map(Taken::id);
+        for id in ids.filter(|id| *id > last) {
+            self.taken.push(id);
+        }
+    }
+
+    /// What was taken since a read arrived. It stays noted. One task asks.
+    fn taken(&self) -> Vec<EntryId> {
+        let taken: Vec<_> = std::iter::from_fn(|| self.taken.pop()).collect();
+        for id in &taken {
+            self.taken.push(*id);
+        }
+        taken
+    }
+
     /// Forgets what arrived: the stream begins again.
     pub(crate) fn begin_again(&self) {
+        while self.taken.pop().is_some() {}
         self.last.store(0, Ordering::SeqCst);
     }
 
@@ -138,7 +180,9 @@ impl Source {
         // The lease began at the server when it answered, which is later.
         let at = Instant::now();
         let told = server.run("receive", &self.stream, script, call).await?;
-        Ok(read_take(told, at))
+        let take = read_take(told, at);
+        self.took(&take);
+        Ok(take)
     }
 
     /// Takes what is due; the rest is when the next is.
@@ -166,7 +210,7 @@ impl Source {
         self.take(server, &script::REAP, &call).await
     }
 
-    /// Takes what was read and did not arrive.
+    /// Takes what was read and did not arrive. Nothing is to be read or taken meanwhile.
     pub(crate) async fn leftovers(
         &self,
         server: &Server,
@@ -176,6 +220,7 @@ impl Source {
         let mut call = script::LEFTOVERS.call(1);
         call.arg(&self.stream).arg(&who.group).arg(&who.consumer);
         call.arg(most).arg(self.last().to_string());
+        script::args(&mut call, self.taken().iter().map(ToString::to_string));
         self.take(server, &script::LEFTOVERS, &call).await
     }
 
@@ -230,6 +275,7 @@ impl Source {
         call.arg(&who.group)
             .arg(&who.consumer)
             .arg(self.last().to_string());
+        script::args(&mut call, self.taken().iter().map(ToString::to_string));
         server
             .run("close", &self.stream, &script::LEAVE, &call)
             .await

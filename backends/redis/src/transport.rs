@@ -116,7 +116,9 @@ impl RedisTransport {
             before = Some(say);
             says = Some((Arc::clone(&route), partition));
         }
-        let add = if envelope.qos() == QoS::ExactlyOnce {
+        // While a replica is away each try is stored, and told to be so by none: there would be as many copies.
+        let once = envelope.qos() == QoS::ExactlyOnce || settings.wait_replicas.is_some();
+        let add = if once {
             let mark = connection
                 .server
                 .names

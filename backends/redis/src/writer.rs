@@ -211,8 +211,15 @@ impl Task {
                 if error::is_broken(&error) && !self.is_cluster {
                     self.link.broken(&live);
                 }
+                // Of a pipeline that the client gives one error for, some may have been done.
+                let partly = self.is_cluster && error::is_answer(&error);
                 for (_, _, then) in thens {
-                    tell(then, Ok(Err(error.clone())));
+                    let outcome = if partly {
+                        Err(error::partly_redirected("publish", &error))
+                    } else {
+                        Ok(Err(error.clone()))
+                    };
+                    tell(then, outcome);
                 }
             }
             Err(_) => {

@@ -363,6 +363,6 @@ pub fn cases() -> Vec<Case> {
             two_pairs,
         )
         .against("events/pair")
-        .asked(Bar::RatioAtLeast(1.6)),
+        .asked(Bar::RatioOnTwoCoresAtLeast(1.6)),
     ]
 }

@@ -162,7 +162,7 @@ pub fn cases() -> Vec<Case> {
         )
         .terms(QOS1.payload("a number"))
         .against("limits/burn-one-core")
-        .asked(Bar::RatioAtLeast(1.7)),
+        .asked(Bar::RatioOnTwoCoresAtLeast(1.7)),
         Case::new(
             "limits/overflow",
             "a million offered to a handler of 1 ms",

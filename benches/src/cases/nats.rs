@@ -9,7 +9,6 @@ pub(super) use requests::respond;
 
 mod core;
 mod kv;
-mod ours;
 mod requests;
 mod stored;
 mod stream;

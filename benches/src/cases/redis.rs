@@ -5,12 +5,18 @@ use redis::{AsyncConnectionConfig, Client, Value};
 
 use crate::case::Case;
 
+mod ours;
 mod pubsub;
 mod requests;
 mod stream;
 
 pub fn cases() -> Vec<Case> {
-    [pubsub::cases(), stream::cases(), requests::cases()]
+    [
+        pubsub::cases(),
+        stream::cases(),
+        requests::cases(),
+        ours::cases(),
+    ]
         .into_iter()
         .flatten()
         .collect()

@@ -1,6 +1,8 @@
 //! Bugs in how a connection is made.
 
-use catga::Error;
+use std::net::{Ipv4Addr, TcpListener};
+
+use catga::{Error, ErrorKind};
 use catga_core::BackendUrl;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -38,6 +40,18 @@ pub(super) fn instead(mutant: Mutant, url: &BackendUrl) -> Result<BackendUrl, Er
         }
         _ => Ok(url.clone()),
     }
+}
+
+/// Listens on a port, for as long as this process lives.
+///
+/// # Errors
+/// When there is none.
+pub(super) fn open_a_door() -> Result<(), Error> {
+    let none =
+        |error| Error::new(ErrorKind::Connect, "connect", "no port is free").with_source(error);
+    let door = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(none)?;
+    std::mem::forget(door);
+    Ok(())
 }
 
 fn encoded(text: &str) -> String {

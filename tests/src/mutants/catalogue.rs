@@ -58,6 +58,7 @@ mutants! {
         "back_pressure::one_stuck_of_ten",
         "chaos::at_least_once", "crashes::rolling_restart",
         "server_outage::restarts_under_load",
+        "server_failover::the_primary_steps_down",
     ],
     /// The last message of a batch is dropped, and reported as Ok.
     DropsTheLastOfABatch: [
@@ -84,6 +85,8 @@ mutants! {
         "server_publishing::a_full_server_rejects",
         "server_publishing::an_outage",
         "server_resources::a_stream_that_is_deleted",
+        "server_room::memory_is_full",
+        "server_room::memory_is_full_exactly_once",
     ],
     /// Messages are published without their headers.
     ForgetsHeaders: [
@@ -159,6 +162,7 @@ mutants! {
     CountsNothing: [
         "back_pressure::slow_subscriber_at_most_once",
         "lifecycle::what_is_left_at_most_once_is_counted",
+        "server_room::trimmed_while_pending",
     ],
     /// An ack gets lost, and the backend says that it was taken.
     LosesAcks: ["redelivery::slow_handler"],
@@ -210,6 +214,8 @@ mutants! {
     ],
     /// A request that nobody answers is reported when its time is over.
     WaitsForNobody: [
+        "balance::all_of_them_down",
+        "balance::broadcast_to_one_that_is_dead",
         "request_failures::server_goes_away",
     ],
     /// A request to a node goes to any node of its service.
@@ -235,6 +241,8 @@ mutants! {
     ForgetsWhoWasThere: [
         "membership::join_update_leave",
         "membership::a_late_joiner_sees_everybody",
+        "membership::a_late_joiner_asks",
+        "membership::watches_begin_while_nodes_come_and_go",
     ],
     /// Whoever closes a connection is not told of what could not be sent.
     HidesTheUnflushed: [
@@ -262,6 +270,7 @@ mutants! {
     /// After a reconnect, what waits is skipped.
     SkipsToNow: [
         "server_resources::a_group_that_is_deleted",
+        "server_resources::a_stream_that_is_deleted",
         "server_resources::data_that_is_wiped",
     ],
     /// A connection is made without TLS, whatever is asked for.
@@ -280,6 +289,97 @@ mutants! {
     HidesLag: [
         "back_pressure::unread_watch",
     ],
+    /// Watchers are not told who leaves.
+    ForgetsWhoLeft: [
+        "membership::join_update_leave",
+        "membership::every_connection_is_told_once",
+        "membership::watches_begin_while_nodes_come_and_go",
+        "node_timeouts::who_falls_silent_leaves",
+        "member_processes::killed",
+    ],
+    /// Watchers are not told who changes.
+    HidesChanges: [
+        "membership::join_update_leave",
+        "membership::every_connection_is_told_once",
+        "membership::small_changes_of_load_are_not_told",
+        "odd_nodes::they_disturb_nobody",
+    ],
+    /// Watchers are told twice who joins.
+    TellsJoinsTwice: [
+        "membership::no_gap_between_snapshot_and_changes",
+        "membership::every_connection_is_told_once",
+        "membership::a_next_that_is_dropped_loses_nothing",
+    ],
+    /// Who joins first after the snapshot of a watch is not told.
+    LosesAJoinAfterTheSnapshot: [
+        "membership::join_update_leave",
+        "membership::watches_begin_while_nodes_come_and_go",
+        "membership::a_next_that_is_dropped_loses_nothing",
+    ],
+    /// A watch says nothing more after some events.
+    WatchEndsSilently: [
+        "membership::join_update_leave",
+        "server_registry::an_unread_watch_across_a_restart",
+    ],
+    /// Who drops the next event of a watch at the wrong moment loses it.
+    DropsWhatItReads: [
+        "membership::a_next_that_is_dropped_loses_nothing",
+    ],
+    /// A node that falls silent stays.
+    NeverSweeps: [
+        "node_timeouts::who_falls_silent_leaves",
+        "node_timeouts::clocks_that_are_an_hour_off",
+    ],
+    /// A node that was given up is not told.
+    HidesWhoWasGivenUp: [
+        "node_timeouts::who_was_given_up_comes_back",
+    ],
+    /// A heartbeat brings back a node that was given up.
+    BringsBackTheDead: [
+        "node_timeouts::who_was_given_up_comes_back",
+    ],
+    /// Whether a node lives is judged by its own clock.
+    TrustsThePeersClock: [
+        "node_timeouts::clocks_that_are_an_hour_off",
+    ],
+    /// A second node with the id of one that lives is let in.
+    AdmitsDoubles: [
+        "node_ids::a_live_double_is_refused",
+        "node_ids::an_old_incarnation_is_powerless",
+    ],
+    /// A node that lost its id is not told.
+    LetsTheOldIncarnationBeat: [
+        "node_ids::a_live_double_is_refused",
+        "node_ids::an_old_incarnation_is_powerless",
+    ],
+    /// A node that leaves takes out whoever has its id.
+    LetsTheOldIncarnationLeave: [
+        "node_ids::a_live_double_is_refused",
+        "node_ids::an_old_incarnation_is_powerless",
+        "member_processes::paused_while_its_successor_lives",
+    ],
+    /// One entry that is odd, and nobody is listed.
+    ChokesOnOddEntries: [
+        "odd_nodes::they_disturb_nobody",
+    ],
+    /// Whoever joins is looked for at its endpoint.
+    DialsEndpoints: [
+        "odd_nodes::endpoints_are_never_dialled",
+    ],
+    /// After one failure a node says no more that it lives.
+    GivesUpAfterAFailure: [
+        "node_timeouts::heartbeats_around_the_timeout",
+        "server_registry::the_server_is_away",
+    ],
+    /// A connection listens for others.
+    OpensADoor: [
+        "member_processes::no_door_is_open",
+    ],
+    /// Each try of a request has another id.
+    RequestsUnderNewIds: [
+        "idempotency::a_lost_reply_is_sent_again",
+        "member_processes::killed_with_requests_in_flight",
+    ],
 }
 
 impl Mutant {
@@ -288,14 +388,37 @@ impl Mutant {
         let (claimed, claims) = (subject.capabilities(), subject.hands_out_claimed());
         match self {
             Self::CountsReleases => claimed.has(Capability::UncountedRelease),
-            Self::NeverUnregisters | Self::ForgetsWhoWasThere | Self::HidesLag => {
-                claimed.has(Capability::Nodes)
-            }
+            _ if self.is_about_nodes() => claimed.has(Capability::Nodes),
             // The second one's claim is not granted.
             Self::HandsOutTwice => claims || !IN_THE_INBOX.contains(&scenario),
             Self::GrantsEveryClaim => !claims || !IN_THE_INBOX.contains(&scenario),
             _ => true,
         }
+    }
+
+    const fn is_about_nodes(self) -> bool {
+        matches!(
+            self,
+            Self::NeverUnregisters
+                | Self::ForgetsWhoWasThere
+                | Self::HidesLag
+                | Self::ForgetsWhoLeft
+                | Self::HidesChanges
+                | Self::TellsJoinsTwice
+                | Self::LosesAJoinAfterTheSnapshot
+                | Self::WatchEndsSilently
+                | Self::DropsWhatItReads
+                | Self::NeverSweeps
+                | Self::HidesWhoWasGivenUp
+                | Self::BringsBackTheDead
+                | Self::TrustsThePeersClock
+                | Self::AdmitsDoubles
+                | Self::LetsTheOldIncarnationBeat
+                | Self::LetsTheOldIncarnationLeave
+                | Self::ChokesOnOddEntries
+                | Self::DialsEndpoints
+                | Self::GivesUpAfterAFailure
+        )
     }
 
     pub(super) const fn is_about_publishing(self) -> bool {

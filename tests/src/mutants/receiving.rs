@@ -11,6 +11,8 @@ use catga_core::{
     Reply, Settlement, StatsReader, Subscription, Transport, async_trait,
 };
 
+use tokio::time::Instant;
+
 use super::Mutant;
 
 /// A subscription with a bug.
@@ -22,7 +24,12 @@ pub(super) struct MutatedSubscription {
     transport: Arc<dyn Transport>,
     /// Whether there was no connection since something came.
     was_away: bool,
+    /// Until when what comes is what waited.
+    skips_until: Option<Instant>,
 }
+
+/// What waited comes without such a pause.
+const PAUSE: Duration = Duration::from_millis(100);
 
 impl MutatedSubscription {
     pub(super) fn new(
@@ -35,10 +42,11 @@ impl MutatedSubscription {
             subscription: Some(subscription),
             transport,
             was_away: false,
+            skips_until: None,
         }
     }
 
-    /// What comes first after there was no connection is acked, and nobody gets it.
+    /// What waits when there is a connection again is acked, and nobody gets it.
     async fn skip(&mut self, max: usize, into: &mut Vec<Delivery>) -> Result<(), Error> {
         loop {
             self.was_away |= self.transport.state() != ConnectionState::Connected;
@@ -48,10 +56,17 @@ impl MutatedSubscription {
                 into.append(&mut received);
                 continue;
             };
-            if !mem::take(&mut self.was_away) || received.is_empty() {
+            // A connection may be made again before anybody sees that there was none.
+            self.was_away |= outcome.is_err();
+            let now = Instant::now();
+            if !received.is_empty() && mem::take(&mut self.was_away) {
+                self.skips_until = Some(now + PAUSE);
+            }
+            if received.is_empty() || self.skips_until.is_none_or(|until| until < now) {
                 into.append(&mut received);
                 return outcome;
             }
+            self.skips_until = Some(now + PAUSE);
             for delivery in received {
                 delivery.settle(Settlement::Ack).await?;
             }

@@ -223,6 +223,14 @@ impl Transport for MutatedTransport {
             }
             _ => to,
         };
+        let other;
+        let envelope = match self.mutant {
+            Mutant::RequestsUnderNewIds => {
+                other = envelope.clone().with_id(MessageId::new());
+                &other
+            }
+            _ => envelope,
+        };
         let reply = self.transport.request(to, envelope, attempt, time_left);
         let reply = reply.await;
         match (self.mutant, reply) {

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use super::daemon::start;
-use super::resp::{ask, field};
+use super::resp::{ask, ask_in_parts, field};
+use super::wait::free_port;
 use super::{Daemon, Server, ServerError, redis_server};
 
 /// What differs from a plain server, which keeps nothing on disk.
@@ -15,6 +17,8 @@ pub struct RedisOptions {
     password: Option<String>,
     arguments: Vec<String>,
     announced: Option<SocketAddr>,
+    store: Option<PathBuf>,
+    encrypted: bool,
 }
 
 impl RedisOptions {
@@ -28,6 +32,28 @@ impl RedisOptions {
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
         self
+    }
+
+    /// With its data in this folder.
+    pub fn store(mut self, folder: &Path) -> Self {
+        self.store = Some(folder.to_owned());
+        self
+    }
+
+    /// Speaks TLS where clients reach it, and shows this certificate, of which this is the key, both PEM. Clients are asked for
+    /// theirs where `clients` is the certificate of who signs them. What the kit itself asks goes another way.
+    pub fn encrypted(mut self, certificate: &Path, key: &Path, clients: Option<&Path>) -> Self {
+        let shown = |path: &Path| path.display().to_string();
+        self.encrypted = true;
+        self = self
+            .setting("tls-cert-file", &shown(certificate))
+            .setting("tls-key-file", &shown(key));
+        match clients {
+            Some(authority) => self
+                .setting("tls-auth-clients", "yes")
+                .setting("tls-ca-cert-file", &shown(authority)),
+            None => self.setting("tls-auth-clients", "no"),
+        }
     }
 
     /// A setting as in the configuration file: `setting("maxmemory", "4mb")`.
@@ -75,6 +101,8 @@ pub enum Role {
 pub struct RedisServer {
     daemon: Daemon,
     options: RedisOptions,
+    /// Where the kit asks it, in plain text.
+    asked_at: u16,
 }
 
 impl RedisServer {
@@ -93,8 +121,14 @@ impl RedisServer {
     pub fn with(options: &RedisOptions) -> Result<Self, ServerError> {
         let binary = redis_server()?;
         let run = || {
+            let daemon = Daemon::new("redis-server", binary.clone())?;
             let mut server = Self {
-                daemon: Daemon::new("redis-server", binary.clone())?,
+                asked_at: if options.encrypted {
+                    free_port()?
+                } else {
+                    daemon.port()
+                },
+                daemon,
                 options: options.clone(),
             };
             server.run()?;
@@ -111,9 +145,14 @@ impl RedisServer {
     /// tells them of.
     #[must_use]
     pub fn url(&self) -> String {
+        let scheme = if self.options.encrypted {
+            "rediss"
+        } else {
+            "redis"
+        };
         match &self.options.password {
-            Some(password) => format!("redis://:{password}@{}", self.announced()),
-            None => format!("redis://{}", self.announced()),
+            Some(password) => format!("{scheme}://:{password}@{}", self.announced()),
+            None => format!("{scheme}://{}", self.announced()),
         }
     }
 
@@ -128,7 +167,15 @@ impl RedisServer {
     /// # Errors
     /// When it does not answer, or with an error.
     pub fn ask(&self, command: &str) -> Result<String, ServerError> {
-        ask(self.daemon.port(), self.options.given_password(), command)
+        ask(self.asked_at, self.options.given_password(), command)
+    }
+
+    /// Asks it one thing whose parts may be any bytes: `ask_in_parts(&[b"SET", b"key", &bytes])`.
+    ///
+    /// # Errors
+    /// When it does not answer, or with an error.
+    pub fn ask_in_parts(&self, parts: &[&[u8]]) -> Result<String, ServerError> {
+        ask_in_parts(self.asked_at, self.options.given_password(), parts)
     }
 
     /// What it is to others.
@@ -165,11 +212,15 @@ impl Server for RedisServer {
     }
 
     fn run(&mut self) -> Result<(), ServerError> {
-        let store = self.daemon.store();
+        let store = self.options.store.clone();
+        let store = store.unwrap_or_else(|| self.daemon.store());
         fs::create_dir_all(&store)?;
-        let (port, store) = (self.port().to_string(), store.display().to_string());
-        let own = ["--port", &port, "--bind", "127.0.0.1", "--dir", &store];
-        let arguments = own.into_iter().chain(self.options.arguments());
+        let (port, plain) = (self.port().to_string(), self.asked_at.to_string());
+        let store = store.display().to_string();
+        let own = ["--port", &plain, "--bind", "127.0.0.1", "--dir", &store];
+        let tls = self.options.encrypted.then_some(["--tls-port", &port]);
+        let arguments = own.into_iter().chain(tls.into_iter().flatten());
+        let arguments: Vec<_> = arguments.chain(self.options.arguments()).collect();
         self.daemon.start(arguments)
     }
 

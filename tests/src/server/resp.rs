@@ -12,12 +12,31 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 /// Asks a server one thing; the parts of an array stand on lines of their own.
 pub(crate) fn ask(port: u16, password: Option<&str>, command: &str) -> Result<String, ServerError> {
+    send(port, password, format!("{command}\r\n").as_bytes())
+}
+
+/// Asks a server one thing whose parts may be any bytes.
+pub(crate) fn ask_in_parts(
+    port: u16,
+    password: Option<&str>,
+    parts: &[&[u8]],
+) -> Result<String, ServerError> {
+    let mut command = format!("*{}\r\n", parts.len()).into_bytes();
+    for part in parts {
+        command.extend(format!("${}\r\n", part.len()).bytes());
+        command.extend(*part);
+        command.extend(b"\r\n");
+    }
+    send(port, password, &command)
+}
+
+fn send(port: u16, password: Option<&str>, command: &[u8]) -> Result<String, ServerError> {
     let mut stream = TcpStream::connect_timeout(&loopback(port), LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     if let Some(password) = password {
         write!(stream, "AUTH {password}\r\n")?;
     }
-    write!(stream, "{command}\r\n")?;
+    stream.write_all(command)?;
     let mut reader = BufReader::new(stream);
     let mut lines = Vec::new();
     if password.is_some() {

@@ -203,6 +203,50 @@ impl RedisSentinel {
         })
     }
 
+    /// Kills the primary, waits until the other is one, and brings the first back behind it.
+    ///
+    /// # Errors
+    /// When there is no primary, or the other does not take its place in time.
+    pub fn kill_primary(&mut self) -> Result<(), ServerError> {
+        let from = self.known_primary()?;
+        self.servers[from].kill()?;
+        let to = self.wait_for_fail_over(from)?;
+        self.servers[from].restart()?;
+        self.follow(from, to)
+    }
+
+    /// Asks the primary to step down: its replica takes its place, and has it behind itself.
+    ///
+    /// # Errors
+    /// When there is no primary, or the other does not take its place in time.
+    pub fn step_down(&self) -> Result<(), ServerError> {
+        let from = self.known_primary()?;
+        let fail_over = format!("SENTINEL FAILOVER {NAME}");
+        wait_for("the sentinels let the primary step down", || {
+            // They may not have heard of its replica for a moment.
+            Ok(ask(self.sentinels[0].port, None, &fail_over).ok())
+        })?;
+        let to = self.wait_for_fail_over(from)?;
+        self.follow(from, to)
+    }
+
+    fn known_primary(&self) -> Result<usize, ServerError> {
+        wait_for("the sentinels agree on a primary", || Ok(self.primary()))
+    }
+
+    /// The sentinels tell it, too, but not before it has been a primary beside the other for 8 s.
+    fn follow(&self, replica: usize, primary: usize) -> Result<(), ServerError> {
+        let of = self.servers[primary].announced();
+        let follow = format!("REPLICAOF {} {}", of.ip(), of.port());
+        self.servers[replica].ask(&follow)?;
+        wait_for("the replica follows", || {
+            let followed = self.servers[replica]
+                .ask("INFO replication")
+                .is_ok_and(|info| field(&info, "master_link_status") == Some("up"));
+            Ok(followed.then_some(()))
+        })
+    }
+
     /// Who is what, for the log of a test.
     #[must_use]
     pub fn roles(&self) -> String {

@@ -2,20 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{Consumer, Info, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::Stream;
 use catga_core::{Name, NodeId, async_trait};
+use futures_util::StreamExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use tokio::time::timeout;
 
+use super::nodes::{self, Discovery};
 use super::{Backlog, Client, Counts, Lack, Secret, Site, SiteOptions};
 use crate::server::{NatsOptions, NatsServer, Server, ServerError};
 
 /// Who administers where there are users.
 const ADMIN: &str = "admin";
+/// The longest to wait for what nodes tell.
+const LIMIT: Duration = Duration::from_secs(2);
 /// The user that clients are.
 const USER: &str = "app";
 
@@ -25,6 +31,7 @@ pub struct NatsSite {
     server: NatsServer,
     options: SiteOptions,
     permissions: Vec<String>,
+    discovery: Discovery,
 }
 
 impl NatsSite {
@@ -33,25 +40,38 @@ impl NatsSite {
     /// # Errors
     /// When there is no server, or it does not become ready.
     pub fn start(options: &SiteOptions, permissions: &str) -> Result<Self, ServerError> {
+        if options.stand_by {
+            return Err(ServerError::new("no nats-server stands by"));
+        }
         let lines = permissions.lines().map(str::trim);
         let permissions = lines.filter(|line| !line.is_empty()).map(str::to_owned);
         Ok(Self {
             server: NatsServer::with(&configured(options))?,
             options: options.clone(),
             permissions: permissions.collect(),
+            discovery: Discovery::Bucket,
         })
     }
 
-    async fn admin(&self) -> Result<jetstream::Context, ServerError> {
+    /// Sets how its nodes are known: by a bucket unless told otherwise.
+    #[must_use]
+    pub fn with_discovery(mut self, discovery: Discovery) -> Self {
+        self.discovery = discovery;
+        self
+    }
+
+    async fn client(&self) -> Result<async_nats::Client, ServerError> {
         let options = if has_users(&self.options) {
             async_nats::ConnectOptions::with_user_and_password(ADMIN.into(), ADMIN.into())
         } else {
             async_nats::ConnectOptions::new()
         };
         let address = self.server.address().to_string();
-        Ok(jetstream::new(
-            options.connect(address).await.map_err(wrong)?,
-        ))
+        options.connect(address).await.map_err(wrong)
+    }
+
+    async fn admin(&self) -> Result<jetstream::Context, ServerError> {
+        Ok(jetstream::new(self.client().await?))
     }
 
     async fn stream(&self, message: &Name) -> Result<Stream, ServerError> {
@@ -94,10 +114,15 @@ fn configured(options: &SiteOptions) -> NatsOptions {
         nats = nats.store(folder);
     }
     if let Some(made) = &options.certificate {
+        let clients = options
+            .clients
+            .as_ref()
+            .map(|authority| format!("ca_file: \"{}\", verify: true", authority.display()));
         nats = nats.config(&format!(
-            "tls {{ cert_file: \"{}\", key_file: \"{}\" }}",
+            "tls {{ cert_file: \"{}\", key_file: \"{}\", {} }}",
             made.certificate.display(),
-            made.key.display()
+            made.key.display(),
+            clients.unwrap_or_default()
         ));
     }
     if has_users(options) {
@@ -160,6 +185,11 @@ impl Site for NatsSite {
             "pull_heartbeat=300ms".to_owned(),
             "call_timeout=2s".to_owned(),
         ];
+        options.extend(self.discovery.option().map(str::to_owned));
+        if let Some(own) = &client.shows {
+            options.push(format!("tls_cert={}", own.certificate.display()));
+            options.push(format!("tls_key={}", own.key.display()));
+        }
         let scheme = match &client.trusts {
             Some(authority) => {
                 options.push(format!("tls_ca={}", authority.display()));
@@ -306,6 +336,42 @@ impl Site for NatsSite {
             subscriptions: varz.subscriptions,
             connections: varz.connections,
         })
+    }
+
+    async fn lose_nodes(&self) -> Result<bool, ServerError> {
+        if self.discovery == Discovery::PubSub {
+            return Ok(false);
+        }
+        let deleted = self.admin().await?.delete_stream(nodes::STREAM).await;
+        deleted.map(|_| true).map_err(wrong)
+    }
+
+    async fn entry_of(&self, node: &NodeId) -> Result<Vec<u8>, ServerError> {
+        if self.discovery == Discovery::PubSub {
+            let client = self.client().await?;
+            let told = client.subscribe(nodes::told_at(node.as_str())).await;
+            let next = timeout(LIMIT, told.map_err(wrong)?.next()).await;
+            let told = next.map_err(wrong)?;
+            let told = told.ok_or_else(|| ServerError::new("nothing is told of it"))?;
+            return Ok(told.payload.to_vec());
+        }
+        let stream = self.admin().await?.get_stream(nodes::STREAM).await;
+        let kept = stream.map_err(wrong)?;
+        let subject = nodes::kept_at(node.as_str());
+        let kept = kept.get_last_raw_message_by_subject(&subject);
+        Ok(kept.await.map_err(wrong)?.payload.to_vec())
+    }
+
+    async fn write_entry(&self, id: &str, entry: &[u8]) -> Result<(), ServerError> {
+        let entry = entry.to_vec().into();
+        if self.discovery == Discovery::PubSub {
+            let client = self.client().await?;
+            let told = client.publish(nodes::told_at(id), entry).await;
+            told.map_err(wrong)?;
+            return client.flush().await.map_err(wrong);
+        }
+        let kept = self.admin().await?.publish(nodes::kept_at(id), entry).await;
+        kept.map_err(wrong)?.await.map(drop).map_err(wrong)
     }
 
     fn change_password(&mut self, password: &str) -> Result<(), ServerError> {

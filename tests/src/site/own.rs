@@ -98,4 +98,14 @@ impl OwnServer {
     pub(crate) fn change_password(&mut self, password: &str) -> Result<()> {
         self.change(|site| site.change_password(password))
     }
+
+    /// Puts the server that stands by in the place of the first, which is killed, or asked to step down.
+    pub(crate) fn fail_over(&mut self, killed: bool) -> Result<()> {
+        self.change(|site| site.fail_over(killed))
+    }
+
+    /// Lets the server store as much as it likes.
+    pub(crate) fn make_room(&mut self) -> Result<()> {
+        self.change(|site| site.make_room())
+    }
 }

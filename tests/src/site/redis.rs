@@ -1,14 +1,17 @@
 //! `redis-server`, administered with the raw client.
 
-use catga_core::{Name, NodeId, async_trait};
+use catga_core::{Incarnation, Name, NodeId, async_trait};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tempfile::NamedTempFile;
 
+use super::nodes::{self, Discovery};
 use super::{Backlog, Client, Counts, Lack, Secret, Site, SiteOptions};
-use crate::server::{RedisOptions, RedisServer, Server, ServerError};
+use crate::server::{RedisOptions, RedisSentinel, RedisServer, Server, ServerError};
 
 /// The password of who administers.
 const ADMIN: &str = "admin";
+/// How long what is no node would live, in milliseconds.
+const EXPIRY: u64 = 120_000;
 /// The user that clients are.
 const USER: &str = "app";
 /// What clients and groups need.
@@ -16,61 +19,106 @@ const BASE: u64 = 4 << 20;
 /// Counts groups and their members.
 const CONSUMERS: &str = "local n=0 for _,key in ipairs(redis.call('KEYS','*')) do if redis.call('TYPE',key).ok=='stream' then for _,g in ipairs(redis.call('XINFO','GROUPS',key)) do n=n+1+g[4] end end end return n";
 
+/// One server, or two of which one stands by.
+#[derive(Debug)]
+enum Servers {
+    One(RedisServer),
+    Two(RedisSentinel),
+}
+
 /// A `redis-server` with the append-only file, and its administrator.
 #[derive(Debug)]
 pub struct RedisSite {
-    server: RedisServer,
+    servers: Servers,
     options: SiteOptions,
     permissions: Vec<String>,
+    discovery: Discovery,
     /// Users outlive a restart.
     _users: NamedTempFile,
 }
 
 impl RedisSite {
-    /// Starts one. `permissions` are what a user needs, as in `~{catga:* &{catga:* +ping`.
+    /// Starts one, or where another is to stand by a primary, its replica and three sentinels. `permissions` are what a user
+    /// needs, as in `~{catga:* &{catga:* -@all +ping`.
     ///
     /// # Errors
-    /// When there is no server, it does not become ready, or it is to speak TLS, which the kit's server does not.
+    /// When there is no server, or it does not become ready.
     pub fn start(options: &SiteOptions, permissions: &str) -> Result<Self, ServerError> {
-        if options.certificate.is_some() {
-            return Err(ServerError::new(
-                "the kit starts no redis-server that speaks TLS: `cargo test -p catga-redis servers` does".to_owned(),
-            ));
-        }
-        let permissions: Vec<_> = permissions.split_whitespace().map(str::to_owned).collect();
+        let permissions = permissions.split_whitespace();
+        // Nothing is granted that is not listed.
+        let permissions = permissions.filter(|entry| *entry != "-@all");
         let users = NamedTempFile::with_prefix("catga-users-")?;
         let mut redis = RedisOptions::default().append_only();
+        if let Some(folder) = &options.folder {
+            redis = redis.store(folder);
+        }
+        if let Some(made) = &options.certificate {
+            let clients = options.clients.as_deref();
+            redis = redis.encrypted(&made.certificate, &made.key, clients);
+        }
         if has_users(options) {
-            let password = options.password.as_deref().unwrap_or(USER);
-            let granted = options.permissions.as_ref().unwrap_or(&permissions);
-            let lines = format!(
-                "user default on >{ADMIN} ~* &* +@all\nuser {USER} on >{password} -@all {}\n",
-                granted.join(" ")
-            );
-            std::fs::write(users.path(), lines)?;
+            let admin = format!("user default on >{ADMIN} ~* &* +@all\n");
+            std::fs::write(users.path(), admin)?;
             redis = redis
                 .setting("aclfile", &users.path().display().to_string())
                 .password(ADMIN);
         }
-        let server = RedisServer::with(&redis)?;
+        let servers = if options.stand_by {
+            Servers::Two(RedisSentinel::start(&redis)?)
+        } else {
+            Servers::One(RedisServer::with(&redis)?)
+        };
+        let this = Self {
+            servers,
+            options: options.clone(),
+            permissions: permissions.map(str::to_owned).collect(),
+            discovery: Discovery::SortedSet,
+            _users: users,
+        };
+        if has_users(options) {
+            let granted = options.permissions.as_ref().unwrap_or(&this.permissions);
+            let granted = format!("-@all {}", granted.join(" "));
+            this.set_user(options.password.as_deref().unwrap_or(USER), &granted)?;
+        }
         if let Some(room) = options.room {
-            let used = server.ask("INFO memory")?;
+            let used = this.primary().ask("INFO memory")?;
             let used = used
                 .lines()
                 .find_map(|line| line.trim().strip_prefix("used_memory:"));
             let used: u64 = used.and_then(|used| used.parse().ok()).unwrap_or(0);
-            server.ask(&format!("CONFIG SET maxmemory {}", used + BASE + room))?;
+            let most = used + BASE + room;
+            this.primary()
+                .ask(&format!("CONFIG SET maxmemory {most}"))?;
         }
-        Ok(Self {
-            server,
-            options: options.clone(),
-            permissions,
-            _users: users,
-        })
+        Ok(this)
+    }
+
+    /// The server that takes writes.
+    fn primary(&self) -> &RedisServer {
+        match &self.servers {
+            Servers::One(server) => server,
+            Servers::Two(servers) => &servers.servers()[servers.primary().unwrap_or(0)],
+        }
+    }
+
+    /// Gives the user a password and what else it may; it is known after a restart, too.
+    fn set_user(&self, password: &str, granted: &str) -> Result<(), ServerError> {
+        let password = quoted(&format!(">{password}"));
+        self.primary().ask(&format!(
+            "ACL SETUSER {USER} on resetpass {password} {granted}"
+        ))?;
+        self.primary().ask("ACL SAVE").map(drop)
+    }
+
+    /// Sets how its nodes are known: by a sorted set unless told otherwise.
+    #[must_use]
+    pub fn with_discovery(mut self, discovery: Discovery) -> Self {
+        self.discovery = discovery;
+        self
     }
 
     fn lines(&self, command: &str) -> Result<Vec<String>, ServerError> {
-        let answer = self.server.ask(command)?;
+        let answer = self.primary().ask(command)?;
         Ok(answer.lines().map(str::to_owned).collect())
     }
 
@@ -86,6 +134,18 @@ impl RedisSite {
             .find(|lines| lines.first().is_some_and(|name| name == group));
         Ok(found.map(<[String]>::to_vec))
     }
+}
+
+/// One word, whatever is in it.
+fn quoted(word: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in word.chars() {
+        if matches!(c, '"' | '\\') {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    quoted + "\""
 }
 
 fn stream_of(message: &Name) -> String {
@@ -106,16 +166,38 @@ fn number(lines: &[String], name: &str) -> u64 {
 #[async_trait]
 impl Site for RedisSite {
     fn server(&self) -> &(dyn Server + Send + Sync) {
-        &self.server
+        self.primary()
     }
 
     fn server_mut(&mut self) -> &mut (dyn Server + Send + Sync) {
-        &mut self.server
+        match &mut self.servers {
+            Servers::One(server) => server,
+            Servers::Two(servers) => {
+                let primary = servers.primary().unwrap_or(0);
+                servers.server_mut(primary)
+            }
+        }
     }
 
     fn url(&self, at: &str, client: &Client) -> String {
         // What is gone is to be noticed soon.
         let mut options = vec!["call_timeout=2s".to_owned()];
+        options.extend(self.discovery.option().map(str::to_owned));
+        if let Servers::Two(servers) = &self.servers {
+            let sentinels: Vec<_> = servers
+                .sentinels()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            // What was told to be stored is to be there after a fail-over.
+            let (hosts, name) = (sentinels.join(","), servers.name());
+            let options = options.join("&");
+            return format!("redis://{hosts}?sentinel={name}&wait_replicas=1&{options}");
+        }
+        if let Some(own) = &client.shows {
+            options.push(format!("tls_cert={}", own.certificate.display()));
+            options.push(format!("tls_key={}", own.key.display()));
+        }
         let scheme = match &client.trusts {
             Some(authority) => {
                 options.push(format!("tls_ca={}", authority.display()));
@@ -171,25 +253,25 @@ impl Site for RedisSite {
     }
 
     async fn delete(&self, message: &Name) -> Result<(), ServerError> {
-        self.server
+        self.primary()
             .ask(&format!("DEL {}", stream_of(message)))
             .map(drop)
     }
 
     async fn empty(&self, message: &Name) -> Result<(), ServerError> {
         let command = format!("XTRIM {} MAXLEN 0", stream_of(message));
-        self.server.ask(&command).map(drop)
+        self.primary().ask(&command).map(drop)
     }
 
     async fn delete_group(&self, message: &Name, group: &Name) -> Result<(), ServerError> {
         let command = format!("XGROUP DESTROY {} {group}", stream_of(message));
-        self.server.ask(&command).map(drop)
+        self.primary().ask(&command).map(drop)
     }
 
     async fn spoil_group(&self, message: &Name, group: &Name) -> Result<(), ServerError> {
         // It says that it handles in an order that nobody asks for.
         let command = format!("SET {}:order:{group} 7", stream_of(message));
-        self.server.ask(&command).map(drop)
+        self.primary().ask(&command).map(drop)
     }
 
     async fn backlog(&self, message: &Name, group: &Name) -> Result<Option<Backlog>, ServerError> {
@@ -214,20 +296,87 @@ impl Site for RedisSite {
         let clients = self.lines("CLIENT LIST")?;
         let clients = clients.iter().filter(|line| line.contains("id=")).count();
         Ok(Counts {
-            consumers: number(&self.server.ask(&format!("EVAL \"{CONSUMERS}\" 0"))?),
+            consumers: number(&self.primary().ask(&format!("EVAL \"{CONSUMERS}\" 0"))?),
             subscriptions: self.lines("PUBSUB CHANNELS")?.len() as u64,
             // Without the one that asks.
             connections: clients as u64 - 1,
         })
     }
 
+    async fn lose_nodes(&self) -> Result<bool, ServerError> {
+        let keys = self.lines(&format!("KEYS {}*", nodes::KEYS))?;
+        let deleted = self.primary().ask(&format!("DEL {}", keys.join(" ")));
+        deleted.map(|_| true)
+    }
+
+    async fn entry_of(&self, node: &NodeId) -> Result<Vec<u8>, ServerError> {
+        let key = nodes::key_of(node.as_str());
+        let entry = self.primary().ask(&format!("HGET {key} node"))?;
+        Ok(entry.into_bytes())
+    }
+
+    async fn write_entry(&self, id: &str, entry: &[u8]) -> Result<(), ServerError> {
+        let (key, keys) = (nodes::key_of(id), nodes::KEYS.as_bytes());
+        self.primary().ask(&format!("DEL {key}"))?;
+        if entry.is_empty() {
+            // Something of another type.
+            self.primary().ask(&format!("SET {key} \"\""))?;
+        } else {
+            let time = self.lines("TIME")?;
+            let seconds = time.first().and_then(|part| part.parse::<u64>().ok());
+            let until = (seconds.unwrap_or_default() * 1000 + EXPIRY).to_string();
+            let incarnation = Incarnation::new().as_uuid().to_string();
+            let record: [&[u8]; 14] = [
+                b"HSET",
+                key.as_bytes(),
+                b"incarnation",
+                incarnation.as_bytes(),
+                b"node",
+                entry,
+                b"timeout",
+                b"1000",
+                b"started",
+                until.as_bytes(),
+                b"until",
+                until.as_bytes(),
+                b"load",
+                b"0",
+            ];
+            self.primary().ask_in_parts(&record)?;
+            match self.discovery {
+                Discovery::Keys => {
+                    self.primary()
+                        .ask_in_parts(&[b"SADD", keys, id.as_bytes()])?;
+                }
+                _ => {
+                    let listed: [&[u8]; 4] = [b"ZADD", keys, until.as_bytes(), id.as_bytes()];
+                    self.primary().ask_in_parts(&listed)?;
+                }
+            }
+        }
+        // Those who watch hear it, too.
+        self.primary()
+            .ask_in_parts(&[b"PUBLISH", keys, entry])
+            .map(drop)
+    }
+
     fn change_password(&mut self, password: &str) -> Result<(), ServerError> {
         self.options.password = Some(password.to_owned());
-        self.server
-            .ask(&format!("ACL SETUSER {USER} resetpass >{password}"))?;
-        self.server.ask("ACL SAVE")?;
-        self.server
+        self.set_user(password, "")?;
+        self.primary()
             .ask(&format!("CLIENT KILL USER {USER}"))
             .map(drop)
+    }
+
+    fn fail_over(&mut self, killed: bool) -> Result<(), ServerError> {
+        match &mut self.servers {
+            Servers::One(_) => Err(ServerError::new("no server stands by")),
+            Servers::Two(servers) if killed => servers.kill_primary(),
+            Servers::Two(servers) => servers.step_down(),
+        }
+    }
+
+    fn make_room(&mut self) -> Result<(), ServerError> {
+        self.primary().ask("CONFIG SET maxmemory 0").map(drop)
     }
 }

@@ -23,7 +23,7 @@ scenarios! { Backend "back_pressure":
     Paused full_queue [49],
     Paused one_stuck_of_ten [50],
     Paused one_stuck_of_ten_at_most_once [50],
-    Paused unread_watch [51],
+    Paused unread_watch [51, 79],
 }
 
 /// Row 49: at QoS 1 no more than the limit run at once, the publisher is held back, nothing is lost.
@@ -243,17 +243,33 @@ async fn nine_are_done(bus: &Bus, journal: &Journal, began: Instant) {
     assert_eq!(journal.running(), 4, "the stuck one keeps to its limit");
 }
 
-/// Row 51: a watch that nobody reads keeps a bounded number of events, and ends up right.
+/// Rows 51 and 79: a watch that nobody reads keeps a bounded number of events, and ends up right.
 async fn unread_watch(bus: Bus) -> Result<()> {
     let node = bus.observer().await?;
     let registry = registry(&bus, &node).await?;
     let mut watch = registry.watch().await?;
     let service = Name::new("suite")?;
-    for round in 0..5_000 {
-        let id = Name::new(format!("node-{}", round % 50))?;
-        let other = NodeInfo::new(id, service.clone());
-        registry.register(&other).await?;
-        registry.unregister(&other).await?;
+    let ids = (0..50).map(|number| Name::new(format!("node-{number}")));
+    let ids = ids.collect::<std::result::Result<Vec<_>, _>>()?;
+    let mut others: Vec<_> = ids
+        .into_iter()
+        .map(|id| NodeInfo::new(id, service.clone()))
+        .collect();
+    let joining = others.iter().map(|other| registry.register(other));
+    for joined in futures_util::future::join_all(joining).await {
+        joined?;
+    }
+    for _ in 0..10_000 / others.len() {
+        for other in &mut others {
+            other.draining = !other.draining;
+        }
+        let changing = others.iter().map(|other| registry.heartbeat(other));
+        for changed in futures_util::future::join_all(changing).await {
+            changed?;
+        }
+    }
+    for other in &others {
+        registry.unregister(other).await?;
     }
     let last = NodeInfo::new(Name::new("last")?, service);
     registry.register(&last).await?;

@@ -333,7 +333,8 @@ async fn a_named_delay_holds_its_copies_too(bus: Bus) -> Result<()> {
     let starts = journal.starts(0);
     let attempts: Vec<_> = starts.iter().map(|note| note.attempt).collect();
     assert_eq!(attempts, [1, 2]);
-    if bus.subject().hands_out_claimed() {
+    // Elsewhere a claim that was given up is free, and the copy takes it.
+    if bus.subject().is_embedded() {
         assert!(starts[1].at - starts[0].at >= delay, "before its delay");
     }
     assert_eq!(duplicates(&[&nodes[0], &nodes[1]]), 1);

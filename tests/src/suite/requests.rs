@@ -239,7 +239,11 @@ async fn shutdown_while_it_runs(bus: Bus) -> Result<()> {
     });
     let a = serving(&bus, "a", play.clone()).await?;
     let _b = serving(&bus, "b", play).await?;
-    let caller = asking(&bus, 3).await?;
+    // Long, so that nobody asks another because a node is silent: what goes to another was turned away.
+    let caller = bus.node("caller").request_deadline(6 * SOON);
+    let caller = caller.handlers(handlers![]).start().await?;
+    wait_for_nodes(&caller, 3).await;
+    let began = Instant::now();
     let mut calls = JoinSet::new();
     for id in 0..200 {
         let caller = caller.clone();
@@ -250,6 +254,7 @@ async fn shutdown_while_it_runs(bus: Bus) -> Result<()> {
     for answer in calls.join_all().await {
         answer?;
     }
+    assert!(began.elapsed() < SOON, "somebody was kept waiting");
     wait_for_nodes(&caller, 2).await;
     for id in 200..210 {
         assert_eq!(caller.send(Ask { id }).await?.node, "b");

@@ -24,6 +24,7 @@ scenarios! { Backend "server_access":
     Real a_certificate_for_another_host [66],
     Real a_certificate_that_expired [66],
     Real an_authority_that_nobody_knows [66],
+    Real a_client_without_a_certificate [66],
     Real a_plain_client [66],
     Real a_plain_server [66],
     Real another_password [67],
@@ -193,6 +194,30 @@ async fn an_authority_that_nobody_knows(bus: Bus) -> Result<()> {
     Ok(())
 }
 
+/// Row 66: where the server asks for a certificate, who shows none, or one that somebody else signed, is not let in.
+async fn a_client_without_a_certificate(bus: Bus) -> Result<()> {
+    let authority = Authority::new()?;
+    let server = bus.own_server_with(&SiteOptions {
+        certificate: Some(authority.sign(HOST)?),
+        clients: Some(authority.certificate()),
+        ..SiteOptions::default()
+    })?;
+    let other = Authority::new()?;
+    let showing = |certificate| Client {
+        trusts: Some(authority.certificate()),
+        shows: certificate,
+        ..Client::default()
+    };
+    for shown in [None, Some(other.sign("client")?)] {
+        let error = refused(&server, &showing(shown)).await?;
+        assert_eq!(error.kind(), ErrorKind::Connect, "{error:?}");
+    }
+    let node = start(&server.bus_of(&showing(Some(authority.sign("client")?)))).await?;
+    node.publish(Work { id: 0 }).await?;
+    node.shutdown().await?;
+    Ok(())
+}
+
 /// Row 66: a client that was told nothing of TLS does not get in, and says nothing in plain text.
 async fn a_plain_client(bus: Bus) -> Result<()> {
     let (server, _, _authority) = secured(&bus, HOST, false)?;
@@ -326,8 +351,10 @@ async fn secrets_are_nowhere(bus: Bus) -> Result<()> {
         }
     }
     let at = server.address();
+    let url = server.bus_of(&client).url().to_owned();
+    let (scheme, _) = url.split_once(':').expect("it has a scheme");
     for odd in [
-        format!("nats://app:{wrong}@{at}"),
+        format!("{scheme}://app:{wrong}@{at}"),
         format!("{}?nonsense=1", server.bus_of(&client).url()),
         format!("{}&nonsense=1", server.bus_of(&client).url()),
     ] {

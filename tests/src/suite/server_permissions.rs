@@ -1,9 +1,12 @@
 //! A user who may do what the backend's documentation lists, and nothing else: row 92.
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
-use catga::prelude::Result;
-use catga::{Bytes, DeadLetterFilter, Envelope, HandlerError, MessageId, Name, NodeId, QoS};
+use catga::prelude::{Result, handlers};
+use catga::{
+    Bytes, DeadLetterFilter, Envelope, ErrorKind, HandlerError, MessageId, Name, NodeId, QoS,
+};
 use catga_core::{
     Completion, Consumers, Delivery, InboxKey, Owner, Reason, ReasonKind, Reply, Serve, Settlement,
     Subscribe, Subscription, Target,
@@ -20,6 +23,8 @@ scenarios! { Backend "server_permissions":
 }
 
 const NAME: Name = Name::from_static("orders.created");
+const PAID: Name = Name::from_static("orders.paid");
+const MOVED: Name = Name::from_static("orders.moved");
 const GROUP: Name = Name::from_static("readers");
 /// The longest for what is allowed.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -92,6 +97,15 @@ async fn bury(delivery: Delivery) -> Result<()> {
 async fn everything(server: &OwnServer) -> Result<()> {
     let node = server.bus().observer().await?;
     let backend = node.backend().clone();
+    if backend.registry.is_some() {
+        // Another of its name finds it.
+        let double = server.bus().node("observer").handlers(handlers![]);
+        match double.start().await {
+            Err(error) if error.kind() == ErrorKind::DuplicateNode => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Err(HandlerError::terminal("two nodes have one id")),
+        }
+    }
     let bus = backend.transport;
 
     let mut events = bus.subscribe(&in_group(QoS::AtMostOnce)).await?;
@@ -100,7 +114,12 @@ async fn everything(server: &OwnServer) -> Result<()> {
 
     let mut group = bus.subscribe(&in_group(QoS::AtLeastOnce)).await?;
     bus.publish(&mut message(QoS::AtLeastOnce), LIMIT).await?;
-    bury(next(&mut *group).await?).await?;
+    let after = Duration::from_millis(50);
+    let first = next(&mut *group).await?;
+    first.settle(Settlement::Nak { after }).await?;
+    let mut again = next(&mut *group).await?;
+    again.extend().await?;
+    bury(again).await?;
     let letters = backend.dead_letters.expect("it keeps dead letters");
     let all = DeadLetterFilter::all();
     let page = letters.list(&all, None, 10).await?;
@@ -111,6 +130,23 @@ async fn everything(server: &OwnServer) -> Result<()> {
     bury(next(&mut *group).await?).await?;
     if letters.purge(&all).await? != 1 {
         return Err(HandlerError::terminal("nothing was purged"));
+    }
+
+    let once = Subscribe::new(PAID, QoS::ExactlyOnce, Consumers::Group(GROUP));
+    let mut paid = bus.subscribe(&once).await?;
+    let mut payment = Envelope::received(PAID, QoS::ExactlyOnce, Bytes::from("text"));
+    bus.publish(&mut payment, LIMIT).await?;
+    bury(next(&mut *paid).await?).await?;
+
+    let ordered = Subscribe::new(MOVED, QoS::AtLeastOnce, Consumers::Group(GROUP));
+    let mut moved = bus
+        .subscribe(&ordered.with_ordered(NonZeroU16::new(2)))
+        .await?;
+    for partition in 0..2 {
+        let moving = Envelope::received(MOVED, QoS::AtLeastOnce, Bytes::from("text"));
+        bus.publish(&mut moving.with_partition(Some(partition)), LIMIT)
+            .await?;
+        next(&mut *moved).await?.settle(Settlement::Ack).await?;
     }
 
     let inbox = backend.inbox.expect("it has an inbox");
@@ -135,6 +171,16 @@ async fn everything(server: &OwnServer) -> Result<()> {
         let (asked, answered) = tokio::join!(bus.request(&to, &asked, 1, Some(LIMIT)), answer);
         asked?;
         answered?;
+    }
+    requests.close().await?;
+    let asked = message(QoS::AtLeastOnce);
+    let service = Target::Service(NAME);
+    match bus.request(&service, &asked, 1, Some(LIMIT)).await {
+        Err(error) if error.kind() == ErrorKind::NoResponders => {}
+        other => {
+            let text = format!("nobody is there to answer, and it came to {other:?}");
+            return Err(HandlerError::terminal(text));
+        }
     }
 
     drop(bus.subscribe(&on_node("gone")).await?);

@@ -182,15 +182,24 @@ async fn cut_off(bus: Bus, once: bool) -> Result<()> {
     Ok(())
 }
 
-/// Publishes until that is rejected; the ids that went in.
+/// Publishes at QoS 1 until that is rejected; the ids that went in.
 async fn fill(node: &Catga, text: &str) -> Result<(Vec<String>, Error)> {
+    fill_with(node, false, text).await
+}
+
+/// Publishes until that is rejected; the ids that went in.
+pub(super) async fn fill_with(
+    node: &Catga,
+    once: bool,
+    text: &str,
+) -> Result<(Vec<String>, Error)> {
+    let (name, qos) = kind(once);
     let mut stored = Vec::new();
     for id in 0..10_000 {
         let key = format!("{text} {id}");
-        let mut envelope = message(false, id, &key);
         let padded = format!("{{\"id\":{id},\"padding\":\"{}\"}}", "x".repeat(1_000));
-        envelope = Envelope::received(WORK, QoS::AtLeastOnce, Bytes::from(padded))
-            .with_id(envelope.id().expect("it was given one"));
+        let mut envelope = Envelope::received(name.clone(), qos, Bytes::from(padded))
+            .with_id(MessageId::from_key(&key));
         match publish(node, &mut envelope, 2 * SECOND).await {
             Ok(_) => stored.push(MessageId::from_key(&key).to_string()),
             Err(error) => return Ok((stored, error)),
@@ -260,16 +269,24 @@ async fn a_full_disk_rejects(bus: Bus) -> Result<()> {
     assert!(rejected || unknown, "{error:?}");
     assert!(!stored.is_empty());
     disk.grow(64 << 20)?;
-    let again = publish(&node, &mut message(false, 0, "again"), 2 * SECOND).await;
-    if again.is_err() {
-        server.kill()?;
-        server.restart()?;
-        publish(&node, &mut message(false, 0, "again"), SOON).await?;
+    let by = Instant::now() + 3 * SECOND;
+    while let Err(error) = publish(&node, &mut message(false, 0, "again"), 2 * SECOND).await {
+        if Instant::now() > by {
+            tracing::info!(%error, "it is restarted");
+            server.kill()?;
+            server.restart()?;
+            publish(&node, &mut message(false, 0, "again"), SOON).await?;
+            break;
+        }
+        tokio::time::sleep(SECOND / 10).await;
     }
     let there = server.site().stored(&WORK).await?;
     let lost = stored.iter().filter(|id| !there.contains(id)).count();
     assert_eq!(lost, 0, "of {} that were stored", stored.len());
-    assert_eq!(copies(&server, &WORK, "again").await?, 1);
+    assert!(
+        copies(&server, &WORK, "again").await? > 0,
+        "it was told to be stored"
+    );
     Ok(())
 }
 

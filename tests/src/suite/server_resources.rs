@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use catga::prelude::{Catga, Result, handlers};
-use catga::{ErrorKind, MessageId, Name, NodeId, QoS, Retry};
+use catga::{Bytes, Envelope, ErrorKind, MessageId, Name, NodeId, QoS, Retry};
 use catga_core::{
     ConnectionState, Consumers, Delivery, Settlement, Subscribe, Subscription, Transport,
 };
@@ -174,31 +174,45 @@ async fn a_group_that_is_deleted(bus: Bus) -> Result<()> {
     Ok(())
 }
 
-/// Publishes until it is stored; whether that was rejected before.
-async fn publish_again(node: &Catga, id: u32) -> Result<bool> {
-    let mut envelope = catga::Envelope::received(
-        WORK,
-        QoS::AtLeastOnce,
-        catga::Bytes::from(format!("{{\"id\":{id}}}")),
-    )
-    .with_id(MessageId::new());
+/// What a publish came to at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    Stored,
+    /// For want of a place.
+    Rejected,
+    Unknown,
+}
+
+/// Publishes until it is stored; what it came to at first.
+async fn publish_again(node: &Catga, id: u32) -> Result<First> {
+    let mut envelope = work(id);
     let by = Instant::now() + SOON;
-    let mut rejected = false;
+    let mut first = None;
     loop {
         let transport = &node.backend().transport;
         match transport.publish(&mut envelope, SECOND).await {
-            Ok(_) => return Ok(rejected),
+            Ok(_) => return Ok(first.unwrap_or(First::Stored)),
             Err(error) => {
                 assert!(Instant::now() < by, "{error:?}");
-                rejected |= error.kind() == ErrorKind::NotFound && !error.may_be_stored();
+                let rejected = error.kind() == ErrorKind::NotFound && !error.may_be_stored();
+                first.get_or_insert(if rejected {
+                    First::Rejected
+                } else {
+                    First::Unknown
+                });
             }
         }
         sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Row 69: what stores the messages is deleted while its group is cut off: publishes are rejected, then go on, and so does
-/// the group.
+fn work(id: u32) -> Envelope {
+    let json = Bytes::from(format!("{{\"id\":{id}}}"));
+    Envelope::received(WORK, QoS::AtLeastOnce, json).with_id(MessageId::new())
+}
+
+/// Row 69: what stores the messages is deleted while its group is cut off: publishes are rejected, by those who make no place
+/// for it; then they go on, and so does the group.
 async fn a_stream_that_is_deleted(bus: Bus) -> Result<()> {
     let server = bus.own_server()?;
     let proxy = server.proxy().await?;
@@ -209,6 +223,7 @@ async fn a_stream_that_is_deleted(bus: Bus) -> Result<()> {
         publish_again(&here, id).await?;
     }
     journal.wait(Step::Done, 20, SOON).await;
+    let only_using = server.bus().limited("manage=false")?.observer().await?;
     proxy.gate(Gate::Refuse);
     proxy.reset();
     let transport = &there.backend().transport;
@@ -217,8 +232,19 @@ async fn a_stream_that_is_deleted(bus: Bus) -> Result<()> {
     })
     .await;
     server.site().delete(&WORK).await?;
-    let rejected = publish_again(&here, 20).await?;
-    assert!(rejected, "nobody was told that there was no place");
+    let transport = &only_using.backend().transport;
+    let rejected = transport.publish(&mut work(1000), SECOND).await;
+    let error = rejected.expect_err("there is no place for it");
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+    assert!(!error.may_be_stored(), "{error:?}");
+    // Or it makes the place at once.
+    let first = publish_again(&here, 20).await?;
+    assert_ne!(
+        first,
+        First::Unknown,
+        "nobody was told that there was no place"
+    );
+    assert_eq!(server.site().stored(&WORK).await?.len(), 1);
     for id in 21..40 {
         publish_again(&here, id).await?;
     }
@@ -228,6 +254,7 @@ async fn a_stream_that_is_deleted(bus: Bus) -> Result<()> {
     }
     let all = || (0..60).all(|id| journal.handled().contains(&id));
     wait_until("the group goes on", SOON, all).await;
+    assert!(!journal.handled().contains(&1000), "it was rejected");
     there.shutdown().await?;
     Ok(())
 }

@@ -73,22 +73,34 @@ async fn double(request: Double, State(handled): State<Handled>) -> Result<u32> 
     Ok(request.value * 2)
 }
 
-fn node(space: &Space, id: &str) -> CatgaBuilder {
+fn node(space: &Space, id: &str, discovery: &str) -> CatgaBuilder {
     Catga::builder()
-        .connect(format!("{}?namespace={}", space.url, space.namespace))
+        .connect(format!(
+            "{}?namespace={}&discovery={discovery}",
+            space.url, space.namespace
+        ))
         .service("shop")
         .node(id)
 }
 
 #[tokio::test]
 async fn the_same_program_runs_by_its_url() {
+    runs("kv").await;
+}
+
+#[tokio::test]
+async fn the_same_program_runs_where_nodes_are_not_kept() {
+    runs("pubsub").await;
+}
+
+async fn runs(discovery: &str) {
     let (space, handled) = (Space::new(), Handled::default());
     let handlers = || catga::handlers![on_seen, on_shipped, on_paid, double];
-    let serving = node(&space, "serving")
+    let serving = node(&space, "serving", discovery)
         .state(handled.clone())
         .handlers(handlers());
     let serving = serving.start().await.unwrap();
-    let asking = node(&space, "asking").handlers(catga::handlers![]);
+    let asking = node(&space, "asking", discovery).handlers(catga::handlers![]);
     let asking = asking.start().await.unwrap();
     asking.publish(Seen { by: 1 }).await.unwrap();
     asking.publish(Shipped { by: 10 }).await.unwrap();
@@ -113,18 +125,35 @@ async fn the_same_program_runs_by_its_url() {
         .send_to("nobody", Double { value: 1 })
         .await
         .unwrap_err();
-    assert_eq!(nobody.kind(), ErrorKind::NoResponders);
+    assert_eq!(nobody.kind(), ErrorKind::UnknownNode);
+    assert!(nobody.message().contains("asking, serving"), "{nobody}");
     until("all is handled once", || async {
         handled.all() == [1, 10, 100, 2]
     })
     .await;
 
-    let nodes: Vec<_> = asking.nodes().into_iter().map(|node| node.id).collect();
-    assert_eq!(nodes, ["asking".parse().unwrap()]);
-    let refused = asking.broadcast(Double { value: 1 }).await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Unsupported);
-    assert!(refused.message().contains("nodes"), "{refused}");
-    asking.shutdown().await.unwrap();
+    for node in [&asking, &serving] {
+        until("both are seen", async || {
+            let nodes: Vec<_> = node.nodes().into_iter().map(|node| node.id).collect();
+            nodes == ["asking".parse().unwrap(), "serving".parse().unwrap()]
+        })
+        .await;
+    }
+    let [outcome] = &asking.broadcast(Double { value: 4 }).await.unwrap()[..] else {
+        panic!("one node answers");
+    };
+    assert_eq!(outcome.node, "serving".parse().unwrap());
+    assert_eq!(*outcome.result.as_ref().unwrap(), 8);
+    let membership = |health: catga::Health| {
+        let parts = health.parts.into_iter();
+        parts
+            .filter(|part| part.name == "membership")
+            .map(|part| part.detail)
+            .collect::<String>()
+    };
+    assert_eq!(membership(asking.health()), "2 nodes");
     serving.shutdown().await.unwrap();
-    assert_eq!(handled.all(), [1, 10, 100, 2]);
+    until("it left", async || asking.nodes().len() == 1).await;
+    asking.shutdown().await.unwrap();
+    assert_eq!(handled.all(), [1, 10, 100, 3]);
 }

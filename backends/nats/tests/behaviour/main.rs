@@ -14,6 +14,7 @@ mod events;
 mod exactly_once;
 mod faults;
 mod inbox;
+mod registry;
 mod requests;
 mod settling;
 mod stored;
@@ -80,6 +81,13 @@ impl Space {
         let url = format!("{}{options}", self.url).parse().unwrap();
         let connect = ConnectOptions::new(self.namespace.clone());
         DRIVER.connect(&url, &connect).await
+    }
+
+    /// With a time after which silent nodes are given up.
+    async fn connect_with(&self, options: &str, node_timeout: Duration) -> Backend {
+        let url = format!("{}{options}", self.url).parse().unwrap();
+        let connect = ConnectOptions::new(self.namespace.clone()).with_node_timeout(node_timeout);
+        DRIVER.connect(&url, &connect).await.unwrap()
     }
 
     async fn connect(&self) -> Backend {

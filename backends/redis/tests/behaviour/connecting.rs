@@ -12,21 +12,6 @@ pub(crate) fn clients(server: &RedisServer) -> usize {
 }
 
 #[tokio::test]
-async fn nobody_there_is_said_at_once_with_host_and_port() {
-    let began = std::time::Instant::now();
-    let error = Space::at("redis://127.0.0.1:1")
-        .try_connect("")
-        .await
-        .unwrap_err();
-    assert_eq!(
-        (error.kind(), error.retry()),
-        (ErrorKind::Connect, Retry::Reconnect)
-    );
-    assert!(error.message().contains("127.0.0.1:1"), "{error}");
-    assert!(began.elapsed() < SOON);
-}
-
-#[tokio::test]
 async fn who_we_are_is_told_from_the_url() {
     let server = RedisServer::with(&RedisOptions::default().password("s3cret@:")).unwrap();
     server.ask("ACL SETUSER app on >p@ss ~* &* +@all").unwrap();
@@ -68,14 +53,6 @@ async fn who_we_are_is_told_from_the_url() {
         missing.try_connect("").await.unwrap_err().kind(),
         ErrorKind::Config
     );
-}
-
-#[tokio::test]
-async fn tls_that_is_asked_for_never_falls_back() {
-    let plain = crate::shared().replace("redis://", "rediss://");
-    let space = Space::at(&plain);
-    let error = space.try_connect("?connect_timeout=2s").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Connect, "{error:?}");
 }
 
 #[tokio::test]
@@ -199,20 +176,6 @@ async fn unknown_options_are_listed_by_the_driver() {
     assert!(catga_redis::DRIVER.options().is_sorted());
     let error = Space::new().try_connect("?max_len=many").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
-}
-
-#[tokio::test]
-async fn a_server_that_does_not_answer_is_given_up() {
-    let mut server = RedisServer::start().unwrap();
-    server.pause().unwrap();
-    let began = std::time::Instant::now();
-    let space = Space::at(&server.url());
-    let error = space
-        .try_connect("?connect_timeout=300ms")
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Connect, "{error:?}");
-    assert!(began.elapsed() < SOON);
 }
 
 #[tokio::test]

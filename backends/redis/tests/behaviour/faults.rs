@@ -6,12 +6,11 @@ use catga_core::{
     ConnectionState, ErrorKind, MessageId, QoS, Retry, Settlement, Subscription, Target, Transport,
 };
 use catga_testkit::proxy::{Direction, Fault, Gate, Proxy};
-use catga_testkit::server::{RedisOptions, RedisServer, Server};
+use catga_testkit::server::{RedisServer, Server};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    NAME, SECOND, SOON, Space, ack, in_group, message, next, nothing, number, publish, raw, text,
-    until,
+    NAME, SECOND, SOON, Space, ack, in_group, message, next, nothing, number, publish, text, until,
 };
 
 const QOS: QoS = QoS::AtLeastOnce;
@@ -44,40 +43,6 @@ async fn handle_all(subscription: &mut dyn Subscription, expected: impl Iterator
             let _ = delivery.settle(Settlement::Ack).await;
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_over_kills_of_the_server() {
-    let mut server = RedisServer::with(&RedisOptions::default().append_only()).unwrap();
-    let space = Space::at(&server.url());
-    let (here, there) = (space.transport().await, space.transport().await);
-    let short = in_group(QOS, "g").with_ack_wait(SECOND);
-    let mut subscription = there.subscribe(&short).await.unwrap();
-    let (tell, mut stored) = tokio::sync::watch::channel(0);
-    let publishing = tokio::spawn(async move {
-        for i in 0..600_u32 {
-            store(&*here, &i.to_string()).await;
-            tell.send_replace(i);
-            sleep(Duration::from_millis(5)).await;
-        }
-    });
-    let handling = tokio::spawn(async move {
-        handle_all(&mut *subscription, 0..600).await;
-        subscription
-    });
-    // Each of them while messages are published: those before it are stored, and those after it are not.
-    for before in [150, 300, 450] {
-        let reached = stored.wait_for(|stored| *stored >= before);
-        timeout(4 * SOON, reached).await.unwrap().unwrap();
-        let killed = tokio::task::spawn_blocking(move || {
-            server.kill().unwrap();
-            server.restart().unwrap();
-            server
-        });
-        server = killed.await.unwrap();
-    }
-    publishing.await.unwrap();
-    handling.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -147,22 +112,6 @@ async fn a_publish_to_a_paused_server_may_be_stored() {
         assert_eq!(text(&delivery), expected);
         ack(delivery).await;
     }
-}
-
-#[tokio::test]
-async fn a_reply_that_is_cut_off_leaves_the_outcome_unknown() {
-    let server = RedisServer::start().unwrap();
-    let proxy = Proxy::start(server.address(), 7).await.unwrap();
-    let space = Space::at(&format!("redis://{}", proxy.address()));
-    let bus = space.transport().await;
-    publish(&*bus, QOS, "first").await;
-    let mut envelope = message(QOS, "second");
-    proxy.set(Direction::ToClient, Fault::BlackHole);
-    let error = bus.publish(&mut envelope, SECOND / 2).await.unwrap_err();
-    assert!(error.may_be_stored(), "{error:?}");
-    proxy.heal();
-    proxy.reset();
-    store(&*bus, "third").await;
 }
 
 #[tokio::test]
@@ -257,22 +206,6 @@ async fn a_reply_that_is_late_strands_nothing() {
 }
 
 #[tokio::test]
-async fn a_group_or_stream_that_is_gone_is_made_again() {
-    let space = Space::new();
-    let bus = space.transport().await;
-    let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
-    publish(&*bus, QOS, "0").await;
-    ack(next(&mut *subscription).await).await;
-    let stream = stream(&space);
-    raw(crate::shared(), &["XGROUP", "DESTROY", &stream, "g"]).await;
-    publish(&*bus, QOS, "1").await;
-    handle_all(&mut *subscription, 1..2).await;
-    raw(crate::shared(), &["DEL", &stream]).await;
-    publish(&*bus, QOS, "2").await;
-    handle_all(&mut *subscription, 2..3).await;
-}
-
-#[tokio::test]
 async fn after_everything_was_flushed_it_goes_on() {
     let server = RedisServer::start().unwrap();
     let space = Space::at(&server.url());
@@ -300,42 +233,6 @@ async fn after_everything_was_flushed_it_goes_on() {
             let _ = timeout(SECOND / 10, event.recv(1, &mut into)).await;
         }
     }
-}
-
-#[tokio::test]
-async fn what_is_trimmed_while_it_is_pending_is_cleared_and_counted() {
-    let space = Space::new();
-    let bus = space.transport().await;
-    let short = in_group(QOS, "g").with_ack_wait(SECOND / 2);
-    let mut subscription = bus.subscribe(&short).await.unwrap();
-    for i in 0..3 {
-        publish(&*bus, QOS, &i.to_string()).await;
-    }
-    // One is put off, one is dropped, one is acked.
-    let mut held = Vec::new();
-    while held.len() < 3 {
-        subscription.recv(3, &mut held).await.unwrap();
-    }
-    let after = SECOND / 5;
-    held.pop()
-        .unwrap()
-        .settle(Settlement::Nak { after })
-        .await
-        .unwrap();
-    drop(held.pop());
-    ack(held.pop().unwrap()).await;
-    let stream = stream(&space);
-    raw(crate::shared(), &["XTRIM", &stream, "MAXLEN", "0"]).await;
-    let stats = subscription.stats_reader();
-    let by = Instant::now() + SOON;
-    while stats.read().dropped < 2 {
-        assert!(Instant::now() < by, "{:?}", stats.read());
-        nothing(&mut *subscription).await;
-    }
-    let pending = ["XPENDING", &stream, "g", "-", "+", "10"];
-    assert_eq!(number(crate::shared(), &pending).await, 0);
-    publish(&*bus, QOS, "more").await;
-    assert_eq!(text(&next(&mut *subscription).await), "more");
 }
 
 #[tokio::test]
@@ -381,27 +278,6 @@ async fn the_bound_of_the_user_is_obeyed() {
     .await;
     let mut late = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
     handle_all(&mut *late, 40..50).await;
-}
-
-#[tokio::test]
-async fn a_full_server_rejects_and_recovers() {
-    let server = RedisServer::start().unwrap();
-    let space = Space::at(&server.url());
-    let bus = space.transport().await;
-    let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
-    publish(&*bus, QOS, "0").await;
-    server.ask("CONFIG SET maxmemory 1mb").unwrap();
-    let error = bus.publish(&mut message(QOS, "x"), SOON).await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.retry()),
-        (ErrorKind::LimitReached, Retry::Now)
-    );
-    assert!(!error.may_be_stored());
-    // Who handles goes on meanwhile.
-    handle_all(&mut *subscription, 0..1).await;
-    server.ask("CONFIG SET maxmemory 0").unwrap();
-    publish(&*bus, QOS, "1").await;
-    handle_all(&mut *subscription, 1..2).await;
 }
 
 #[tokio::test]
@@ -512,27 +388,6 @@ async fn a_member_that_owns_nothing_is_removed() {
         subscription.close().await.unwrap();
     }
     assert!(consumers().await <= 1);
-}
-
-#[tokio::test]
-async fn a_revoked_password_is_said_and_the_new_one_is_read() {
-    let server = RedisServer::start().unwrap();
-    server.ask("ACL SETUSER app on >old ~* &* +@all").unwrap();
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "old").unwrap();
-    let (at, path) = (server.address(), file.path().display());
-    let space = Space::at(&format!("redis://app@{at}?password_file={path}"));
-    let bus = space.transport().await;
-    publish(&*bus, QOS, "a").await;
-    server.ask("ACL SETUSER app resetpass >new").unwrap();
-    server.ask("CLIENT KILL USER app").unwrap();
-    until("it is refused", || async {
-        let published = bus.publish(&mut message(QOS, "b"), SECOND / 5).await;
-        published.is_err_and(|error| error.kind() == ErrorKind::Permission)
-    })
-    .await;
-    std::fs::write(file.path(), "new").unwrap();
-    store(&*bus, "c").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,88 +1,19 @@
-//! More than one plain server: TLS, sentinels, a cluster.
+//! More than one server: sentinels, a cluster.
 
-use std::net::TcpListener;
-use std::path::Path;
 use std::time::Duration;
 
 use catga_core::{
     Bytes, Consumers, Envelope, ErrorKind, Name, QoS, Settlement, Subscribe, Transport,
 };
-use catga_testkit::server::{RedisCluster, RedisOptions, RedisSentinel, RedisServer, Server};
-use catga_testkit::site::{Authority, Certificate};
+use catga_testkit::proxy::{Direction, Fault, Proxy};
+use catga_testkit::server::{RedisCluster, RedisOptions, RedisSentinel, Server as _};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{SECOND, SOON, Space, ack, in_group, message, next, on_node, publish, text};
+use crate::{
+    NAME, SECOND, SOON, Space, ack, in_group, message, next, on_node, publish, text, until,
+};
 
 const QOS: QoS = QoS::AtLeastOnce;
-
-fn with_tls(authority: &Authority, of_server: &Certificate, clients: &str) -> (RedisServer, u16) {
-    // Bound and freed: the kit knows of plain ports alone.
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let shown = |path: &Path| path.display().to_string();
-    let options = RedisOptions::default()
-        .setting("tls-port", &port.to_string())
-        .setting("tls-cert-file", &shown(&of_server.certificate))
-        .setting("tls-key-file", &shown(&of_server.key))
-        .setting("tls-ca-cert-file", &shown(&authority.certificate()))
-        .setting("tls-auth-clients", clients);
-    (RedisServer::with(&options).unwrap(), port)
-}
-
-#[tokio::test]
-async fn tls_needs_an_authority_that_is_known_and_a_name_that_fits() {
-    let authority = Authority::new().unwrap();
-    let of_server = authority.sign("127.0.0.1").unwrap();
-    let (_server, port) = with_tls(&authority, &of_server, "no");
-    let ca = authority.certificate();
-    let space = Space::at(&format!("rediss://127.0.0.1:{port}"));
-    let options = format!("?tls_ca={}&connect_timeout=3s", ca.display());
-    let bus = space.try_connect(&options).await.unwrap().transport;
-    let mut subscription = bus.subscribe(&in_group(QOS, "g")).await.unwrap();
-    let mut event = bus.subscribe(&on_node(QoS::AtMostOnce, "n")).await.unwrap();
-    publish(&*bus, QOS, "a").await;
-    publish(&*bus, QoS::AtMostOnce, "b").await;
-    assert_eq!(text(&next(&mut *subscription).await), "a");
-    assert_eq!(text(&next(&mut *event).await), "b");
-
-    let error = space.try_connect("?connect_timeout=3s").await.unwrap_err();
-    assert_eq!(
-        error.kind(),
-        ErrorKind::Connect,
-        "unknown authority: {error:?}"
-    );
-    let named = Space::at(&format!("rediss://localhost:{port}"));
-    let error = named.try_connect(&options).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Connect, "another name: {error:?}");
-    let plain = Space::at(&format!("redis://127.0.0.1:{port}"));
-    let error = plain.try_connect("?connect_timeout=2s").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Connect, "no TLS: {error:?}");
-}
-
-#[tokio::test]
-async fn a_server_may_ask_for_our_certificate() {
-    let authority = Authority::new().unwrap();
-    let of_server = authority.sign("127.0.0.1").unwrap();
-    let ours = authority.sign("client").unwrap();
-    let (_server, port) = with_tls(&authority, &of_server, "yes");
-    let space = Space::at(&format!("rediss://127.0.0.1:{port}"));
-    let ca = format!(
-        "?connect_timeout=3s&tls_ca={}",
-        authority.certificate().display()
-    );
-    let error = space.try_connect(&ca).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Connect, "{error:?}");
-    let (certificate, key) = (ours.certificate.display(), ours.key.display());
-    let both = format!("{ca}&tls_cert={certificate}&tls_key={key}");
-    let bus = space.try_connect(&both).await.unwrap().transport;
-    publish(&*bus, QOS, "a").await;
-    let missing = format!("{ca}&tls_cert=/nowhere&tls_key={key}");
-    let error = space.try_connect(&missing).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
-}
 
 /// Publishes with one id until it is stored, as the runtime does.
 async fn store(bus: &dyn Transport, name: &Name, text: &str) {
@@ -243,4 +174,46 @@ async fn a_cluster_serves_all_names_also_after_a_fail_over() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_cluster_a_publish_of_which_the_answer_is_lost_is_not_sent_again() {
+    let mut proxies = Vec::new();
+    for seed in 0..RedisCluster::SERVERS {
+        proxies.push(Proxy::ahead(seed as u64).await.unwrap());
+    }
+    let proxies: [Proxy; RedisCluster::SERVERS] = proxies.try_into().unwrap();
+    let starting = tokio::task::spawn_blocking(move || {
+        let cluster = RedisCluster::behind(&RedisOptions::default(), &proxies).unwrap();
+        (cluster, proxies)
+    });
+    let (cluster, proxies) = starting.await.unwrap();
+    let space = Space::at(&cluster.urls()[0]);
+    let options = "?cluster=true&call_timeout=5s";
+    let bus = space.try_connect(options).await.unwrap().transport;
+    publish(&*bus, QOS, "first").await;
+    let stream = format!("{{{}:{NAME}}}", space.namespace);
+    let server = cluster.servers().iter().position(|server| {
+        // The others say where it is.
+        server.ask(&format!("XLEN {stream}")).is_ok()
+    });
+    let index = server.unwrap();
+    let stored = |count: &'static str| {
+        let asked = cluster.servers()[index].ask(&format!("XLEN {stream}"));
+        std::future::ready(asked.unwrap() == count)
+    };
+    proxies[index].set(Direction::ToClient, Fault::BlackHole);
+    let mut second = message(QOS, "second");
+    let publishing = bus.publish(&mut second, SOON);
+    let cutting = async {
+        until("it is stored", || stored("2")).await;
+        proxies[index].heal();
+        proxies[index].reset();
+    };
+    let (published, ()) = tokio::join!(publishing, cutting);
+    let error = published.expect_err("nobody can know that it is stored");
+    assert!(error.may_be_stored(), "{error:?}");
+    // It is not sent again behind anybody's back.
+    store(&*bus, &NAME, "third").await;
+    assert!(stored("3").await, "it was stored again");
 }

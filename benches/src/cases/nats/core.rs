@@ -2,14 +2,15 @@
 
 use async_nats::HeaderMap;
 use catga::prelude::*;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::StreamExt;
 
-use super::ours::{Frame, Note, Sample, node, on_frame, on_note};
 use super::{connect, settled};
 use crate::bench::{Bench, Measured, two_cores};
 use crate::case::{Bar, Case, Needs, Terms};
-use crate::cases::work::{RAW_PAYLOAD, number, payload};
-use crate::pace::Pace;
+use crate::cases::ours::events::publish as ours;
+use crate::cases::ours::{Frame, Note, Sample, on_frame, on_note, on_order};
+use crate::cases::work::{Order, RAW_PAYLOAD, number, payload};
+use crate::pace;
 
 /// Below the capacity of a subscription, which drops what is beyond.
 const WINDOW: u64 = 16_384;
@@ -22,14 +23,6 @@ enum With {
     Flush,
     /// Encoded and decoded by serde_json.
     Json,
-}
-
-/// All at once, or each at its time.
-fn numbers(bench: &Bench, rate: Option<f64>) -> impl Stream<Item = u64> + Unpin + use<> {
-    match rate {
-        Some(rate) => Pace::per_second(rate, bench.operations).numbers().boxed(),
-        None => stream::iter(0..bench.operations).boxed(),
-    }
 }
 
 fn publish(bench: Bench, with: With, size: usize, rate: Option<f64>) -> Measured {
@@ -50,7 +43,7 @@ fn publish(bench: Bench, with: With, size: usize, rate: Option<f64>) -> Measured
                 });
             }
         });
-        let mut numbers = numbers(&bench, rate);
+        let mut numbers = pace::numbers(bench.operations, rate);
         let clock = bench.begin();
         while let Some(i) = numbers.next().await {
             tally.sent(i);
@@ -88,28 +81,6 @@ fn headers(i: u64) -> HeaderMap {
     );
     headers.insert("Content-Type", "application/json");
     headers
-}
-
-fn ours<E: Sample>(
-    bench: Bench,
-    handlers: catga::Handlers,
-    size: usize,
-    rate: Option<f64>,
-) -> Measured {
-    two_cores(async move {
-        let tally = bench.tally(1);
-        let _reader = node(&bench.url, "reader", handlers, &tally).await;
-        let writer = node(&bench.url, "writer", handlers![], &tally).await;
-        let mut numbers = numbers(&bench, rate);
-        let clock = bench.begin();
-        while let Some(i) = numbers.next().await {
-            tally.sent(i);
-            writer.publish(E::of(i, size)).await.expect("published");
-            tally.pace(i, WINDOW).await;
-        }
-        tally.reach_all().await;
-        clock.end_with(&tally)
-    })
 }
 
 /// Half of what the loop by hand reaches, in messages a second.
@@ -181,32 +152,32 @@ pub fn cases() -> Vec<Case> {
         )
         .against("nats/core/publish"),
         ours_to("nats/core/ours", |bench| {
-            ours::<Frame>(bench, handlers![on_frame], 100, None)
+            ours::<Frame>(bench, handlers![on_frame], 100, WINDOW, None)
         })
         .with_latency()
         .against("nats/core/publish")
         .asked(Bar::RatioAtLeast(0.9)),
         ours_to("nats/core/ours-512", |bench| {
-            ours::<Frame>(bench, handlers![on_frame], 512, None)
+            ours::<Frame>(bench, handlers![on_frame], 512, WINDOW, None)
         })
         .terms(QOS0.payload(LARGE))
         .against("nats/core/publish-512")
         .asked(Bar::RatioAtLeast(0.9)),
         ours_to("nats/core/ours-json", |bench| {
-            ours::<Note>(bench, handlers![on_note], 100, None)
+            ours::<Note>(bench, handlers![on_note], 100, WINDOW, None)
         })
         .terms(QOS0.payload(JSON))
         .with_latency()
         .against("nats/core/json")
         .asked(Bar::RatioAtLeast(0.93)),
         ours_to("nats/core/ours-json-512", |bench| {
-            ours::<Note>(bench, handlers![on_note], 512, None)
+            ours::<Note>(bench, handlers![on_note], 512, WINDOW, None)
         })
         .terms(QOS0.payload(LARGE_JSON))
         .against("nats/core/json-512")
         .asked(Bar::RatioAtLeast(0.93)),
         ours_to("nats/core/ours-order", |bench| {
-            ours::<crate::cases::work::Order>(bench, handlers![super::ours::on_order], 0, None)
+            ours::<Order>(bench, handlers![on_order], 0, WINDOW, None)
         })
         .terms(QOS0.payload("order, 80 B as JSON"))
         .with_latency()
@@ -229,7 +200,7 @@ pub fn cases() -> Vec<Case> {
             100_000,
             |bench| {
                 let half = half(&bench);
-                ours::<Frame>(bench, handlers![on_frame], 100, Some(half))
+                ours::<Frame>(bench, handlers![on_frame], 100, WINDOW, Some(half))
             },
         )
         .settings(HALF)
@@ -241,7 +212,7 @@ pub fn cases() -> Vec<Case> {
             "nats/core/ours-long",
             "a million to a handler, ten with `--long`",
             1_000_000,
-            |bench| ours::<Frame>(bench, handlers![on_frame], 100, None),
+            |bench| ours::<Frame>(bench, handlers![on_frame], 100, WINDOW, None),
         )
         .asked(Bar::GrowthAtMostMib(64.0))
         .long(),

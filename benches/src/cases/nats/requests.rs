@@ -1,15 +1,13 @@
 //! Requests over NATS core, to a responder on another connection, by hand and to a handler of ours.
 
 use async_nats::Client;
-use bytes::Bytes;
-use catga::prelude::*;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::ours::node;
 use super::{connect, settled};
 use crate::bench::{Bench, Measured, two_cores};
 use crate::case::{Bar, Case, Needs, Terms};
+use crate::cases::ours::requests::{Price, SafePrice, send as ours};
 use crate::cases::work::{RAW_PAYLOAD, number, payload};
 
 /// Answers each request with what it carried.
@@ -75,58 +73,6 @@ fn own_inbox(bench: Bench, window: u64) -> Measured {
     })
 }
 
-/// Answered anew each time.
-#[derive(Request)]
-#[message(codec = "raw")]
-#[response(Bytes)]
-#[request(idempotent = false)]
-struct Price(Bytes);
-
-/// Claimed by its id, and its answer is kept.
-#[derive(Request)]
-#[message(codec = "raw")]
-#[response(Bytes)]
-struct SafePrice(Bytes);
-
-#[handler(concurrency = 256)]
-async fn price(request: Price) -> Result<Bytes> {
-    Ok(request.0)
-}
-
-#[handler(concurrency = 256)]
-async fn price_once(request: SafePrice) -> Result<Bytes> {
-    Ok(request.0)
-}
-
-/// `send` to a node of the service, so many at once from one task.
-fn ours<R>(bench: Bench, ask: fn(Bytes) -> R, window: usize, size: usize) -> Measured
-where
-    R: catga::Request<Response = Bytes>,
-{
-    two_cores(async move {
-        let tally = bench.tally(1);
-        let all = handlers![price, price_once];
-        let _server = node(&bench.url, "prices", all, &tally).await;
-        let client = Catga::builder()
-            .connect(&bench.url)
-            .service("prices")
-            .node("client")
-            .handlers(handlers![]);
-        let client = client.start().await.expect("it starts");
-        let clock = bench.begin();
-        let each = stream::iter(0..bench.operations).map(|i| {
-            let (client, tally) = (&client, &tally);
-            async move {
-                tally.sent(i);
-                let answer = client.send(ask(payload(i, size))).await;
-                tally.one(number(&answer.expect("an answer")));
-            }
-        });
-        each.buffer_unordered(window).for_each(|()| async {}).await;
-        clock.end_with(&tally)
-    })
-}
-
 pub fn cases() -> Vec<Case> {
     const REQUEST: Terms =
         Terms::new("an answer, or none in time", "nowhere", "the answer").payload(RAW_PAYLOAD);
@@ -176,41 +122,41 @@ pub fn cases() -> Vec<Case> {
         .settings("64 in flight")
         .against("nats/request/64"),
         case("nats/request/ours-alone", SEND, 10_000, |bench| {
-            ours(bench, Price, 1, 100)
+            ours::<Price>(bench, 1, 100)
         })
         .against("nats/request/alone")
         .asked(Bar::RatioAtLeast(0.95)),
         case("nats/request/ours-64", SEND, 100_000, |bench| {
-            ours(bench, Price, 64, 100)
+            ours::<Price>(bench, 64, 100)
         })
         .settings("64 in flight")
         .against("nats/request/64")
         .asked(Bar::RatioAtLeast(0.95)),
         case("nats/request/ours-64-512", SEND, 100_000, |bench| {
-            ours(bench, Price, 64, 512)
+            ours::<Price>(bench, 64, 512)
         })
         .terms(REQUEST.payload("512 B, a number first"))
         .settings("64 in flight")
         .against("nats/request/64-512")
         .asked(Bar::RatioAtLeast(0.95)),
         case("nats/request/ours-256", SEND, 150_000, |bench| {
-            ours(bench, Price, 256, 100)
+            ours::<Price>(bench, 256, 100)
         })
         .settings("256 in flight")
         .against("nats/request/256")
         .asked(Bar::RatioAtLeast(0.95)),
         case("nats/request/ours-alone-once", SEND, 2_000, |bench| {
-            ours(bench, SafePrice, 1, 100)
+            ours::<SafePrice>(bench, 1, 100)
         })
         .terms(ONCE)
         .against("nats/request/ours-alone"),
         case("nats/request/ours-64-once", SEND, 20_000, |bench| {
-            ours(bench, SafePrice, 64, 100)
+            ours::<SafePrice>(bench, 64, 100)
         })
         .terms(ONCE.settings("64 in flight"))
         .against("nats/request/ours-64"),
         case("nats/request/ours-256-once", SEND, 20_000, |bench| {
-            ours(bench, SafePrice, 256, 100)
+            ours::<SafePrice>(bench, 256, 100)
         })
         .terms(ONCE.settings("256 in flight"))
         .against("nats/request/ours-256"),

@@ -1,122 +1,45 @@
 //! At least once and exactly once over JetStream, ours: held against the loops of `stream.rs`.
 
+use async_nats::jetstream;
 use catga::prelude::*;
-use futures_util::{StreamExt, stream};
+use futures_util::TryStreamExt;
 
-use super::ours::{
-    OnceFrame, Sample, StoredFrame, StoredOrder, are_acknowledged, are_stored, node, on_once_frame,
-    on_stored_frame, on_stored_order,
-};
+use super::connect;
 use super::stream as by_hand;
-use crate::bench::{Bench, Measured, two_cores};
 use crate::case::{Bar, Case, Needs, Terms};
+use crate::cases::ours::stored::{consume, end_to_end, paced, publish, publish_many};
+use crate::cases::ours::{
+    Broker, OnceFrame, StoredFrame, StoredOrder, on_once_frame, on_stored_frame, on_stored_order,
+};
 use crate::cases::work::RAW_PAYLOAD;
-use crate::latency::Tally;
-use crate::pace::Pace;
 
-const WINDOW: usize = 256;
+struct Nats;
 
-/// So many at once from one task, each until it is stored.
-async fn publish_all<E: Sample>(
-    writer: &Catga,
-    count: u64,
-    size: usize,
-    tally: &Tally,
-    done: fn(&Tally, u64),
-) {
-    let each = stream::iter(0..count).map(|i| async move {
-        tally.sent(i);
-        writer.publish(E::of(i, size)).await.expect("stored");
-        done(tally, i);
-    });
-    each.buffer_unordered(WINDOW).for_each(|()| async {}).await;
+impl Broker for Nats {
+    async fn stored(url: &str) -> u64 {
+        state(url).await.0
+    }
+
+    async fn open(url: &str) -> u64 {
+        state(url).await.1
+    }
 }
 
-/// Publishes until stored, with nobody there who handles.
-fn publish(bench: Bench, size: usize) -> Measured {
-    two_cores(async move {
-        let tally = bench.tally(1);
-        let writer = node(&bench.url, "writer", handlers![], &tally).await;
-        let clock = bench.begin();
-        publish_all::<StoredFrame>(&writer, bench.operations, size, &tally, Tally::one).await;
-        let measured = clock.end_with(&tally);
-        are_stored(&bench.url, bench.operations).await;
-        measured
-    })
-}
-
-/// The same in calls of so many each.
-fn publish_many(bench: Bench) -> Measured {
-    two_cores(async move {
-        let tally = bench.tally(1);
-        let writer = node(&bench.url, "writer", handlers![], &tally).await;
-        let clock = bench.begin();
-        for start in (0..bench.operations).step_by(WINDOW) {
-            let numbers = start..(start + WINDOW as u64).min(bench.operations);
-            numbers.clone().for_each(|i| tally.sent(i));
-            let events = numbers.clone().map(|i| StoredFrame::of(i, 100));
-            for (i, outcome) in numbers.zip(writer.publish_many(events).await) {
-                outcome.expect("stored");
-                tally.one(i);
-            }
+/// How many messages all streams hold, and how many of them some consumer has not acknowledged.
+async fn state(url: &str) -> (u64, u64) {
+    let context = jetstream::new(connect(url).await);
+    let mut streams = context.streams();
+    let (mut stored, mut open) = (0, 0);
+    while let Some(info) = streams.try_next().await.expect("an answer") {
+        stored += info.state.messages;
+        let stream = context.get_stream(&info.config.name).await;
+        let stream = stream.expect("it is there");
+        let mut consumers = stream.consumers();
+        while let Some(info) = consumers.try_next().await.expect("an answer") {
+            open += info.num_pending + info.num_ack_pending as u64;
         }
-        let measured = clock.end_with(&tally);
-        are_stored(&bench.url, bench.operations).await;
-        measured
-    })
-}
-
-/// What is stored already is handled by a node that starts meanwhile.
-fn consume(bench: Bench) -> Measured {
-    two_cores(async move {
-        let tally = bench.tally(1);
-        let writer = node(&bench.url, "writer", handlers![], &tally).await;
-        publish_all::<StoredFrame>(&writer, bench.operations, 100, &tally, |_, _| ()).await;
-        let clock = bench.begin();
-        let _reader = node(&bench.url, "reader", handlers![on_stored_frame], &tally).await;
-        tally.reach_all().await;
-        let measured = clock.end_with(&tally);
-        are_acknowledged(&bench.url).await;
-        measured
-    })
-}
-
-/// One node publishes while another handles.
-fn end_to_end<E: Sample>(bench: Bench, handlers: catga::Handlers, size: usize) -> Measured {
-    two_cores(async move {
-        let tally = bench.tally(1);
-        let _reader = node(&bench.url, "reader", handlers, &tally).await;
-        let writer = node(&bench.url, "writer", handlers![], &tally).await;
-        let clock = bench.begin();
-        publish_all::<E>(&writer, bench.operations, size, &tally, |_, _| ()).await;
-        tally.reach_all().await;
-        let measured = clock.end_with(&tally);
-        are_acknowledged(&bench.url).await;
-        measured
-    })
-}
-
-/// At half of what the loop by hand reaches, which is found out first.
-fn half(bench: Bench) -> Measured {
-    let rate = by_hand::rate(&bench);
-    two_cores(async move {
-        let tally = bench.tally(1);
-        let _reader = node(&bench.url, "reader", handlers![on_stored_frame], &tally).await;
-        let writer = node(&bench.url, "writer", handlers![], &tally).await;
-        let pace = Pace::per_second(rate / 2.0, bench.operations);
-        let clock = bench.begin();
-        let each = pace.numbers().map(|i| {
-            let (writer, tally) = (&writer, &tally);
-            async move {
-                tally.sent(i);
-                let frame = StoredFrame::of(i, 100);
-                writer.publish(frame).await.expect("stored");
-            }
-        });
-        each.buffer_unordered(WINDOW).for_each(|()| async {}).await;
-        tally.reach_all().await;
-        clock.end_with(&tally)
-    })
+    }
+    (stored, open)
 }
 
 pub fn cases() -> Vec<Case> {
@@ -146,7 +69,7 @@ pub fn cases() -> Vec<Case> {
     };
     vec![
         case("nats/publish/ours", "publish until stored", MANY, |bench| {
-            publish(bench, 100)
+            publish::<Nats>(bench, 100)
         })
         .terms(PUBLISH)
         .with_latency()
@@ -156,7 +79,7 @@ pub fn cases() -> Vec<Case> {
             "nats/publish/ours-512",
             "publish until stored",
             MANY,
-            |bench| publish(bench, 512),
+            |bench| publish::<Nats>(bench, 512),
         )
         .terms(PUBLISH.payload(LARGE))
         .against("nats/publish/256-id-512")
@@ -165,7 +88,7 @@ pub fn cases() -> Vec<Case> {
             "nats/publish/ours-batch",
             "`publish_many` of 256 until stored",
             MANY,
-            publish_many,
+            publish_many::<Nats>,
         )
         .terms(PUBLISH)
         .settings("one call of 256 after the other, each with its id")
@@ -174,7 +97,7 @@ pub fn cases() -> Vec<Case> {
             "nats/consume/ours",
             "what is stored, to handler and ack",
             MANY,
-            consume,
+            consume::<Nats>,
         )
         .settings("the start of the node is in it")
         .against("nats/consume/pull")
@@ -183,7 +106,7 @@ pub fn cases() -> Vec<Case> {
             "nats/end-to-end/ours",
             "publish until stored, to handler and ack, at once",
             MANY,
-            |bench| end_to_end::<StoredFrame>(bench, handlers![on_stored_frame], 100),
+            |bench| end_to_end::<StoredFrame, Nats>(bench, handlers![on_stored_frame], 100),
         )
         .with_latency()
         .against("nats/end-to-end/id")
@@ -192,7 +115,7 @@ pub fn cases() -> Vec<Case> {
             "nats/end-to-end/ours-512",
             "publish until stored, to handler and ack, at once",
             MANY,
-            |bench| end_to_end::<StoredFrame>(bench, handlers![on_stored_frame], 512),
+            |bench| end_to_end::<StoredFrame, Nats>(bench, handlers![on_stored_frame], 512),
         )
         .terms(QOS1.payload(LARGE))
         .against("nats/end-to-end/id-512")
@@ -201,7 +124,7 @@ pub fn cases() -> Vec<Case> {
             "nats/end-to-end/ours-json",
             "publish until stored, to handler and ack, at once",
             MANY,
-            |bench| end_to_end::<StoredOrder>(bench, handlers![on_stored_order], 0),
+            |bench| end_to_end::<StoredOrder, Nats>(bench, handlers![on_stored_order], 0),
         )
         .terms(QOS1.payload("order, 80 B as JSON"))
         .with_latency()
@@ -210,7 +133,7 @@ pub fn cases() -> Vec<Case> {
             "nats/end-to-end/ours-qos2",
             "publish until stored, to completion, at once",
             MANY / 5,
-            |bench| end_to_end::<OnceFrame>(bench, handlers![on_once_frame], 100),
+            |bench| end_to_end::<OnceFrame, Nats>(bench, handlers![on_once_frame], 100),
         )
         .terms(QOS2)
         .with_latency()
@@ -220,7 +143,10 @@ pub fn cases() -> Vec<Case> {
             "nats/end-to-end/ours-half",
             "publish to handler, at half of what the loop by hand reaches",
             MANY / 2,
-            half,
+            |bench| {
+                let half = by_hand::rate(&bench) / 2.0;
+                paced(bench, half)
+            },
         )
         .settings("half of the rate of `nats/end-to-end/id`, found out first")
         .with_latency()
@@ -231,7 +157,7 @@ pub fn cases() -> Vec<Case> {
             "nats/end-to-end/ours-long",
             "a million, ten with `--long`",
             1_000_000,
-            |bench| end_to_end::<StoredFrame>(bench, handlers![on_stored_frame], 100),
+            |bench| end_to_end::<StoredFrame, Nats>(bench, handlers![on_stored_frame], 100),
         )
         .asked(Bar::GrowthAtMostMib(64.0))
         .long(),

@@ -139,7 +139,7 @@ pub fn cases() -> Vec<Case> {
         )
         .terms(REDIS.settings("as it comes: one at a time; 64 sends at once"))
         .needs(Needs::Redis)
-        .against("redis/end-to-end")
+        .against("redis/end-to-end/ours-json")
         .with_latency(),
         Case::new(
             "peers/omniqueue/redis-batch",
@@ -149,7 +149,7 @@ pub fn cases() -> Vec<Case> {
         )
         .terms(REDIS.settings("tuned: up to 100 at a time; 64 sends at once"))
         .needs(Needs::Redis)
-        .against("redis/end-to-end")
+        .against("redis/end-to-end/ours-json")
         .with_latency(),
     ]
 }

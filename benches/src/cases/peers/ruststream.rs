@@ -404,7 +404,7 @@ pub fn cases() -> Vec<Case> {
         )
         .terms(REDIS.settings("as it comes; 256 publishes at once"))
         .needs(Needs::Redis)
-        .against("redis/end-to-end"),
+        .against("redis/end-to-end/ours-json"),
         case(
             "peers/ruststream/redis-pipeline",
             "the same in batches, their XACKs in one pipeline",
@@ -420,6 +420,6 @@ pub fn cases() -> Vec<Case> {
             .settings("tuned: `.pipeline()`, batches of up to 100; 256 publishes at once"),
         )
         .needs(Needs::Redis)
-        .against("redis/end-to-end"),
+        .against("redis/end-to-end/ours-json"),
     ]
 }

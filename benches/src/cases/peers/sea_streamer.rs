@@ -73,7 +73,7 @@ pub fn cases() -> Vec<Case> {
             .settings("tuned: rolling commit, batches of 100; a receipt awaited for 256"),
         )
         .needs(Needs::Redis)
-        .against("redis/end-to-end")
+        .against("redis/end-to-end/ours-json")
         .with_latency(),
     ]
 }

@@ -18,7 +18,7 @@ enum Out {
     Pipelines(u64),
 }
 
-fn publish(bench: Bench, out: Out) -> Measured {
+fn publish(bench: Bench, out: Out, size: usize) -> Measured {
     two_cores(async move {
         let client = Client::open(bench.url.as_str()).expect("a URL of ours");
         let mut inbox = client.get_async_pubsub().await.expect("the server runs");
@@ -43,7 +43,7 @@ fn publish(bench: Bench, out: Out) -> Measured {
                         async move {
                             tally.sent(i);
                             let mut command = cmd("PUBLISH");
-                            command.arg("orders").arg(&payload(i, 100)[..]);
+                            command.arg("orders").arg(&payload(i, size)[..]);
                             let receivers = command.query_async(&mut connection).await;
                             assert_eq!(receivers, Ok(1), "one subscriber");
                         }
@@ -56,7 +56,7 @@ fn publish(bench: Bench, out: Out) -> Measured {
                         for i in first..(first + length).min(end) {
                             tally.sent(i);
                             let command = pipeline.cmd("PUBLISH").arg("orders");
-                            command.arg(&payload(i, 100)[..]).ignore();
+                            command.arg(&payload(i, size)[..]).ignore();
                         }
                         let mut connection = connection.clone();
                         let sent = pipeline.query_async::<()>(&mut connection).await;
@@ -83,13 +83,21 @@ pub fn cases() -> Vec<Case> {
         case(
             "redis/pubsub/256",
             "publish to a subscriber, one command each",
-            |bench| publish(bench, Out::Multiplexed(256)),
+            |bench| publish(bench, Out::Multiplexed(256), 100),
         )
         .settings("256 in flight on one connection"),
         case("redis/pubsub/pipelines", "the same in pipelines", |bench| {
-            publish(bench, Out::Pipelines(100))
+            publish(bench, Out::Pipelines(100), 100)
         })
         .settings("pipelines of 100")
         .against("redis/pubsub/256"),
+        case(
+            "redis/pubsub/pipelines-512",
+            "the same with 512 bytes",
+            |bench| publish(bench, Out::Pipelines(100), 512),
+        )
+        .terms(QOS0.payload("512 B, a number first"))
+        .settings("pipelines of 100")
+        .against("redis/pubsub/pipelines"),
     ]
 }

@@ -38,6 +38,7 @@ async fn push(connection: &mut MultiplexedConnection, list: &str, elements: &[Ve
 struct Window<'a> {
     tally: &'a Tally,
     operations: u64,
+    most: u64,
     sent: u64,
     answered: u64,
 }
@@ -45,7 +46,7 @@ struct Window<'a> {
 impl Window<'_> {
     /// Those that may go now.
     fn next(&mut self) -> Vec<Vec<u8>> {
-        let until = self.operations.min(self.answered + WINDOW);
+        let until = self.operations.min(self.answered + self.most);
         let numbers = self.sent..until;
         self.sent = until;
         numbers
@@ -62,7 +63,7 @@ impl Window<'_> {
     }
 }
 
-fn by_lists(bench: Bench) -> Measured {
+fn by_lists(bench: Bench, most: u64) -> Measured {
     two_cores(async move {
         let (mut requests, mut answers) = (connect(&bench.url).await, connect(&bench.url).await);
         let server = tokio::spawn(async move {
@@ -75,7 +76,7 @@ fn by_lists(bench: Bench) -> Measured {
         });
         let (mut writer, mut reader) = (connect(&bench.url).await, connect(&bench.url).await);
         let tally = bench.tally(1);
-        let mut window = window(&bench, &tally);
+        let mut window = window(&bench, &tally, most);
         let clock = bench.begin();
         while window.answered < bench.operations {
             let requests = window.next();
@@ -92,17 +93,18 @@ fn by_lists(bench: Bench) -> Measured {
     })
 }
 
-fn window<'a>(bench: &Bench, tally: &'a Tally) -> Window<'a> {
+fn window<'a>(bench: &Bench, tally: &'a Tally, most: u64) -> Window<'a> {
     Window {
         tally,
         operations: bench.operations,
+        most,
         sent: 0,
         answered: 0,
     }
 }
 
 /// The request is kept until it is answered; the answer and the ack go in one pipeline.
-fn by_stream(bench: Bench) -> Measured {
+fn by_stream(bench: Bench, most: u64) -> Measured {
     two_cores(async move {
         let mut writer = connect(&bench.url).await;
         let mut create = cmd("XGROUP");
@@ -156,7 +158,7 @@ fn by_stream(bench: Bench) -> Measured {
         inbox.subscribe("answers").await.expect("subscribed");
         let mut answers = inbox.into_on_message().ready_chunks(WINDOW as usize);
         let tally = bench.tally(1);
-        let mut window = window(&bench, &tally);
+        let mut window = window(&bench, &tally, most);
         let clock = bench.begin();
         while window.answered < bench.operations {
             let requests = window.next();
@@ -180,8 +182,8 @@ fn by_stream(bench: Bench) -> Measured {
 }
 
 pub fn cases() -> Vec<Case> {
-    let case = |name, does, guarantee, run| {
-        Case::new(name, does, 100_000, run)
+    let case = |name, does, guarantee, operations, run| {
+        Case::new(name, does, operations, run)
             .terms(
                 Terms::new(guarantee, "the server's memory", "the answer")
                     .payload(RAW_PAYLOAD)
@@ -195,14 +197,24 @@ pub fn cases() -> Vec<Case> {
             "redis/request/lists",
             "RPUSH and BLMPOP, both ways",
             "at most once",
-            by_lists,
+            100_000,
+            |bench| by_lists(bench, WINDOW),
         ),
         case(
             "redis/request/stream",
             "XADD and XREADGROUP, answered by PUBLISH",
             "at least once",
-            by_stream,
+            100_000,
+            |bench| by_stream(bench, WINDOW),
         )
         .against("redis/request/lists"),
+        case(
+            "redis/request/stream-alone",
+            "the same, one after the other",
+            "at least once",
+            10_000,
+            |bench| by_stream(bench, 1),
+        )
+        .settings(""),
     ]
 }

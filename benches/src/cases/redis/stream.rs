@@ -9,27 +9,34 @@ use crate::bench::{Bench, Measured, two_cores};
 use crate::case::{Case, Needs, Terms};
 use crate::cases::work::{RAW_PAYLOAD, number, payload};
 use crate::latency::Tally;
+use crate::pace;
 
 const PIPELINE: u64 = 100;
 
-async fn append(connection: &mut MultiplexedConnection, i: u64) {
+async fn append(connection: &mut MultiplexedConnection, i: u64, size: usize) {
     let mut command = cmd("XADD");
     command
         .arg("orders")
         .arg("*")
         .arg("p")
-        .arg(&payload(i, 100)[..]);
+        .arg(&payload(i, size)[..]);
     let id: String = command.query_async(connection).await.expect("stored");
     assert!(id.contains('-'), "an id: {id}");
 }
 
 /// One command for each, so many at once from one task.
-async fn append_all(connection: &MultiplexedConnection, tally: &Tally, count: u64, at_once: usize) {
+async fn append_all(
+    connection: &MultiplexedConnection,
+    tally: &Tally,
+    count: u64,
+    at_once: usize,
+    size: usize,
+) {
     let each = stream::iter(0..count).map(|i| {
         let mut connection = connection.clone();
         async move {
             tally.sent(i);
-            append(&mut connection, i).await;
+            append(&mut connection, i, size).await;
             i
         }
     });
@@ -68,12 +75,12 @@ async fn append_in_pipelines(
     }
 }
 
-fn add(bench: Bench, at_once: usize, config: AsyncConnectionConfig) -> Measured {
+fn add(bench: Bench, at_once: usize, size: usize, config: AsyncConnectionConfig) -> Measured {
     two_cores(async move {
         let mut connection = connect_with(&bench.url, config).await;
         let tally = bench.tally(1);
         let clock = bench.begin();
-        append_all(&connection, &tally, bench.operations, at_once).await;
+        append_all(&connection, &tally, bench.operations, at_once, size).await;
         let measured = clock.end_with(&tally);
         let length = cmd("XLEN").arg("orders").query_async(&mut connection).await;
         assert_eq!(length, Ok(bench.operations), "stored");
@@ -199,7 +206,7 @@ async fn nothing_pending(connection: &mut MultiplexedConnection) {
 }
 
 /// One connection appends, another reads, a third acknowledges.
-fn end_to_end(bench: Bench) -> Measured {
+fn end_to_end(bench: Bench, size: usize, rate: Option<f64>) -> Measured {
     two_cores(async move {
         let writer = connect(&bench.url).await;
         let mut acks = connect(&bench.url).await;
@@ -222,11 +229,11 @@ fn end_to_end(bench: Bench) -> Measured {
             }
         });
         let clock = bench.begin();
-        let each = stream::iter(0..count).map(|i| {
+        let each = pace::numbers(count, rate).map(|i| {
             let (mut connection, tally) = (writer.clone(), &tally);
             async move {
                 tally.sent(i);
-                append(&mut connection, i).await;
+                append(&mut connection, i, size).await;
             }
         });
         each.buffer_unordered(256).for_each(|()| async {}).await;
@@ -237,9 +244,16 @@ fn end_to_end(bench: Bench) -> Measured {
     })
 }
 
+/// What the loop by hand reaches, in messages a second.
+pub(super) fn rate(bench: &Bench) -> f64 {
+    let measured = end_to_end(bench.rehearsal(100_000), 100, None);
+    measured.operations as f64 / measured.wall.as_secs_f64()
+}
+
 pub fn cases() -> Vec<Case> {
     const MANY: u64 = 200_000;
     const MEMORY: &str = "the server's memory";
+    const LARGE: &str = "512 B, a number first";
     const ADD: Terms =
         Terms::new("at least once", MEMORY, "the reply to each").payload(RAW_PAYLOAD);
     const READ: Terms = Terms::new("at least once", MEMORY, "one XACK for each batch")
@@ -261,11 +275,11 @@ pub fn cases() -> Vec<Case> {
             "redis/add/alone",
             "XADD, one after the other",
             20_000,
-            |bench| add(bench, 1, AsyncConnectionConfig::new()),
+            |bench| add(bench, 1, 100, AsyncConnectionConfig::new()),
         )
         .settings(""),
         adding("redis/add/256", "XADD, one command each", MANY, |bench| {
-            add(bench, 256, AsyncConnectionConfig::new())
+            add(bench, 256, 100, AsyncConnectionConfig::new())
         }),
         adding(
             "redis/add/256-buffers",
@@ -275,15 +289,26 @@ pub fn cases() -> Vec<Case> {
                 let config = AsyncConnectionConfig::new()
                     .set_pipeline_buffer_size(1024)
                     .set_write_backpressure_boundary(64 * 1024);
-                add(bench, 256, config)
+                add(bench, 256, 100, config)
             },
+        )
+        .against("redis/add/256"),
+        adding(
+            "redis/add/256-512",
+            "the same with 512 bytes",
+            MANY,
+            |bench| add(bench, 256, 512, AsyncConnectionConfig::new()),
+        )
+        .terms(
+            ADD.payload(LARGE)
+                .settings("256 in flight on one connection"),
         )
         .against("redis/add/256"),
         adding(
             "redis/add/256-aof",
             "the same with an append-only file",
             MANY,
-            |bench| add(bench, 256, AsyncConnectionConfig::new()),
+            |bench| add(bench, 256, 100, AsyncConnectionConfig::new()),
         )
         .terms(
             Terms::new(
@@ -349,9 +374,30 @@ pub fn cases() -> Vec<Case> {
             "redis/end-to-end",
             "XADD, XREADGROUP and XACK, at once",
             MANY,
-            end_to_end,
+            |bench| end_to_end(bench, 100, None),
         )
         .settings("256 in flight; batches of 100")
         .with_latency(),
+        reading(
+            "redis/end-to-end/512",
+            "the same with 512 bytes",
+            MANY,
+            |bench| end_to_end(bench, 512, None),
+        )
+        .terms(READ.payload(LARGE))
+        .settings("256 in flight; batches of 100")
+        .against("redis/end-to-end"),
+        reading(
+            "redis/end-to-end/half",
+            "the same at half of what that reaches",
+            MANY / 2,
+            |bench| {
+                let half = rate(&bench) / 2.0;
+                end_to_end(bench, 100, Some(half))
+            },
+        )
+        .settings("half of the rate of `redis/end-to-end`, found out first")
+        .with_latency()
+        .against("redis/end-to-end"),
     ]
 }

@@ -1,0 +1,291 @@
+//! Writes nodes into the bucket, each by the revision at which it was seen: a task that does one thing after the other, so
+//! that what is asked later finds what was asked before, also when nobody waits for it any more.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use catga_core::{Error, ErrorKind, NodeId, NodeInfo};
+use tokio::select;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::clock::ServerClock;
+use super::entry;
+use crate::bucket::{Bucket, Entry, Put};
+use crate::connection::Connection;
+use crate::error;
+use crate::time::from_now;
+
+/// How often a write is tried against others before it is given up.
+const TRIES: u32 = 8;
+/// How long a replica that is behind may take.
+const SOON: Duration = Duration::from_millis(20);
+
+/// Something to be written.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) verb: Verb,
+    pub(crate) node: NodeInfo,
+    pub(crate) reply: oneshot::Sender<Result<(), Error>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Register,
+    Heartbeat,
+    Unregister,
+}
+
+impl Verb {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Register => "register",
+            Self::Heartbeat => "heartbeat",
+            Self::Unregister => "unregister",
+        }
+    }
+}
+
+/// Who writes.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) bucket: Arc<Bucket>,
+    pub(crate) clock: Arc<ServerClock>,
+    /// Told when the bucket is not what it was.
+    pub(crate) moved: Arc<Notify>,
+    pub(crate) timeout: Duration,
+    /// What was written here last.
+    pub(crate) written: HashMap<NodeId, Written>,
+}
+
+/// A node as it was written here.
+#[derive(Clone, Debug)]
+pub(crate) struct Written {
+    node: NodeInfo,
+    revision: u64,
+    at: Instant,
+}
+
+/// What stands under the id of a node.
+enum Stands {
+    /// Nothing that is a node, at this revision.
+    Nobody(u64),
+    /// This very incarnation.
+    Itself(u64, NodeInfo, Duration),
+    /// Another one, which was heard of so long ago.
+    Another(u64, Duration),
+}
+
+impl Desk {
+    /// Obeys until the connection or the registry is gone.
+    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let closed = self.connection.closed.clone();
+        loop {
+            let order = select! {
+                biased;
+                () = closed.raised() => return,
+                order = orders.recv() => order,
+            };
+            let Some(Order { verb, node, reply }) = order else {
+                return;
+            };
+            if reply.is_closed() && verb != Verb::Unregister {
+                continue;
+            }
+            let by = from_now(self.connection.settings.call_timeout * 2);
+            let outcome = match timeout_at(by, self.obey(verb, &node)).await {
+                Ok(outcome) => outcome.map_err(error::of_bucket),
+                Err(_) => Err(error::slow_registry(verb.as_str())),
+            };
+            let gone = |error: &Error| error.kind() == ErrorKind::NotFound;
+            if verb != Verb::Unregister && outcome.as_ref().is_err_and(gone) {
+                self.moved.notify_one();
+            }
+            // Who registered and waits no more is not there: nobody would answer in its name.
+            if let Err(Ok(())) = reply.send(outcome)
+                && verb == Verb::Register
+            {
+                let _ = timeout_at(by, self.unregister(&node)).await;
+            }
+        }
+    }
+
+    async fn obey(&mut self, verb: Verb, node: &NodeInfo) -> Result<(), Error> {
+        match verb {
+            Verb::Register => self.register(node).await,
+            Verb::Heartbeat => self.heartbeat(node).await,
+            Verb::Unregister => self.unregister(node).await,
+        }
+    }
+
+    async fn register(&mut self, node: &NodeInfo) -> Result<(), Error> {
+        const REGISTER: &str = "register";
+        // Too much is said before anything is asked.
+        entry::encode(REGISTER, node, node)?;
+        let manage = self.connection.settings.manage;
+        for tried in 0..TRIES {
+            self.settle(tried).await;
+            // Without a bucket nothing is heard of the clock, and why there is none is to be told.
+            self.bucket.ensure(&self.connection, REGISTER).await?;
+            let now = self.clock.known().await;
+            let mut node = node.clone();
+            node.started_at = now;
+            let known = self.known(&node);
+            let stands = match known {
+                Some(known) => {
+                    let age = known.at.elapsed();
+                    Stands::Itself(known.revision, known.node.clone(), age)
+                }
+                // Most ids are new: they are taken without a look.
+                None if tried == 0 => Stands::Nobody(0),
+                None => self.stands(REGISTER, &node).await?,
+            };
+            let revision = match stands {
+                Stands::Nobody(revision) => revision,
+                Stands::Itself(revision, present, _) => {
+                    node.started_at = present.started_at;
+                    revision
+                }
+                Stands::Another(revision, age) if age >= self.timeout => revision,
+                Stands::Another(_, age) => {
+                    return Err(error::duplicate_node(
+                        &node,
+                        self.timeout.saturating_sub(age),
+                    ));
+                }
+            };
+            let id = node.id.clone();
+            match self.put(REGISTER, node, revision, now).await {
+                Ok(Put::Written(_)) => return Ok(()),
+                Ok(Put::Moved) => drop(self.written.remove(&id)),
+                // The bucket is gone: the next try makes it anew.
+                Err(error) if error.kind() == ErrorKind::NotFound && manage => {
+                    self.written.remove(&id);
+                    self.moved.notify_one();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(error::slow_registry(REGISTER))
+    }
+
+    async fn heartbeat(&mut self, node: &NodeInfo) -> Result<(), Error> {
+        const HEARTBEAT: &str = "heartbeat";
+        for tried in 0..TRIES {
+            self.settle(tried).await;
+            let (revision, started_at) = match self.known(node) {
+                Some(known) => (known.revision, known.node.started_at),
+                None => match self.stands(HEARTBEAT, node).await? {
+                    Stands::Itself(revision, present, age) if age < self.timeout => {
+                        (revision, present.started_at)
+                    }
+                    Stands::Another(_, age) if age < self.timeout => {
+                        return Err(error::lost_node(HEARTBEAT, node));
+                    }
+                    _ => return Err(error::unknown_node(HEARTBEAT, node)),
+                },
+            };
+            let now = self.clock.known().await;
+            let mut next = node.clone();
+            next.started_at = started_at;
+            match self.put(HEARTBEAT, next, revision, now).await {
+                Ok(Put::Written(_)) => return Ok(()),
+                Ok(Put::Moved) => drop(self.written.remove(&node.id)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    return Err(error::unknown_node(HEARTBEAT, node).with_source(error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(error::slow_registry(HEARTBEAT))
+    }
+
+    async fn unregister(&mut self, node: &NodeInfo) -> Result<(), Error> {
+        const UNREGISTER: &str = "unregister";
+        for tried in 0..TRIES {
+            self.settle(tried).await;
+            let revision = match self.known(node) {
+                Some(known) => known.revision,
+                None => match self.stands(UNREGISTER, node).await? {
+                    Stands::Itself(revision, ..) => revision,
+                    Stands::Another(_, age) if age < self.timeout => {
+                        return Err(error::lost_node(UNREGISTER, node));
+                    }
+                    // It was given up before.
+                    _ => return Ok(()),
+                },
+            };
+            self.written.remove(&node.id);
+            let (bucket, key) = (&self.bucket, node.id.as_str());
+            let deleted = bucket.delete(&self.connection, UNREGISTER, key, revision);
+            match deleted.await {
+                Ok(Put::Written(_)) => return Ok(()),
+                Ok(Put::Moved) => {}
+                // With the bucket everything is gone.
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(error::slow_registry(UNREGISTER))
+    }
+
+    /// This incarnation as it was written here last, unless that is too long ago.
+    fn known(&self, node: &NodeInfo) -> Option<&Written> {
+        let known = self.written.get(&node.id)?;
+        let same = known.node.incarnation == node.incarnation;
+        (same && known.at.elapsed() < self.timeout).then_some(known)
+    }
+
+    /// Waits a little before what was read is read again.
+    async fn settle(&self, tried: u32) {
+        if tried > 0 {
+            sleep(SOON.mul_f64(fastrand::f64()) * tried).await;
+        }
+    }
+
+    /// What stands under the id of a node. What is no node is nobody.
+    async fn stands(&self, operation: &'static str, node: &NodeInfo) -> Result<Stands, Error> {
+        let (bucket, key) = (&self.bucket, node.id.as_str());
+        let Some(entry) = bucket.get(&self.connection, operation, key).await? else {
+            return Ok(Stands::Nobody(0));
+        };
+        let Entry {
+            revision,
+            time,
+            value,
+        } = entry;
+        let present = value.and_then(|value| entry::node(key, &value).ok());
+        self.clock.known().await;
+        let age = self.clock.age(time);
+        Ok(match present {
+            None => Stands::Nobody(revision),
+            Some(present) if present.incarnation == node.incarnation => {
+                Stands::Itself(revision, present, age)
+            }
+            Some(_) => Stands::Another(revision, age),
+        })
+    }
+
+    async fn put(
+        &mut self,
+        operation: &'static str,
+        mut node: NodeInfo,
+        revision: u64,
+        now: SystemTime,
+    ) -> Result<Put, Error> {
+        node.last_seen = now;
+        let bytes = entry::encode(operation, &node, &node)?;
+        let at = Instant::now();
+        let (bucket, key) = (&self.bucket, node.id.as_str());
+        let put = bucket
+            .put(&self.connection, operation, key, revision, bytes)
+            .await?;
+        if let Put::Written(revision) = put {
+            let written = Written { node, revision, at };
+            self.written.insert(written.node.id.clone(), written);
+        }
+        Ok(put)
+    }
+}

@@ -1,0 +1,295 @@
+//! Who is there, as far as this process has heard, and who watches.
+//!
+//! A node is given up when it was silent for a node timeout. Silence counts only while others could be heard: when the server
+//! stood still, or this process did, everybody's time begins anew.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use catga_core::{Load, NodeEvent, NodeId, NodeInfo};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::entry::is_news;
+use crate::time::from_now;
+
+/// How many events wait for a watcher before it counts as lagging.
+const WATCH_BUFFER: usize = 256;
+
+/// The nodes now, and the changes from now on.
+pub(crate) type Watched = (Vec<NodeInfo>, mpsc::Receiver<NodeEvent>);
+
+/// What is asked of a roster.
+#[derive(Debug)]
+pub(crate) struct Question {
+    /// What is to be heard of before it is answered.
+    pub(crate) after: Option<Position>,
+    pub(crate) wanted: Wanted,
+}
+
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    Nodes(oneshot::Sender<Vec<NodeInfo>>),
+    Watch(oneshot::Sender<Watched>),
+}
+
+/// A place in a bucket.
+#[derive(Debug)]
+pub(crate) struct Position {
+    /// When the bucket was made: another under its name begins to count anew.
+    pub(crate) made: String,
+    pub(crate) sequence: u64,
+}
+
+/// Who is there.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    nodes: BTreeMap<NodeId, Live>,
+    watchers: Vec<mpsc::Sender<NodeEvent>>,
+    timeout: Duration,
+    /// When something was heard last, from whomever.
+    contact: Instant,
+}
+
+#[derive(Debug)]
+struct Live {
+    info: NodeInfo,
+    /// The load that watchers know.
+    announced: Load,
+    deadline: Instant,
+}
+
+impl Roster {
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self {
+            nodes: BTreeMap::new(),
+            watchers: Vec::new(),
+            timeout,
+            contact: Instant::now(),
+        }
+    }
+
+    /// How often something is to be heard, so that a silence is a node's own.
+    pub(crate) fn pulse(timeout: Duration) -> Duration {
+        (timeout / 4).clamp(Duration::from_millis(100), Duration::from_secs(5))
+    }
+
+    /// How often to look for who is silent.
+    pub(crate) fn every(&self) -> Duration {
+        (self.timeout / 8).clamp(Duration::from_millis(25), Duration::from_secs(1))
+    }
+
+    /// For how long nothing at all was heard.
+    pub(crate) fn silence(&self) -> Duration {
+        self.contact.elapsed()
+    }
+
+    /// Something was heard.
+    pub(crate) fn contact(&mut self) {
+        let now = Instant::now();
+        let gap = now.duration_since(self.contact);
+        if gap > Self::pulse(self.timeout) * 2 {
+            tracing::debug!(?gap, "nothing was heard of any node meanwhile");
+            // Those who could not be heard either have to find back first.
+            let deadline = from_now(self.timeout);
+            for live in self.nodes.values_mut() {
+                live.deadline = live.deadline.max(deadline);
+            }
+        }
+        self.contact = now;
+    }
+
+    /// A node said `age` ago that it lives.
+    pub(crate) fn heard(&mut self, info: NodeInfo, age: Duration) {
+        let left = self.timeout.saturating_sub(age);
+        let known = self.nodes.get_mut(&info.id);
+        let known = known.filter(|live| live.info.incarnation == info.incarnation);
+        if left.is_zero() {
+            // Too old; who is known of before has what is left of its time.
+            if known.is_none() {
+                self.left(info.id.as_str());
+            }
+            return;
+        }
+        let deadline = from_now(left);
+        let Some(live) = known else {
+            self.left(info.id.as_str());
+            let live = Live {
+                info: info.clone(),
+                announced: info.load,
+                deadline,
+            };
+            self.nodes.insert(info.id.clone(), live);
+            self.announce(&NodeEvent::Joined(info));
+            return;
+        };
+        let news = is_news(&live.info, live.announced, &info);
+        (live.info, live.deadline) = (info, deadline);
+        if news {
+            live.announced = live.info.load;
+            let event = NodeEvent::Updated(live.info.clone());
+            self.announce(&event);
+        }
+    }
+
+    /// Whoever had this id is out.
+    pub(crate) fn left(&mut self, id: &str) {
+        if let Some(live) = self.nodes.remove(id) {
+            self.announce(&NodeEvent::Left(live.info));
+        }
+    }
+
+    /// Gives up who was silent for too long.
+    pub(crate) fn sweep(&mut self) {
+        let silent = self.nodes.iter();
+        let silent = silent.filter(|(_, live)| live.deadline <= self.contact);
+        let silent: Vec<NodeId> = silent.map(|(id, _)| id.clone()).collect();
+        for id in silent {
+            self.left(id.as_str());
+        }
+    }
+
+    /// Who is known under this id.
+    pub(crate) fn get(&self, id: &str) -> Option<&NodeInfo> {
+        self.nodes.get(id).map(|live| &live.info)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Answers. Who asked may be gone; then nobody misses it.
+    pub(crate) fn answer(&mut self, wanted: Wanted) {
+        let infos = || self.nodes.values().map(|live| live.info.clone()).collect();
+        match wanted {
+            Wanted::Nodes(reply) => drop(reply.send(infos())),
+            Wanted::Watch(reply) => {
+                let (events, receiver) = mpsc::channel(WATCH_BUFFER);
+                if reply.send((infos(), receiver)).is_ok() {
+                    self.watchers.push(events);
+                }
+            }
+        }
+    }
+
+    /// Tells the watchers. One without room loses its channel here: it reads what is in it, finds the end, and asks for a
+    /// new snapshot.
+    fn announce(&mut self, event: &NodeEvent) {
+        self.watchers
+            .retain(|watcher| watcher.try_send(event.clone()).is_ok());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use catga_core::Name;
+    use tokio::time::advance;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(30);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn node(id: &'static str) -> NodeInfo {
+        NodeInfo::new(Name::from_static(id), Name::from_static("shop"))
+    }
+
+    fn watch(roster: &mut Roster) -> mpsc::Receiver<NodeEvent> {
+        let (reply, mut answer) = oneshot::channel();
+        roster.answer(Wanted::Watch(reply));
+        answer.try_recv().unwrap().1
+    }
+
+    #[track_caller]
+    fn told(events: &mut mpsc::Receiver<NodeEvent>) -> String {
+        let mut told = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            told.push(match event {
+                NodeEvent::Joined(node) => format!("+{}", node.id),
+                NodeEvent::Updated(node) => format!("~{}", node.id),
+                NodeEvent::Left(node) => format!("-{}", node.id),
+                other => panic!("{other:?}"),
+            });
+        }
+        told.join(" ")
+    }
+
+    /// Lets time go by, in which others are heard.
+    async fn pass(roster: &mut Roster, seconds: u32) {
+        for _ in 0..seconds {
+            advance(SECOND).await;
+            roster.contact();
+            roster.sweep();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_silent_while_others_are_heard_is_given_up() {
+        let mut roster = Roster::new(TIMEOUT);
+        let mut events = watch(&mut roster);
+        roster.heard(node("a"), Duration::ZERO);
+        roster.heard(node("b"), SECOND * 20);
+        roster.heard(node("old"), TIMEOUT);
+        assert_eq!(told(&mut events), "+a +b");
+        pass(&mut roster, 10).await;
+        assert_eq!(told(&mut events), "-b");
+        pass(&mut roster, 19).await;
+        assert_eq!(told(&mut events), "");
+        pass(&mut roster, 1).await;
+        assert_eq!((told(&mut events).as_str(), roster.len()), ("-a", 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everybodys_time_begins_anew_when_nobody_was_heard() {
+        let mut roster = Roster::new(TIMEOUT);
+        let mut events = watch(&mut roster);
+        roster.heard(node("a"), SECOND * 10);
+        told(&mut events);
+        advance(TIMEOUT * 3).await;
+        roster.sweep();
+        roster.contact();
+        roster.sweep();
+        pass(&mut roster, 29).await;
+        assert_eq!(told(&mut events), "");
+        pass(&mut roster, 1).await;
+        assert_eq!(told(&mut events), "-a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_successor_replaces_and_the_same_again_is_no_news() {
+        let mut roster = Roster::new(TIMEOUT);
+        let mut events = watch(&mut roster);
+        let mut first = node("a");
+        roster.heard(first.clone(), Duration::ZERO);
+        roster.heard(first.clone(), Duration::ZERO);
+        first.load = Load::percent(9);
+        roster.heard(first.clone(), Duration::ZERO);
+        assert_eq!(told(&mut events), "+a");
+        first.load = Load::percent(10);
+        roster.heard(first.clone(), Duration::ZERO);
+        assert_eq!(told(&mut events), "~a");
+        roster.heard(node("a"), Duration::ZERO);
+        assert_eq!(told(&mut events), "-a +a");
+        // One that replaced it, and is dead.
+        roster.heard(node("a"), TIMEOUT);
+        assert_eq!((told(&mut events).as_str(), roster.len()), ("-a", 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watcher_without_room_loses_its_channel() {
+        let mut roster = Roster::new(TIMEOUT);
+        let mut slow = watch(&mut roster);
+        let mut quick = watch(&mut roster);
+        for _ in 0..WATCH_BUFFER {
+            roster.heard(node("a"), Duration::ZERO);
+            roster.left("a");
+            told(&mut quick);
+        }
+        assert_eq!(roster.watchers.len(), 1);
+        let mut kept = 0;
+        while slow.recv().await.is_some() {
+            kept += 1;
+        }
+        assert_eq!(kept, WATCH_BUFFER);
+    }
+}

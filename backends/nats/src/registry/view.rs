@@ -1,0 +1,181 @@
+//! What the bucket says of who is there: a task that follows it, and answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::select;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use super::clock::ServerClock;
+use super::entry;
+use super::feed::{Change, Feed, Heard};
+use super::roster::{Question, Roster};
+use super::rubbish::Rubbish;
+use crate::bucket::Bucket;
+use crate::connection::Connection;
+
+/// After a feed that lasted shorter than this the next waits.
+const LASTED: Duration = Duration::from_secs(1);
+/// How long it waits, and up to twice that.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What the bucket says, as far as it was heard.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) bucket: Arc<Bucket>,
+    pub(crate) clock: Arc<ServerClock>,
+    /// Told when the bucket is not what it was.
+    pub(crate) moved: Arc<Notify>,
+    pub(crate) roster: Roster,
+    pub(crate) rubbish: Rubbish,
+    /// How often the server is to say that it is there.
+    pub(crate) pulse: Duration,
+    /// The last change that was heard of.
+    pub(crate) sequence: u64,
+    /// What is to be answered when more was heard.
+    pub(crate) waiting: Vec<Question>,
+}
+
+/// Why a feed is not followed any more.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    /// Something was missed: begin anew.
+    Missed,
+    /// Nobody wants to know.
+    Done,
+}
+
+impl View {
+    /// Follows the bucket until the connection or the registry is gone.
+    pub(crate) async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
+        let closed = self.connection.closed.clone();
+        while !questions.is_closed() {
+            let began = Instant::now();
+            let opened = select! {
+                biased;
+                () = closed.raised() => return,
+                opened = Feed::open(&self.connection, &self.bucket, self.pulse) => opened,
+            };
+            match opened {
+                Ok(feed) => {
+                    if self.follow(feed, &mut questions).await == Ended::Done {
+                        return;
+                    }
+                    tracing::debug!("the node registry is read anew");
+                }
+                Err(error) => tracing::debug!(%error, "the node registry cannot be read"),
+            }
+            if began.elapsed() < LASTED {
+                let pause = PAUSE + PAUSE.mul_f64(fastrand::f64());
+                select! {
+                    biased;
+                    () = closed.raised() => return,
+                    () = sleep(pause) => {}
+                }
+            }
+        }
+    }
+
+    async fn follow(&mut self, mut feed: Feed, questions: &mut mpsc::Receiver<Question>) -> Ended {
+        let (closed, moved) = (self.connection.closed.clone(), Arc::clone(&self.moved));
+        let connection = Arc::clone(&self.connection);
+        let cut = Feed::cut(&connection, feed.lost());
+        tokio::pin!(cut);
+        let mut ticks = interval(self.roster.every());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.clock.set(feed.began);
+        self.roster.contact();
+        self.sequence = 0;
+        let mut is_current = feed.is_current;
+        if is_current {
+            self.caught_up(feed.last);
+        }
+        loop {
+            select! {
+                biased;
+                () = closed.raised() => return Ended::Done,
+                heard = feed.next() => {
+                    let Some(heard) = heard else {
+                        return Ended::Missed;
+                    };
+                    self.roster.contact();
+                    let mut behind = 0;
+                    if let Heard::Change(change) = heard {
+                        behind = change.pending;
+                        // What was there before says nothing of the clock now.
+                        if is_current {
+                            self.clock.heard(change.time);
+                        }
+                        self.apply(change);
+                    }
+                    if !is_current && (behind == 0 || self.sequence >= feed.last) {
+                        is_current = true;
+                        self.caught_up(feed.last);
+                    }
+                    self.answer();
+                }
+                () = &mut cut => return Ended::Missed,
+                () = moved.notified() => return Ended::Missed,
+                question = questions.recv(), if is_current => {
+                    let Some(question) = question else {
+                        return Ended::Done;
+                    };
+                    let after = question.after.as_ref();
+                    let elsewhere = after.is_some_and(|after| after.made != feed.made);
+                    self.waiting.push(question);
+                    if elsewhere {
+                        return Ended::Missed;
+                    }
+                    self.answer();
+                }
+                _ = ticks.tick() => {
+                    if self.roster.silence() > self.pulse * 3 {
+                        return Ended::Missed;
+                    }
+                    if is_current {
+                        self.roster.sweep();
+                    }
+                }
+            }
+        }
+    }
+
+    /// All that was there when the feed began was heard of: whatever was asked before can be answered.
+    fn caught_up(&mut self, last: u64) {
+        self.sequence = self.sequence.max(last);
+        for question in std::mem::take(&mut self.waiting) {
+            self.roster.answer(question.wanted);
+        }
+    }
+
+    /// Answers what waited for what was heard meanwhile.
+    fn answer(&mut self) {
+        for question in std::mem::take(&mut self.waiting) {
+            let after = question.after.as_ref();
+            if after.is_some_and(|after| after.sequence > self.sequence) {
+                self.waiting.push(question);
+            } else {
+                self.roster.answer(question.wanted);
+            }
+        }
+    }
+
+    fn apply(&mut self, change: Change) {
+        self.sequence = self.sequence.max(change.revision);
+        let Some(value) = change.value else {
+            self.roster.left(&change.key);
+            return;
+        };
+        match entry::node(&change.key, &value) {
+            Ok(mut node) => {
+                // By the server's clock, whatever its own says.
+                node.last_seen = change.time;
+                node.started_at = node.started_at.min(change.time);
+                self.roster.heard(node, self.clock.age(change.time));
+            }
+            Err(why) => self.rubbish.note(&change.key, change.revision, &why),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What a node writes down: a line for each thing, begun with its name.
+
+use std::fmt::{Arguments, Display};
+
+/// Where the lines go.
+#[derive(Clone, Debug)]
+pub(crate) enum Log {
+    Stdout,
+    /// To standard output too, but nothing of single orders: a line for each is dear when there are thousands in a second.
+    Quiet,
+    /// To a test.
+    #[cfg(test)]
+    Lines(tokio::sync::mpsc::UnboundedSender<String>),
+}
+
+impl Log {
+    /// Writes what becomes of an order.
+    pub(crate) fn say(&self, node: impl Display, what: Arguments<'_>) {
+        if !matches!(self, Self::Quiet) {
+            self.tell(node, what);
+        }
+    }
+
+    /// Writes what becomes of a node.
+    pub(crate) fn tell(&self, node: impl Display, what: Arguments<'_>) {
+        match self {
+            // One write, so that nodes that share the output do not write into each other's lines.
+            Self::Stdout | Self::Quiet => crate::print(format!("[{node}] {what}\n")),
+            #[cfg(test)]
+            Self::Lines(lines) => {
+                // The test may have seen enough.
+                let _ = lines.send(format!("[{node}] {what}"));
+            }
+        }
+    }
+}

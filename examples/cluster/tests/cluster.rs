@@ -1,0 +1,132 @@
+//! Nodes die and are restarted under load, and nobody notices.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::*;
+use crate::load::{Load, post_until};
+use crate::verdict::Verdict;
+
+/// A load that goes on until it is told to end.
+struct Posting {
+    enough: Arc<Notify>,
+    posting: tokio::task::JoinHandle<Verdict>,
+}
+
+impl Posting {
+    fn at(rig: &Rig) -> Self {
+        let load = Load {
+            orders: 100_000,
+            per_second: 100,
+            at_once: 8,
+            nodes: NODES.iter().map(|node| rig.address(node)).collect(),
+        };
+        let enough = Arc::new(Notify::new());
+        let told = Arc::clone(&enough);
+        let posting = tokio::spawn(async move {
+            let enough = async {
+                told.notified().await;
+                Ok(())
+            };
+            post_until(&load, enough).await.unwrap()
+        });
+        Self { enough, posting }
+    }
+
+    async fn end(self) -> Verdict {
+        self.enough.notify_one();
+        self.posting.await.unwrap()
+    }
+}
+
+/// Waits until so many more orders were made.
+async fn made(rig: &mut Rig, count: u64) {
+    let more = AtomicU64::new(0);
+    let waited = timeout(LONG, async {
+        while more.load(Ordering::Relaxed) < count {
+            let line = rig.lines.recv().await.expect("the log is open");
+            if line.contains("Processing order") {
+                more.fetch_add(1, Ordering::Relaxed);
+            }
+            rig.seen.push(line);
+        }
+    });
+    assert!(waited.await.is_ok(), "only {more:?} more orders were made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_order_is_lost_or_made_twice_when_a_node_dies() {
+    let mut rig = Rig::start(&NODES).await;
+    let posting = Posting::at(&rig);
+    made(&mut rig, 50).await;
+    rig.house.kill("node2").await.unwrap();
+    rig.sees("node1", 2).await;
+    made(&mut rig, 50).await;
+    rig.house.restart("node2").await.unwrap();
+    rig.sees("node1", 3).await;
+    made(&mut rig, 50).await;
+    let verdict = posting.end().await;
+    assert!(verdict.is_good(), "{verdict}");
+    rig.house.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_fails_nobody_and_loses_no_order() {
+    let mut rig = Rig::start(&NODES).await;
+    let before = rig.order("node1", None, "lamp").await;
+    let posting = Posting::at(&rig);
+    for node in NODES {
+        made(&mut rig, 20).await;
+        rig.house.stop(node).await.unwrap();
+        made(&mut rig, 20).await;
+        rig.house.restart(node).await.unwrap();
+        rig.sees(node, 3).await;
+    }
+    made(&mut rig, 20).await;
+    let verdict = posting.end().await;
+    assert!(verdict.is_good(), "{verdict}");
+    // Each node has another book than the one that it had entered it in.
+    for node in NODES {
+        let answer = rig.get(node, &format!("/orders/{before}")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    rig.house.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_answers_who_waits() {
+    let mut rig = Rig::start(&["node1"]).await;
+    let connection = TcpStream::connect(rig.address("node1")).await.unwrap();
+    let mut connection = BufReader::new(connection);
+    let body = r#"{"productId":"lamp","quantity":2}"#;
+    let head = format!(
+        "POST /orders HTTP/1.1\r\nhost: node1\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    // Its handler waits for the body.
+    let mut line = String::new();
+    connection.read_line(&mut line).await.unwrap();
+    assert!(line.starts_with("HTTP/1.1 100"), "{line}");
+
+    let house = rig.house;
+    let mut stopping = tokio::spawn(house.close());
+    let stopped = timeout(LONG, async {
+        while rig.lines.recv().await.expect("the log is open") != "[node1] stopping" {}
+    });
+    stopped.await.unwrap();
+    // That it waits can only be seen by listening for a while.
+    let ended = timeout(Duration::from_millis(500), &mut stopping).await;
+    assert!(ended.is_err(), "it did not wait: {ended:?}");
+    connection.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = timeout(LONG, connection.read_to_string(&mut answer)).await;
+    read.unwrap().unwrap();
+    assert!(answer.contains("HTTP/1.1 201"), "{answer}");
+    assert!(answer.contains("\"status\":\"Created\""), "{answer}");
+    stopping.await.unwrap().unwrap();
+}
