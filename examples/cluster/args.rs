@@ -207,6 +207,7 @@ mod tests {
         let told = node("--quiet", &env);
         assert_eq!((told.name.as_str(), told.port), ("node7", 6000));
         assert_eq!(told.url, "nats://u:secret@here");
+        assert!(!format!("{told:?}").contains("secret"));
         assert_eq!(told.endpoint.as_deref(), Some("http://localhost:6000"));
         assert!(told.quiet);
         // What is typed is meant.

@@ -10,7 +10,28 @@ pub(crate) enum Log {
     Quiet,
     /// To a test.
     #[cfg(test)]
-    Lines(tokio::sync::mpsc::UnboundedSender<String>),
+    Lines(Lines),
+}
+
+/// Where a test reads them.
+#[cfg(test)]
+#[derive(Clone, Debug)]
+pub(crate) struct Lines {
+    pub(crate) tell: tokio::sync::mpsc::UnboundedSender<String>,
+    /// Whoever wrote that it begins an order stands still while this is true.
+    pub(crate) holds: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+#[cfg(test)]
+impl Lines {
+    fn write(&self, line: String) {
+        let begins = line.contains("Processing order");
+        // The test may have seen enough.
+        let _ = self.tell.send(line);
+        while begins && self.holds.load(std::sync::atomic::Ordering::Relaxed) {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
 }
 
 impl Log {
@@ -27,10 +48,7 @@ impl Log {
             // One write, so that nodes that share the output do not write into each other's lines.
             Self::Stdout | Self::Quiet => crate::print(format!("[{node}] {what}\n")),
             #[cfg(test)]
-            Self::Lines(lines) => {
-                // The test may have seen enough.
-                let _ = lines.send(format!("[{node}] {what}"));
-            }
+            Self::Lines(lines) => lines.write(format!("[{node}] {what}")),
         }
     }
 }

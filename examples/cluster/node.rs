@@ -1,5 +1,6 @@
 //! A node: Catga, and HTTP in front of it.
 
+use std::fmt;
 use std::future::IntoFuture;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -33,7 +34,7 @@ const DOUBLE: Duration = Duration::from_secs(30);
 const HTTP_DRAIN: Duration = Duration::from_secs(20);
 
 /// What a node is to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) name: String,
     /// Where HTTP listens; port 0 is any free one.
@@ -44,6 +45,19 @@ pub(crate) struct Settings {
     pub(crate) url: String,
     /// Write nothing of single orders.
     pub(crate) quiet: bool,
+}
+
+impl fmt::Debug for Settings {
+    /// Without the URL, which may have a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("name", &self.name)
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("endpoint", &self.endpoint)
+            .field("quiet", &self.quiet)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A node that runs.

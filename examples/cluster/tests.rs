@@ -6,6 +6,8 @@ mod events;
 mod orders;
 mod reports;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,7 +15,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::{Answer, Ask, ask};
-use crate::log::Log;
+use crate::log::{Lines, Log};
 use crate::memory::House;
 
 const NODES: [&str; 3] = ["node1", "node2", "node3"];
@@ -24,6 +26,8 @@ const LONG: Duration = Duration::from_secs(30);
 struct Rig {
     house: House,
     lines: UnboundedReceiver<String>,
+    /// Whether who begins an order stands still.
+    holds: Arc<AtomicBool>,
     /// The lines that were read.
     seen: Vec<String>,
 }
@@ -31,15 +35,21 @@ struct Rig {
 impl Rig {
     /// On a bus of its own.
     async fn start(nodes: &[&str]) -> Self {
-        let (log, lines) = mpsc::unbounded_channel();
+        let (tell, lines) = mpsc::unbounded_channel();
+        let holds = Arc::default();
+        let log = Log::Lines(Lines {
+            tell,
+            holds: Arc::clone(&holds),
+        });
         let bus = format!("test-{}", catga::MessageId::new());
-        let mut house = House::open(&bus, Log::Lines(log)).await.unwrap();
+        let mut house = House::open(&bus, log).await.unwrap();
         for node in nodes {
             house.start(node, 0).await.unwrap();
         }
         let rig = Self {
             house,
             lines,
+            holds,
             seen: Vec::new(),
         };
         for node in nodes {

@@ -1,6 +1,5 @@
 //! Nodes die and are restarted under load, and nobody notices.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -19,8 +18,12 @@ struct Posting {
 
 impl Posting {
     fn at(rig: &Rig) -> Self {
+        Self::orders(rig, 100_000)
+    }
+
+    fn orders(rig: &Rig, orders: u64) -> Self {
         let load = Load {
-            orders: 100_000,
+            orders,
             per_second: 100,
             at_once: 8,
             nodes: NODES.iter().map(|node| rig.address(node)).collect(),
@@ -71,6 +74,40 @@ async fn no_order_is_lost_or_made_twice_when_a_node_dies() {
     made(&mut rig, 50).await;
     let verdict = posting.end().await;
     assert!(verdict.is_good(), "{verdict}");
+    rig.house.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_a_dead_node_had_begun_is_made_by_another() {
+    let mut rig = Rig::start(&NODES).await;
+    rig.holds.store(true, Ordering::Relaxed);
+    // One order, which is posted once more when it is made.
+    let posting = Posting::orders(&rig, 1);
+    let begun = timeout(LONG, async {
+        loop {
+            let line = rig.lines.recv().await.expect("the log is open");
+            if let Some((node, order)) = line.split_once("] Processing order ") {
+                break (node.replace('[', ""), order.to_owned());
+            }
+        }
+    });
+    let (node, order) = begun.await.unwrap();
+    rig.house.kill(&node).await.unwrap();
+    rig.holds.store(false, Ordering::Relaxed);
+    let verdict = posting.posting.await.unwrap();
+    assert!(verdict.is_good(), "{verdict}");
+
+    // Begun twice, by two nodes, as one order.
+    let others: Vec<_> = NODES.into_iter().filter(|name| *name != node).collect();
+    for other in &others {
+        let (id, _) = order.split_once(':').unwrap();
+        let shipped = "[QoS 1] order shipped received (guaranteed)";
+        rig.says(&format!("[{other}] {shipped}: {id}")).await;
+    }
+    let begun = rig.seen.iter();
+    let begun: Vec<_> = begun.filter(|line| line.contains("Processing")).collect();
+    assert_eq!(begun.len(), 1, "{begun:?}");
+    assert!(begun[0].ends_with(&format!("Processing order {order}")));
     rig.house.close().await.unwrap();
 }
 
