@@ -2,18 +2,21 @@
 # Three nodes that take orders together, over HTTP: shows the cluster, posts orders, kills a node under load and starts it again,
 # restarts all three under load, and looks each time whether an order failed or was made twice. Ends with 0 when none did.
 #
-#   examples/cluster.sh memory|nats|redis
+#   examples/cluster.sh memory|nats|redis [DISCOVERY]
 #
-# `memory` is three nodes in one process; `nats` and `redis` start a server and three processes, all on free ports of this machine. It
-# needs Rust and curl, and the server: CATGA_NATS_SERVER, CATGA_REDIS_SERVER name another than the one on the PATH. CLUSTER names a
-# `cluster` that is built already.
+# `memory` is three nodes in one process; `nats` and `redis` start a server and three processes, all on free ports of this machine.
+# DISCOVERY is how nodes find each other there: kv or pubsub, sorted_set or keys. It needs Rust and curl, and the server;
+# CATGA_NATS_SERVER, CATGA_REDIS_SERVER name another than the one on the PATH, CLUSTER a `cluster` that is built already.
 set -euo pipefail
 backend=${1:-}
-case $backend in memory | nats | redis) ;; *)
-    echo "usage: examples/cluster.sh memory|nats|redis" >&2
+case $backend:${2:-} in
+memory: | nats: | nats:kv | nats:pubsub | redis: | redis:sorted_set | redis:keys) ;;
+*)
+    echo "usage: examples/cluster.sh memory | nats [kv|pubsub] | redis [sorted_set|keys]" >&2
     exit 2
     ;;
 esac
+options=${2:+?discovery=$2}
 if [ -n "${CLUSTER:-}" ]; then CLUSTER=$(realpath "$CLUSTER"); fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -85,7 +88,7 @@ start_server() {
         spawn server server.log "$server" -a 127.0.0.1 -p -1 --ports_file_dir "$work" -js -sd "$work/jetstream"
         until_true 20 "nats-server is ready" ports_file
         export NATS_URL
-        NATS_URL=$(grep -o 'nats://[^"]*' "$work"/nats-server_*.ports | head -n 1)
+        NATS_URL=$(grep -o 'nats://[^"]*' "$work"/nats-server_*.ports | head -n 1)$options
         ;;
     redis)
         server=$(program redis-server "${CATGA_REDIS_SERVER:-}")
@@ -97,7 +100,7 @@ start_server() {
             if runs "${pids[server]}"; then break; fi
         done
         runs "${pids[server]}" || fail "redis-server found no free port in $tries tries"
-        export REDIS_URL=redis://127.0.0.1:$port
+        export REDIS_URL=redis://127.0.0.1:$port$options
         ;;
     esac
 }
@@ -264,7 +267,7 @@ else
 fi
 unset NATS_URL REDIS_URL CATGA_URL CATGA_ENDPOINT NODE_HOST
 
-title "three nodes over $backend"
+title "three nodes over $backend$options"
 start_server
 start_all
 all_see 3 "${nodes[@]}"

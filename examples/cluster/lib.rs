@@ -3,7 +3,7 @@
 //! - `cargo run --release --example cluster -- node1 5001`: one node on the embedded backend.
 //! - With `NATS_URL`, `REDIS_URL` or `CATGA_URL` in the environment, and `--features nats` or `redis` before the `--`, each such
 //!   process is a node of one cluster.
-//! - `examples/cluster.sh memory|nats|redis` shows three of them: one is killed under load, all are restarted under load, and no order
+//! - `examples/cluster.sh memory`, `nats` or `redis` shows three of them: one is killed under load, all are restarted under load, and no order
 //!   fails or is made twice.
 //!
 //! `POST /orders` becomes `CreateOrder`, a request that `catga.send` takes to one of the nodes, in turn. Who answers it publishes
