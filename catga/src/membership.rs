@@ -156,11 +156,14 @@ impl Member {
                 () = sleep(pause) => {}
             }
             node.load = load::of(&self.inner, &self.workers).await;
-            let outcome = match self.within(self.registry.heartbeat(&node)).await {
+            let asked = self.within(heartbeat, self.registry.heartbeat(&node));
+            let outcome = match asked.await {
                 // Given up while it was silent, or the registry has lost it with all others, who come back now as well.
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     sleep(fraction(heartbeat / 2)).await;
-                    self.within(self.registry.register(&node)).await
+                    // Where nobody keeps the ids it takes a while to hear whether another has it.
+                    let limit = self.inner.settings.node_timeout;
+                    self.within(limit, self.registry.register(&node)).await
                 }
                 outcome => outcome,
             };
@@ -183,9 +186,12 @@ impl Member {
         }
     }
 
-    /// A registry that does not answer is not waited for longer than until the next heartbeat.
-    async fn within(&self, asked: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-        let limit = self.inner.settings.heartbeat;
+    /// A registry that does not answer is not waited for longer than this: for a heartbeat, until the next one.
+    async fn within(
+        &self,
+        limit: Duration,
+        asked: impl Future<Output = Result<(), Error>>,
+    ) -> Result<(), Error> {
         timeout(limit, asked).await.unwrap_or_else(|_| {
             let text = format!("the registry did not answer within {limit:?}");
             Err(Error::new(ErrorKind::Timeout, "heartbeat", text))

@@ -357,7 +357,6 @@ mutants! {
     LetsTheOldIncarnationLeave: [
         "node_ids::a_live_double_is_refused",
         "node_ids::an_old_incarnation_is_powerless",
-        "member_processes::paused_while_its_successor_lives",
     ],
     /// One entry that is odd, and nobody is listed.
     ChokesOnOddEntries: [

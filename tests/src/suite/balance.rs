@@ -44,7 +44,7 @@ async fn asking_aloud(
     let caller = caller
         .service("suite")
         .node("caller")
-        .request_deadline(10 * SECOND);
+        .request_deadline(3 * SECOND);
     let caller = caller.handlers(handlers![]).start().await?;
     wait_for_nodes(&caller, nodes + 2).await;
     Ok((caller, asked, owner))

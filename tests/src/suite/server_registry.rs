@@ -171,43 +171,38 @@ async fn an_unread_watch_across_a_kill(bus: Bus) -> Result<()> {
 async fn unread_watch(bus: Bus, kill: bool) -> Result<()> {
     let mut server = bus.own_server()?;
     let bus = server.bus();
-    let (there, watcher) = (
-        Connection::patient(&bus).await?,
-        Connection::patient(&bus).await?,
-    );
+    let (there, watcher) = (Connection::open(&bus).await?, Connection::open(&bus).await?);
     let mut eyes = watcher.eyes().await?.may_end();
     let [early, middle, stays, late] = ["early", "middle", "stays", "late"].map(peer);
-    for node in [&early, &middle, &stays] {
-        there.registry.register(node).await?;
+    let mut beating = Vec::new();
+    for node in [&stays, &middle, &early] {
+        beating.push(Beating::start(&there.registry, node.clone()).await?);
     }
     eyes.until("three are seen", SOON, |view| view.len() == 3)
         .await;
+    drop(beating.pop());
     there.registry.unregister(&early).await?;
     if kill {
         server.kill()?;
         sleep(TIMEOUT).await;
     }
     server.restart()?;
+    drop(beating.pop());
     let registry = &there.registry;
     once_it_is_back("a node cannot leave", async || {
         Ok(registry.unregister(&middle).await?)
     })
     .await?;
-    once_it_is_back("a node cannot join", async || {
-        Ok(registry.register(&late).await?)
-    })
-    .await?;
-    // Whoever is not known any more says that it is there.
-    match registry.heartbeat(&stays).await {
-        Ok(()) => {}
-        Err(_) => registry.register(&stays).await?,
-    }
+    let joined = once_it_is_back("a node cannot join", async || {
+        Beating::start(registry, late.clone()).await
+    });
+    beating.push(joined.await?);
     let all = [&stays, &late];
     eyes.until("those who are there are seen", SOON, |view| {
         view.len() == 2 && all.iter().all(|node| crate::peers::sees(view, node))
     })
     .await;
-    eyes.for_a(bus.bound(TIMEOUT)).await;
+    eyes.for_a(TIMEOUT).await;
     assert!(
         eyes.view.len() == 2 && all.iter().all(|node| eyes.sees(node)),
         "{:?}",
