@@ -202,7 +202,7 @@ show_cluster() {
 
 post() {
     local answer
-    answer=$(curl -fsS --max-time 20 -H 'content-type: application/json' "${@:3}" -d "$2" "$(url "$1")/orders") ||
+    answer=$(curl -fsS --max-time 25 -H 'content-type: application/json' "${@:3}" -d "$2" "$(url "$1")/orders") ||
         fail "$1 did not take $2"
     echo "$answer"
 }

@@ -18,7 +18,7 @@ use crate::load;
 use crate::members::Told;
 
 /// How long a registry is waited for that is told of this node's end: until then the node takes messages.
-const A_WORD: Duration = Duration::from_secs(1);
+const A_WORD: Duration = Duration::from_millis(500);
 
 /// The membership of a node that has joined. Dropped, it leaves as well, and nobody waits for it.
 #[derive(Debug)]

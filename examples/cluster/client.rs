@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::api::IDEMPOTENCY_KEY;
 
 /// Longer than a node may take to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(25);
 const MAX_ANSWER_BYTES: u64 = 1024 * 1024;
 
 /// What is asked of a node.

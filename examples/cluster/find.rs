@@ -56,6 +56,9 @@ pub(crate) async fn find(app: &App, id: MessageId) -> Result<Option<Order>, Refu
 fn is_gone(kind: ErrorKind) -> bool {
     matches!(
         kind,
-        ErrorKind::NoResponders | ErrorKind::UnknownNode | ErrorKind::NoHandler
+        ErrorKind::NoResponders
+            | ErrorKind::NoHandler
+            | ErrorKind::NodeGone
+            | ErrorKind::UnknownNode
     )
 }

@@ -72,27 +72,27 @@ async fn report(app: &App) -> Report {
     let own = app.catga.node().as_str();
     let current = nodes.iter().find(|node| node.node_id == own).cloned();
     Report {
-        current_node: current.unwrap_or_else(|| unlisted(&app.catga)),
+        current_node: current.expect("a node is there for itself"),
         total_nodes: nodes.len(),
         online_nodes: live.len(),
         nodes,
     }
 }
 
-/// From the registry, since heartbeats are written there and not sent to every node; while it does not answer, who was there last.
+/// Those whom requests go to. When they were seen last stands in the registry, since heartbeats are written there and not sent to
+/// every node; while it does not answer, it is when this node heard of them last.
 async fn live(catga: &Catga) -> Vec<NodeInfo> {
+    let mut live = catga.nodes();
     if let Some(registry) = &catga.backend().registry
-        && let Ok(Ok(nodes)) = tokio::time::timeout(PATIENCE, registry.nodes()).await
+        && let Ok(Ok(registered)) = tokio::time::timeout(PATIENCE, registry.nodes()).await
     {
-        return nodes;
+        for node in &mut live {
+            let mut registered = registered.iter();
+            let same = registered.find(|r| (&r.id, r.incarnation) == (&node.id, node.incarnation));
+            if let Some(same) = same {
+                node.clone_from(same);
+            }
+        }
     }
-    catga.nodes()
-}
-
-/// This node, which the registry does not list: nobody else sees it.
-fn unlisted(catga: &Catga) -> Seen {
-    let nodes = catga.nodes();
-    let own = nodes.iter().find(|node| node.id == *catga.node());
-    let own = own.expect("a node is there for itself");
-    Seen::new(own, false)
+    live
 }

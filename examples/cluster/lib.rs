@@ -14,7 +14,6 @@ mod api;
 mod args;
 mod book;
 mod catch_up;
-mod changes;
 mod client;
 mod find;
 mod handlers;

@@ -21,14 +21,16 @@ use crate::roster::Roster;
 use crate::{metrics, signal};
 
 /// Shorter than the defaults (10 s, 30 s and 30 s), so that one can watch how a dead node is noticed, and so that the order that it
-/// had begun is taken over while its client waits (10 s).
+/// had begun is taken over while its client waits: after the node was given up another claims it, when its lease is over.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const NODE_TIMEOUT: Duration = Duration::from_secs(4);
 const ACK_WAIT: Duration = Duration::from_secs(3);
+/// Longer than the default (10 s), since a node that dies costs up to the sum of these.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
 /// How long the node before of the same name may be listed after it was killed.
 const DOUBLE: Duration = Duration::from_secs(30);
 /// How long HTTP requests may take to end when the node stops.
-const HTTP_DRAIN: Duration = Duration::from_secs(15);
+const HTTP_DRAIN: Duration = Duration::from_secs(20);
 
 /// What a node is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,6 +203,9 @@ fn builder(settings: &Settings, address: SocketAddr) -> CatgaBuilder {
     }
     if !url.contains("ack_wait=") {
         builder = builder.ack_wait(ACK_WAIT);
+    }
+    if !url.contains("request_deadline=") {
+        builder = builder.request_deadline(REQUEST_DEADLINE);
     }
     builder
 }

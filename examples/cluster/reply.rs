@@ -45,6 +45,7 @@ impl From<Error> for Refusal {
             | ErrorKind::LimitReached
             | ErrorKind::NoHandler
             | ErrorKind::NoResponders
+            | ErrorKind::NodeGone
             | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

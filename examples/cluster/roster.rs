@@ -8,8 +8,6 @@ use catga::{NodeEvent, NodeInfo};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::changes::Changes;
-
 /// So long a node that went is shown as offline, and so many of them.
 const SHOWN: Duration = Duration::from_secs(600);
 const MOST: usize = 100;
@@ -27,7 +25,7 @@ struct Gone {
 impl Roster {
     /// Follows an application until it ends.
     pub(crate) fn of(catga: &Catga) -> Self {
-        let mut changes = Changes::of(catga);
+        let mut changes = catga.watch_nodes();
         let (tell, told) = watch::channel(Arc::default());
         tokio::spawn(async move {
             let mut gone: Vec<Gone> = Vec::new();

@@ -11,13 +11,12 @@ use catga::NodeEvent;
 use futures_util::stream::{self, Stream};
 
 use crate::api::App;
-use crate::changes::Changes;
 use crate::health::Seen;
 
 pub(crate) async fn watch(
     State(app): State<App>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let begin = (Changes::of(&app.catga), app.stopping.clone());
+    let begin = (app.catga.watch_nodes(), app.stopping.clone());
     let events = stream::unfold(begin, |(mut changes, mut stopping)| async move {
         let event = tokio::select! {
             biased;

@@ -8,11 +8,14 @@ use catga_redis::RedisDriver;
 use catga_testkit::server::{
     Binary, NatsServer, RedisServer, ServerError, nats_server, redis_server,
 };
-use catga_testkit::site::{NatsSite, RedisSite};
+use catga_testkit::site::{Discovery, NatsSite, RedisSite};
 use catga_testkit::{Conformance, Subject, conformance};
 
 /// The servers that the table is about, as Debian 12 has them.
 const TABLE_IS_ABOUT: [(&str, &str); 2] = [("nats", "2.9"), ("redis", "7.0")];
+
+/// The rows that show how nodes are known, and what becomes of it.
+const NODES: &[u8] = &[51, 72, 73, 74, 75, 76, 77, 78, 79, 80, 83, 86, 87, 93];
 
 fn main() -> ExitCode {
     let memory = Subject::memory()
@@ -29,6 +32,10 @@ fn main() -> ExitCode {
             Ok(version) => {
                 is_about_these &= version == about;
                 subjects.push(subject(&version));
+                subjects.push(match name {
+                    "nats" => nats_pubsub(&version),
+                    _ => redis_keys(&version),
+                });
             }
             Err(reason) => missing.push((name, reason)),
         }
@@ -69,6 +76,21 @@ fn nats(version: &str) -> Subject {
         .without(&[15, 31, 65], "it is Redis that these are about")
 }
 
+/// NATS, where nothing is kept of nodes: what shows how nodes are known, and nothing else.
+fn nats_pubsub(version: &str) -> Subject {
+    let server = OnceLock::new();
+    let url = move |place: &str| {
+        let start = || NatsServer::start().expect("nats-server can be started");
+        let url = server.get_or_init(start).url();
+        format!("{url}?namespace={place}&pull_heartbeat=1s&discovery=pubsub")
+    };
+    Subject::new(NatsDriver, url)
+        .named("nats-pubsub")
+        .with_version(version)
+        .with_site(|options| Ok(NatsSite::start(options, "")?.with_discovery(Discovery::PubSub)))
+        .only(NODES, "it differs from nats in how nodes are known")
+}
+
 /// Redis, likewise.
 fn redis(version: &str) -> Subject {
     let server = OnceLock::new();
@@ -92,6 +114,21 @@ fn redis(version: &str) -> Subject {
             "server_resources::a_store_that_differs_is_refused",
             "how long a stream keeps its messages is said by each process that trims it, and not by the stream",
         )
+}
+
+/// Redis, where each node is a key: what shows how nodes are known, and nothing else.
+fn redis_keys(version: &str) -> Subject {
+    let server = OnceLock::new();
+    let url = move |place: &str| {
+        let start = || RedisServer::start().expect("redis-server can be started");
+        let url = server.get_or_init(start).url();
+        format!("{url}?namespace={place}&discovery=keys")
+    };
+    Subject::new(RedisDriver, url)
+        .named("redis-keys")
+        .with_version(version)
+        .with_site(|options| Ok(RedisSite::start(options, "")?.with_discovery(Discovery::Keys)))
+        .only(NODES, "it differs from redis in how nodes are known")
 }
 
 /// What a user needs, as a backend's README lists it.

@@ -5,7 +5,7 @@
 //! that different names never meet.
 
 use async_nats::Subject;
-use catga_core::{Consumers, Error, ErrorKind, InboxKey, Name, NodeId};
+use catga_core::{Consumers, Error, ErrorKind, InboxKey, Incarnation, Name, NodeId};
 
 /// Stands for the node of those who share, and for all nodes.
 const NO_NODE: &str = "~";
@@ -125,6 +125,12 @@ impl Names {
     /// What all nodes say of themselves, and where they are asked.
     pub(crate) fn nodes(&self) -> Subject {
         format!("{}.nodes.*", self.namespace).into()
+    }
+
+    /// Where an incarnation of a node is asked whether it is there.
+    pub(crate) fn incarnation(&self, node: &NodeId, incarnation: Incarnation) -> Subject {
+        let uuid = incarnation.as_uuid().simple();
+        format!("{}.nodes.{}.{uuid}", self.namespace, token(node)).into()
     }
 
     /// Where all nodes are asked.

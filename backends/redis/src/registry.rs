@@ -48,6 +48,10 @@ impl fmt::Debug for RedisRegistry {
 
 #[async_trait]
 impl NodeRegistry for RedisRegistry {
+    fn is_networked(&self) -> bool {
+        true
+    }
+
     async fn register(&self, node: &NodeInfo) -> Result<(), Error> {
         match self
             .desk

@@ -3,9 +3,7 @@
 use std::hint::black_box;
 
 use catga::__private::Picker;
-use catga::routing::{
-    ConsistentHash, LeastLoad, LocalFirst, Random, RoundRobin, RoutingStrategy,
-};
+use catga::routing::{ConsistentHash, LeastLoad, LocalFirst, Random, RoundRobin, RoutingStrategy};
 
 use crate::bench::{Bench, Handled, Measured};
 use crate::case::{Bar, Case, Terms};
@@ -36,18 +34,32 @@ pub fn cases() -> Vec<Case> {
             .asked(Bar::AllocationsAtMost(0.0))
     };
     vec![
-        case("routing/round-robin", "pick out of 100: in turn", 100.0, |bench| {
-            pick(bench, RoundRobin)
+        case(
+            "routing/round-robin",
+            "pick out of 100: in turn",
+            100.0,
+            |bench| pick(bench, RoundRobin),
+        ),
+        case(
+            "routing/least-load",
+            "pick out of 100: the less loaded of two",
+            100.0,
+            |bench| pick(bench, LeastLoad),
+        ),
+        case("routing/random", "pick out of 100: any", 100.0, |bench| {
+            pick(bench, Random)
         }),
-        case("routing/least-load", "pick out of 100: the less loaded of two", 100.0, |bench| {
-            pick(bench, LeastLoad)
-        }),
-        case("routing/random", "pick out of 100: any", 100.0, |bench| pick(bench, Random)),
-        case("routing/local-first", "pick out of 100: this node", 100.0, |bench| {
-            pick(bench, LocalFirst)
-        }),
-        case("routing/hash", "pick out of 100: by rendezvous hashing", 300.0, |bench| {
-            pick(bench, ConsistentHash)
-        }),
+        case(
+            "routing/local-first",
+            "pick out of 100: this node",
+            100.0,
+            |bench| pick(bench, LocalFirst),
+        ),
+        case(
+            "routing/hash",
+            "pick out of 100: by rendezvous hashing",
+            300.0,
+            |bench| pick(bench, ConsistentHash),
+        ),
     ]
 }

@@ -57,7 +57,8 @@ impl MutatedRegistry {
 #[async_trait]
 impl NodeRegistry for MutatedRegistry {
     fn is_networked(&self) -> bool {
-        self.registry.is_networked()
+        // What keeps a dead node alive is not to end with the thread of its membership.
+        self.mutant != Mutant::NeverSweeps && self.registry.is_networked()
     }
 
     async fn register(&self, node: &NodeInfo) -> Result<(), Error> {

@@ -20,6 +20,8 @@ use crate::server::{NatsOptions, NatsServer, Server, ServerError};
 
 /// Who administers where there are users.
 const ADMIN: &str = "admin";
+/// The room that the bucket of the nodes takes for itself, whatever is in it.
+const NODES: u64 = 10 << 20;
 /// The longest to wait for what nodes tell.
 const LIMIT: Duration = Duration::from_secs(2);
 /// The user that clients are.
@@ -108,7 +110,7 @@ fn has_users(options: &SiteOptions) -> bool {
 fn configured(options: &SiteOptions) -> NatsOptions {
     let mut nats = NatsOptions::default();
     if let Some(room) = options.room {
-        nats = nats.room(room);
+        nats = nats.room(room + NODES);
     }
     if let Some(folder) = &options.folder {
         nats = nats.store(folder);
@@ -370,7 +372,9 @@ impl Site for NatsSite {
             told.map_err(wrong)?;
             return client.flush().await.map_err(wrong);
         }
-        let kept = self.admin().await?.publish(nodes::kept_at(id), entry).await;
+        // Without it nobody hears the answer.
+        let admin = self.admin().await?;
+        let kept = admin.publish(nodes::kept_at(id), entry).await;
         kept.map_err(wrong)?.await.map(drop).map_err(wrong)
     }
 

@@ -11,7 +11,7 @@ use crate::server::{RedisOptions, RedisSentinel, RedisServer, Server, ServerErro
 /// The password of who administers.
 const ADMIN: &str = "admin";
 /// How long what is no node would live, in milliseconds: long enough to be looked at, and then its place is free.
-const EXPIRY: u64 = 5_000;
+const EXPIRY: u64 = 3_000;
 /// The user that clients are.
 const USER: &str = "app";
 /// What clients and groups need.
@@ -318,47 +318,34 @@ impl Site for RedisSite {
 
     async fn write_entry(&self, id: &str, entry: &[u8]) -> Result<(), ServerError> {
         let (key, keys) = (nodes::key_of(id), nodes::KEYS.as_bytes());
-        self.primary().ask(&format!("DEL {key}"))?;
+        let ask = |parts: &[&[u8]]| self.primary().ask_in_parts(parts).map(drop);
+        let is_record = self.primary().ask(&format!("TYPE {key}"))? == "hash";
+        let time = self.lines("TIME")?;
+        let seconds = time.first().and_then(|part| part.parse::<u64>().ok());
+        let until = (seconds.unwrap_or_default() * 1000 + EXPIRY).to_string();
+        let (key, id, until) = (key.as_bytes(), id.as_bytes(), until.as_bytes());
+        if !is_record {
+            ask(&[b"DEL", key])?;
+        }
         if entry.is_empty() {
             // Something of another type.
-            self.primary().ask(&format!("SET {key} \"\""))?;
+            ask(&[b"SET", key, b"rubbish"])?;
+        } else if is_record {
+            ask(&[b"HSET", key, b"node", entry])?;
         } else {
-            let time = self.lines("TIME")?;
-            let seconds = time.first().and_then(|part| part.parse::<u64>().ok());
-            let until = (seconds.unwrap_or_default() * 1000 + EXPIRY).to_string();
             let incarnation = Incarnation::new().as_uuid().to_string();
-            let record: [&[u8]; 14] = [
-                b"HSET",
-                key.as_bytes(),
-                b"incarnation",
-                incarnation.as_bytes(),
-                b"node",
-                entry,
-                b"timeout",
-                b"1000",
-                b"started",
-                until.as_bytes(),
-                b"until",
-                until.as_bytes(),
-                b"load",
-                b"0",
-            ];
-            self.primary().ask_in_parts(&record)?;
-            match self.discovery {
-                Discovery::Keys => {
-                    self.primary()
-                        .ask_in_parts(&[b"SADD", keys, id.as_bytes()])?;
-                }
-                _ => {
-                    let listed: [&[u8]; 4] = [b"ZADD", keys, until.as_bytes(), id.as_bytes()];
-                    self.primary().ask_in_parts(&listed)?;
-                }
-            }
+            let incarnation: [&[u8]; 4] = [b"HSET", key, b"incarnation", incarnation.as_bytes()];
+            ask(&incarnation)?;
+            ask(&[b"HSET", key, b"node", entry])?;
+            ask(&[b"HSET", key, b"timeout", b"1000"])?;
+            ask(&[b"HSET", key, b"until", until])?;
+        }
+        match self.discovery {
+            Discovery::Keys => ask(&[b"SADD", keys, id])?,
+            _ => ask(&[b"ZADD", keys, until, id])?,
         }
         // Those who watch hear it, too.
-        self.primary()
-            .ask_in_parts(&[b"PUBLISH", keys, entry])
-            .map(drop)
+        ask(&[b"PUBLISH", keys, entry])
     }
 
     fn change_password(&mut self, password: &str) -> Result<(), ServerError> {

@@ -209,9 +209,11 @@ async fn killed_with_requests_in_flight(bus: Bus) -> Result<()> {
         .handlers(handlers![])
         .start()
         .await?;
-    party
-        .evidence
-        .write((), What::NodeRegistered { node, owner })?;
+    let registered = What::NodeRegistered {
+        node: node.clone(),
+        owner: owner.clone(),
+    };
+    party.evidence.write((), registered)?;
     let target = party.start("target", |part| part.stops = true).await?;
     wait_for_nodes(&caller, 2).await;
     let mut calls = JoinSet::new();
@@ -258,6 +260,7 @@ async fn killed_with_requests_in_flight(bus: Bus) -> Result<()> {
         }
     }
     wait_for_nodes(&caller, 2).await;
+    party.evidence.write((), What::NodeLeft { node, owner })?;
     caller.shutdown_within(SOON).await?;
     let (_, events) = party.judge()?;
     for id in 0..2 * EACH {

@@ -41,7 +41,7 @@ async fn a_live_double_is_refused(bus: Bus) -> Result<()> {
     let mut eyes = elsewhere.eyes().await?;
     let first = peer("one").with_endpoint(Some("http://localhost:1".to_owned()));
     let second = peer("one").with_endpoint(Some("http://localhost:2".to_owned()));
-    let _beating = Beating::start(&there.registry, first.clone()).await?;
+    let beating = Beating::start(&there.registry, first.clone()).await?;
     eyes.until("it joins", SOON, |view| view.contains_key("one"))
         .await;
     for registry in [&elsewhere.registry, &there.registry] {
@@ -76,8 +76,11 @@ async fn a_live_double_is_refused(bus: Bus) -> Result<()> {
             "the double is listed"
         );
     }
-    // Once the first has left the id is free, at once.
+    // Once it is known that the first has left, the id is free at once.
+    drop(beating);
     there.registry.unregister(&first).await?;
+    eyes.until("it leaves", SOON, |view| !view.contains_key("one"))
+        .await;
     elsewhere.registry.register(&second).await?;
     eyes.until("the second joins", SOON, |view| {
         view.get("one")

@@ -103,7 +103,7 @@ async fn who_was_given_up_comes_back(bus: Bus) -> Result<()> {
             "it is not told that it was given up"
         );
         assert!(
-            !there.listed().await?.contains_key("back"),
+            !watcher.listed().await?.contains_key("back"),
             "a heartbeat alone brings nobody back"
         );
         assert_eq!(eyes.story(&node.id), "JL".repeat(round));

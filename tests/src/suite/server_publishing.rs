@@ -99,6 +99,8 @@ async fn stored_when_ok(bus: Bus, once: bool) -> Result<()> {
 /// Row 10: what nobody keeps is rejected at once, and not waited for.
 async fn nobody_keeps_it(bus: Bus) -> Result<()> {
     let server = bus.own_server()?;
+    // What is kept of the nodes is there before.
+    server.bus().observer().await?.shutdown().await?;
     let node = server.bus().limited("manage=false")?.observer().await?;
     let began = Instant::now();
     let error = node.publish(Work { id: 0 }).await;

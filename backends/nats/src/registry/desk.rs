@@ -1,19 +1,25 @@
-//! Writes nodes into the bucket, each by the revision at which it was seen: a task that does one thing after the other, so
-//! that what is asked later finds what was asked before, also when nobody waits for it any more.
+//! Writes a node into the bucket by the revision at which it was seen: a task that does one thing after the other, so that
+//! what is asked later finds what was asked before, also when nobody waits for it any more.
+//!
+//! While it is there, a process listens on a subject of its incarnation. Who wants the id asks there: where nobody listens
+//! the process is gone, and its id free before its time is over.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use catga_core::{Error, ErrorKind, NodeId, NodeInfo};
+use catga_core::{Bytes, Error, ErrorKind, Incarnation, NodeInfo};
+use futures_util::StreamExt;
 use tokio::select;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::clock::ServerClock;
 use super::entry;
 use crate::bucket::{Bucket, Entry, Put};
-use crate::connection::Connection;
+use crate::connection::{Connection, is_no_responders};
 use crate::error;
 use crate::time::from_now;
 
@@ -21,6 +27,9 @@ use crate::time::from_now;
 const TRIES: u32 = 8;
 /// How long a replica that is behind may take.
 const SOON: Duration = Duration::from_millis(20);
+
+/// How long somebody who is there may take to say so.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// Something to be written.
 #[derive(Debug)]
@@ -47,22 +56,49 @@ impl Verb {
     }
 }
 
-/// Who writes.
-#[derive(Debug)]
-pub(crate) struct Desk {
+/// What all that write have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Means {
     pub(crate) connection: Arc<Connection>,
     pub(crate) bucket: Arc<Bucket>,
     pub(crate) clock: Arc<ServerClock>,
     /// Told when the bucket is not what it was.
     pub(crate) moved: Arc<Notify>,
     pub(crate) timeout: Duration,
+    /// Whether it is known that we may listen.
+    pub(crate) may_listen: Arc<AtomicBool>,
+}
+
+/// Who writes one node.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    means: Means,
     /// What was written here last.
-    pub(crate) written: HashMap<NodeId, Written>,
+    written: Option<Written>,
+    listening: HashMap<Incarnation, Listening>,
+}
+
+/// Answers for an incarnation until it is dropped.
+#[derive(Debug)]
+struct Listening(AbortHandle);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl std::ops::Deref for Desk {
+    type Target = Means;
+
+    fn deref(&self) -> &Means {
+        &self.means
+    }
 }
 
 /// A node as it was written here.
 #[derive(Clone, Debug)]
-pub(crate) struct Written {
+struct Written {
     node: NodeInfo,
     revision: u64,
     at: Instant,
@@ -75,10 +111,18 @@ enum Stands {
     /// This very incarnation.
     Itself(u64, NodeInfo, Duration),
     /// Another one, which was heard of so long ago.
-    Another(u64, Duration),
+    Another(u64, Incarnation, Duration),
 }
 
 impl Desk {
+    pub(crate) fn new(means: Means) -> Self {
+        Self {
+            means,
+            written: None,
+            listening: HashMap::new(),
+        }
+    }
+
     /// Obeys until the connection or the registry is gone.
     pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         let closed = self.connection.closed.clone();
@@ -114,7 +158,15 @@ impl Desk {
 
     async fn obey(&mut self, verb: Verb, node: &NodeInfo) -> Result<(), Error> {
         match verb {
-            Verb::Register => self.register(node).await,
+            Verb::Register => {
+                let registered = self.register(node).await;
+                if registered.is_ok() {
+                    self.listening.retain(|known, _| *known == node.incarnation);
+                } else {
+                    self.listening.remove(&node.incarnation);
+                }
+                registered
+            }
             Verb::Heartbeat => self.heartbeat(node).await,
             Verb::Unregister => self.unregister(node).await,
         }
@@ -125,6 +177,7 @@ impl Desk {
         // Too much is said before anything is asked.
         entry::encode(REGISTER, node, node)?;
         let manage = self.connection.settings.manage;
+        self.listen(node).await?;
         for tried in 0..TRIES {
             self.settle(tried).await;
             // Without a bucket nothing is heard of the clock, and why there is none is to be told.
@@ -148,21 +201,21 @@ impl Desk {
                     node.started_at = present.started_at;
                     revision
                 }
-                Stands::Another(revision, age) if age >= self.timeout => revision,
-                Stands::Another(_, age) => {
-                    return Err(error::duplicate_node(
-                        &node,
-                        self.timeout.saturating_sub(age),
-                    ));
+                Stands::Another(revision, other, age) => {
+                    if age < self.timeout && self.is_there(&node, other).await {
+                        let left = self.timeout.saturating_sub(age);
+                        return Err(error::duplicate_node(&node, left));
+                    }
+                    tracing::info!(node = %node.id, ?age, "takes over the id of one that is gone");
+                    revision
                 }
             };
-            let id = node.id.clone();
             match self.put(REGISTER, node, revision, now).await {
                 Ok(Put::Written(_)) => return Ok(()),
-                Ok(Put::Moved) => drop(self.written.remove(&id)),
+                Ok(Put::Moved) => self.written = None,
                 // The bucket is gone: the next try makes it anew.
                 Err(error) if error.kind() == ErrorKind::NotFound && manage => {
-                    self.written.remove(&id);
+                    self.written = None;
                     self.moved.notify_one();
                 }
                 Err(error) => return Err(error),
@@ -181,7 +234,8 @@ impl Desk {
                     Stands::Itself(revision, present, age) if age < self.timeout => {
                         (revision, present.started_at)
                     }
-                    Stands::Another(_, age) if age < self.timeout => {
+                    Stands::Another(_, _, age) if age < self.timeout => {
+                        self.listening.remove(&node.incarnation);
                         return Err(error::lost_node(HEARTBEAT, node));
                     }
                     _ => return Err(error::unknown_node(HEARTBEAT, node)),
@@ -192,7 +246,7 @@ impl Desk {
             next.started_at = started_at;
             match self.put(HEARTBEAT, next, revision, now).await {
                 Ok(Put::Written(_)) => return Ok(()),
-                Ok(Put::Moved) => drop(self.written.remove(&node.id)),
+                Ok(Put::Moved) => self.written = None,
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     return Err(error::unknown_node(HEARTBEAT, node).with_source(error));
                 }
@@ -204,20 +258,21 @@ impl Desk {
 
     async fn unregister(&mut self, node: &NodeInfo) -> Result<(), Error> {
         const UNREGISTER: &str = "unregister";
+        self.listening.remove(&node.incarnation);
         for tried in 0..TRIES {
             self.settle(tried).await;
             let revision = match self.known(node) {
                 Some(known) => known.revision,
                 None => match self.stands(UNREGISTER, node).await? {
                     Stands::Itself(revision, ..) => revision,
-                    Stands::Another(_, age) if age < self.timeout => {
+                    Stands::Another(_, _, age) if age < self.timeout => {
                         return Err(error::lost_node(UNREGISTER, node));
                     }
                     // It was given up before.
                     _ => return Ok(()),
                 },
             };
-            self.written.remove(&node.id);
+            self.written = None;
             let (bucket, key) = (&self.bucket, node.id.as_str());
             let deleted = bucket.delete(&self.connection, UNREGISTER, key, revision);
             match deleted.await {
@@ -231,9 +286,49 @@ impl Desk {
         Err(error::slow_registry(UNREGISTER))
     }
 
+    /// Answers for an incarnation from now on.
+    async fn listen(&mut self, node: &NodeInfo) -> Result<(), Error> {
+        const REGISTER: &str = "register";
+        if self.listening.contains_key(&node.incarnation) {
+            return Ok(());
+        }
+        let connection = Arc::clone(&self.connection);
+        let subject = connection.names.incarnation(&node.id, node.incarnation);
+        // Whether the server lets us takes a moment to tell: one is told for all.
+        let mut asked = if self.may_listen.load(Ordering::Relaxed) {
+            let made = connection.client.subscribe(subject).await;
+            made.map_err(|error| error::not_subscribed(REGISTER, error))?
+        } else {
+            let made = connection.subscribe(REGISTER, subject, None).await?;
+            self.may_listen.store(true, Ordering::Relaxed);
+            made
+        };
+        let answering = tokio::spawn(async move {
+            while let Some(question) = asked.next().await {
+                if let Some(reply) = question.reply {
+                    let here = Bytes::from_static(b"here");
+                    let _ = connection.try_publish("answer", reply, None, here);
+                }
+            }
+        });
+        let listening = Listening(answering.abort_handle());
+        self.listening.insert(node.incarnation, listening);
+        Ok(())
+    }
+
+    /// Whether somebody listens for an incarnation of a node. Who is paused says nothing, and is there.
+    async fn is_there(&self, node: &NodeInfo, other: Incarnation) -> bool {
+        let subject = self.connection.names.incarnation(&node.id, other);
+        let by = self.connection.call_deadline().min(from_now(ANSWER));
+        let asked = self
+            .connection
+            .ask("register", subject, None, Bytes::new(), by);
+        !asked.await.is_ok_and(|answer| is_no_responders(&answer))
+    }
+
     /// This incarnation as it was written here last, unless that is too long ago.
     fn known(&self, node: &NodeInfo) -> Option<&Written> {
-        let known = self.written.get(&node.id)?;
+        let known = self.written.as_ref()?;
         let same = known.node.incarnation == node.incarnation;
         (same && known.at.elapsed() < self.timeout).then_some(known)
     }
@@ -264,7 +359,7 @@ impl Desk {
             Some(present) if present.incarnation == node.incarnation => {
                 Stands::Itself(revision, present, age)
             }
-            Some(_) => Stands::Another(revision, age),
+            Some(present) => Stands::Another(revision, present.incarnation, age),
         })
     }
 
@@ -283,8 +378,7 @@ impl Desk {
             .put(&self.connection, operation, key, revision, bytes)
             .await?;
         if let Put::Written(revision) = put {
-            let written = Written { node, revision, at };
-            self.written.insert(written.node.id.clone(), written);
+            self.written = Some(Written { node, revision, at });
         }
         Ok(put)
     }

@@ -147,7 +147,10 @@ impl Host {
                     None => return,
                 },
                 question = questions.recv() => match question {
-                    Some(question) => self.roster.answer(question.wanted),
+                    Some(question) => {
+                        self.up_to_date(&question);
+                        self.roster.answer(question.wanted);
+                    }
                     None => return,
                 },
                 () = again => {
@@ -165,6 +168,14 @@ impl Host {
                     }
                 }
             }
+        }
+    }
+
+    /// Who asks has heard the server: whoever was silent until then is not in the answer.
+    fn up_to_date(&mut self, question: &Question) {
+        if question.after.is_some() {
+            self.roster.contact();
+            self.roster.sweep();
         }
     }
 

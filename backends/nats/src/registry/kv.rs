@@ -1,16 +1,15 @@
 //! Nodes in a key-value bucket: a key for each, written by revision, its liveness by the server's clock.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use catga_core::{Error, NodeInfo};
+use catga_core::{Error, NodeId, NodeInfo};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout_at;
 
 use super::clock::ServerClock;
-use super::desk::{Desk, Order, Verb};
+use super::desk::{Desk, Means, Order, Verb};
 use super::feed::made_at;
 use super::roster::{Position, Question, Roster, Wanted, Watched};
 use super::rubbish::Rubbish;
@@ -31,12 +30,14 @@ const LEAST_PULSE: Duration = Duration::from_millis(100);
 /// How many calls wait before their callers do.
 const QUEUE: usize = 64;
 
-/// The bucket, and the tasks that write it and follow it.
+/// The bucket, the task that follows it, and those that write it.
 #[derive(Debug)]
 pub(crate) struct Kv {
     connection: Arc<Connection>,
     bucket: Arc<Bucket>,
-    orders: mpsc::Sender<Order>,
+    means: Means,
+    /// Who writes which node: as many as this process ever registered.
+    desks: papaya::HashMap<NodeId, mpsc::Sender<Order>>,
     questions: mpsc::Sender<Question>,
 }
 
@@ -63,22 +64,21 @@ impl Kv {
             sequence: 0,
             waiting: Vec::new(),
         };
-        let desk = Desk {
+        let means = Means {
             connection: Arc::clone(connection),
             bucket: Arc::clone(&bucket),
             clock,
             moved,
             timeout,
-            written: HashMap::new(),
+            may_listen: Arc::default(),
         };
         let (questions, asked) = mpsc::channel(QUEUE);
-        let (orders, ordered) = mpsc::channel(QUEUE);
         tokio::spawn(view.run(asked));
-        tokio::spawn(desk.run(ordered));
         Self {
             connection: Arc::clone(connection),
             bucket,
-            orders,
+            means,
+            desks: papaya::HashMap::new(),
             questions,
         }
     }
@@ -96,10 +96,16 @@ impl Kv {
     }
 
     async fn order(&self, verb: Verb, node: &NodeInfo) -> Result<(), Error> {
-        let (operation, node) = (verb.as_str(), node.clone());
+        let (operation, node, id) = (verb.as_str(), node.clone(), node.id.clone());
         let (reply, answer) = oneshot::channel();
         let order = Order { verb, node, reply };
-        let sent = self.orders.send(order).await;
+        let desk = || {
+            let (orders, ordered) = mpsc::channel(QUEUE);
+            tokio::spawn(Desk::new(self.means.clone()).run(ordered));
+            orders
+        };
+        let desk = self.desks.pin().get_or_insert_with(id, desk).clone();
+        let sent = desk.send(order).await;
         sent.map_err(|_| error::closed(operation))?;
         answer.await.map_err(|_| error::closed(operation))?
     }

@@ -10,7 +10,7 @@ use tokio::time::timeout_at;
 
 use super::desk::{Order, Verb};
 use super::host::Host;
-use super::roster::{Question, Wanted, Watched};
+use super::roster::{Position, Question, Wanted, Watched};
 use super::watch::Asking;
 use crate::connection::Connection;
 use crate::error;
@@ -85,7 +85,7 @@ impl PubSub {
         self.catch_up(operation).await?;
         let (reply, answer) = oneshot::channel();
         let question = Question {
-            after: None,
+            after: Some(Position::default()),
             wanted: wanted(reply),
         };
         let answered = async {

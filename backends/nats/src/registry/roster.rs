@@ -22,7 +22,7 @@ pub(crate) type Watched = (Vec<NodeInfo>, mpsc::Receiver<NodeEvent>);
 /// What is asked of a roster.
 #[derive(Debug)]
 pub(crate) struct Question {
-    /// What is to be heard of before it is answered.
+    /// What is to be heard of before it is answered, where the server was asked just now.
     pub(crate) after: Option<Position>,
     pub(crate) wanted: Wanted,
 }
@@ -33,8 +33,8 @@ pub(crate) enum Wanted {
     Watch(oneshot::Sender<Watched>),
 }
 
-/// A place in a bucket.
-#[derive(Debug)]
+/// A place in a bucket; without one where there is none.
+#[derive(Debug, Default)]
 pub(crate) struct Position {
     /// When the bucket was made: another under its name begins to count anew.
     pub(crate) made: String,

@@ -124,6 +124,11 @@ impl View {
                     };
                     let after = question.after.as_ref();
                     let elsewhere = after.is_some_and(|after| after.made != feed.made);
+                    if after.is_some() && !elsewhere {
+                        // Who asks has heard the server: whoever was silent until then is not in the answer.
+                        self.roster.contact();
+                        self.roster.sweep();
+                    }
                     self.waiting.push(question);
                     if elsewhere {
                         return Ended::Missed;

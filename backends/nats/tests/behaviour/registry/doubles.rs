@@ -1,12 +1,14 @@
 //! Two nodes, one id.
 
 use catga_core::{ErrorKind, NodeEvent};
-use tokio::time::sleep;
+use catga_testkit::proxy::{Direction, Fault, Gate, Proxy};
+use catga_testkit::server::{NatsServer, Server};
+use tokio::time::{Instant, sleep};
 
 use super::{
     BEAT, Following, Means, TIMEOUT, beating, ids, kind, next, node, nothing, seat, seat_with,
 };
-use crate::{SECOND, Space, until};
+use crate::{SECOND, SOON, Space, until};
 
 #[tokio::test]
 async fn a_live_double_is_refused_by_kv() {
@@ -155,4 +157,58 @@ async fn a_registration_that_nobody_waits_for_leaves_nothing() {
         }
         here.register(&node("a")).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn the_id_of_a_process_that_is_gone_is_free_at_once_and_of_one_that_is_paused_later() {
+    let server = NatsServer::start().unwrap();
+    let proxy = Proxy::start(server.address(), 7).await.unwrap();
+    let space = Space::at(&server.url());
+    let behind = Space {
+        url: format!("nats://{}", proxy.address()),
+        namespace: space.namespace.clone(),
+    };
+    let timeout = TIMEOUT * 2;
+    let here = seat_with(&space, Means::Kv, "", timeout).await;
+    let mut watch = Following::of(&*here).await;
+    // Killed: nobody says goodbye, and its connection is gone.
+    let gone = seat_with(&behind, Means::Kv, "", SOON).await;
+    let (first, second, third) = (node("a"), node("a"), node("a"));
+    gone.register(&first).await.unwrap();
+    watch.until(&["a"]).await;
+    proxy.gate(Gate::Refuse);
+    proxy.reset();
+    let began = Instant::now();
+    until("its id is free", async || {
+        here.register(&second).await.is_ok()
+    })
+    .await;
+    assert!(began.elapsed() < timeout, "{:?}", began.elapsed());
+    here.unregister(&second).await.unwrap();
+    drop(gone);
+    proxy.gate(Gate::Open);
+    // Paused: its connection is there, and nobody answers on it.
+    let paused = seat_with(&behind, Means::Kv, "", SOON).await;
+    paused.register(&second).await.unwrap();
+    let began = Instant::now();
+    proxy.set(Direction::ToClient, Fault::BlackHole);
+    proxy.set(Direction::ToServer, Fault::BlackHole);
+    assert_eq!(kind(here.register(&third).await), ErrorKind::DuplicateNode);
+    until("its id is free", async || {
+        here.register(&third).await.is_ok()
+    })
+    .await;
+    assert!(
+        began.elapsed() + SECOND / 4 >= timeout,
+        "{:?}",
+        began.elapsed()
+    );
+    watch.for_long(SECOND / 2).await;
+    assert_eq!(watch.there["a"], third.incarnation);
+    assert_eq!(
+        watch.log.iter().filter(|event| *event == "+a").count(),
+        4,
+        "{:?}",
+        watch.log
+    );
 }

@@ -25,6 +25,7 @@ fn of_kv() -> Vec<(&'static str, &'static str)> {
     let mut all = listed("permissions");
     all.retain(|(what, subject)| {
         *what == "subscribe" && subject.starts_with("_INBOX")
+            || subject.starts_with("catga.nodes.")
             || *what == "publish"
                 && [
                     "_INBOX.>",
