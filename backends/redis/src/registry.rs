@@ -17,7 +17,7 @@ use catga_core::{Error, ErrorKind, NodeInfo, NodeRegistry, NodeWatch, async_trai
 use crate::connection::Connection;
 use crate::{script, value};
 
-use desk::Desk;
+use desk::{Desk, Said};
 use watch::RedisWatch;
 
 /// The registry of a namespace.
@@ -53,12 +53,18 @@ impl NodeRegistry for RedisRegistry {
     }
 
     async fn register(&self, node: &NodeInfo) -> Result<(), Error> {
-        match self
-            .desk
-            .say(&script::NODE_REGISTER, "register", node)
-            .await?
-        {
-            1 => Ok(()),
+        let say = async |instead: Option<&str>| {
+            let desk = &self.desk;
+            desk.say(&script::NODE_REGISTER, "register", node, instead)
+                .await
+        };
+        let said = match say(None).await? {
+            // The place of a node is its own, whatever was written there.
+            Said::Rubbish(incarnation) => say(Some(&incarnation)).await?,
+            said => said,
+        };
+        match said {
+            Said::Heard => Ok(()),
             _ => Err(Error::new(
                 ErrorKind::DuplicateNode,
                 "register",
@@ -71,13 +77,12 @@ impl NodeRegistry for RedisRegistry {
     }
 
     async fn heartbeat(&self, node: &NodeInfo) -> Result<(), Error> {
-        match self
+        let said = self
             .desk
-            .say(&script::NODE_HEARTBEAT, "heartbeat", node)
-            .await?
-        {
-            1 => Ok(()),
-            0 => Err(Error::new(
+            .say(&script::NODE_HEARTBEAT, "heartbeat", node, None);
+        match said.await? {
+            Said::Heard => Ok(()),
+            Said::Unknown | Said::Rubbish(_) => Err(Error::new(
                 ErrorKind::NotFound,
                 "heartbeat",
                 format!(
@@ -85,7 +90,7 @@ impl NodeRegistry for RedisRegistry {
                     node.id
                 ),
             )),
-            _ => Err(lost(node, "heartbeat")),
+            Said::Other => Err(lost(node, "heartbeat")),
         }
     }
 
@@ -109,6 +114,10 @@ impl NodeRegistry for RedisRegistry {
 
     async fn watch(&self) -> Result<Box<dyn NodeWatch>, Error> {
         Ok(Box::new(RedisWatch::begin(Arc::clone(&self.desk)).await?))
+    }
+
+    fn ignored(&self) -> u64 {
+        self.desk.rubbish().count()
     }
 }
 

@@ -9,7 +9,7 @@ use redis::{Cmd, Value};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::entry::{self, Rubbish, Snapshot};
+use super::entry::{self, Entry, Rubbish, Snapshot};
 use super::observer::Observers;
 use crate::link::Link;
 use crate::script::{self, Script};
@@ -27,6 +27,18 @@ const AGAIN: Duration = Duration::from_millis(50);
 pub(super) struct Swept {
     at: u64,
     hold: u64,
+}
+
+/// What became of what a node said.
+#[derive(Debug)]
+pub(super) enum Said {
+    Heard,
+    /// The node was given up.
+    Unknown,
+    /// Another incarnation is live.
+    Other,
+    /// What is none, with this for an incarnation, is where the node should be.
+    Rubbish(String),
 }
 
 /// The connection is made at the first question.
@@ -123,13 +135,14 @@ impl Desk {
         call
     }
 
-    /// Says what a node says of itself.
+    /// Says what a node says of itself. Where `instead` is, what has that incarnation and is no node is replaced.
     pub(super) async fn say(
         &self,
         script: &'static Script,
         operation: &'static str,
         node: &NodeInfo,
-    ) -> Result<i64, Error> {
+        instead: Option<&str>,
+    ) -> Result<Said, Error> {
         let says = entry::encode(operation, node)?;
         let timeout = self.node_timeout();
         let mut call = self.call(script, Some(node));
@@ -139,9 +152,34 @@ impl Desk {
             .arg(node.load.as_percent())
             .arg(millis(timeout))
             .arg(millis(EXPIRY.max(timeout.saturating_mul(2))).div_ceil(1000))
-            .arg(Load::STEP);
-        let told = self.run(script, operation, &call).await?;
-        value::int(&told).ok_or_else(|| error::unreadable(operation, "the answer"))
+            .arg(Load::STEP)
+            .arg(entry::MAX_BYTES)
+            .arg(instead.unwrap_or_default());
+        let told = value::list(self.run(script, operation, &call).await?);
+        let text = |at: usize| told.get(at).and_then(value::text);
+        match told.first().and_then(value::int) {
+            Some(1) => Ok(Said::Heard),
+            Some(0) => Ok(Said::Unknown),
+            Some(2) => {
+                let incarnation = text(1).unwrap_or_default().to_owned();
+                let other = Entry {
+                    id: node.id.as_str(),
+                    incarnation: &incarnation,
+                    started: 0,
+                    seen: 0,
+                    load: 0,
+                    node: text(2).unwrap_or_default().as_bytes(),
+                };
+                match other.decode() {
+                    Ok(_) => Ok(Said::Other),
+                    Err(problem) => {
+                        self.rubbish.note(node.id.as_str(), problem);
+                        Ok(Said::Rubbish(incarnation))
+                    }
+                }
+            }
+            _ => Err(error::unreadable(operation, "the answer")),
+        }
     }
 
     /// All nodes, with the revision that they are of.

@@ -32,6 +32,12 @@ local function read(id)
   }
 end
 
+-- Another incarnation is in the way: what it says of itself is for the caller to judge.
+local function conflict(id, there, most)
+  local fits = redis.call('HSTRLEN', key(id), 'node') <= most
+  return { 2, there.incarnation, fits and redis.call('HGET', key(id), 'node') or '' }
+end
+
 -- Until when a node is there without another heartbeat.
 local function keep(id, till, expiry)
   if SORTED then

@@ -92,7 +92,7 @@ async fn nodes_see_each_other_share_requests_and_forget_who_died() {
             until("the dead one is gone", async || seen(node) == ["a", "b"]).await;
         }
         let gone = a.send_to("c", WhoIsThere).await.unwrap_err();
-        assert_eq!(gone.kind(), ErrorKind::UnknownNode);
+        assert_eq!(gone.kind(), ErrorKind::NodeGone);
         b.shutdown().await.unwrap();
         let began = std::time::Instant::now();
         until("who leaves is gone at once", async || seen(&a) == ["a"]).await;
