@@ -270,26 +270,27 @@ impl StreamSubscription {
         }
         let held = self.room.held();
         let (last, now) = (self.sources.len() - 1, Instant::now());
-        let mut free = self.max_in_flight.saturating_sub(held);
-        let in_turn = last > 1 && self.max_in_flight < last;
-        // Where partitions begin to take turns, the long pulls of idle ones would keep the others from theirs.
-        let counts = |source: &&Source| !in_turn || source.is_in_turn();
-        let pulling = self.sources[..last].iter().filter(counts);
-        free = free.saturating_sub(pulling.map(Source::requested).sum());
         if held < self.max_in_flight && self.sources[last].may_pull(now) {
             // Redrives are few: one at a time, which waits here when there is no place.
             self.sources[last].pull(&self.connection, 1, false).await?;
         }
         if last == 1 {
-            let source = &mut self.sources[0];
             // Else nothing would come while those at hand are handled.
-            free += self.pace.ahead(held, now).min(self.max_in_flight);
+            let ahead = self.pace.ahead(held, now).min(self.max_in_flight);
+            let source = &mut self.sources[0];
+            let free = (self.max_in_flight + ahead).saturating_sub(held + source.requested());
             let worth_it = source.requested() == 0 || free * 2 >= self.max_in_flight;
             if free > 0 && worth_it && source.may_ask(now) {
                 source.pull(&self.connection, free, false).await?;
             }
             return Ok(());
         }
+        let in_turn = self.max_in_flight < last;
+        // Where partitions begin to take turns, the long pulls of idle ones would keep the others from theirs.
+        let counts = |source: &&Source| !in_turn || source.is_in_turn();
+        let pulling = self.sources[..last].iter().filter(counts);
+        let requested = pulling.map(Source::requested).sum::<usize>();
+        let mut free = self.max_in_flight.saturating_sub(held + requested);
         for step in 0..last {
             if free == 0 {
                 break;
@@ -371,6 +372,8 @@ impl StreamSubscription {
             }
             self.catch_up();
             self.free_abandoned();
+            // Before it is looked what there is: a place that comes free later wakes the wait below.
+            let room = self.has_room();
             self.take_deferred(before + max, into);
             self.drain(before + max, into);
             if into.len() > before {
@@ -382,7 +385,7 @@ impl StreamSubscription {
             }
             self.repair().await?;
             self.pull().await?;
-            let (room, epoch) = (self.has_room(), self.epoch);
+            let epoch = self.epoch;
             let check = self.sources.iter().map(Source::next_check).min();
             let mut check = check.expect("there are always two sources");
             if let Some(Reverse(until)) = self.abandoned.peek() {
@@ -394,8 +397,11 @@ impl StreamSubscription {
                 () = connection.closed.raised() => {}
                 message = subscriber.next(), if room => match message {
                     Some(message) => {
-                        self.looked = Instant::now();
-                        into.extend(self.accept(message, self.looked));
+                        let now = Instant::now();
+                        // This process was paused if it slept beyond its check: who knows when that came.
+                        let arrived = if now > check { self.looked } else { now };
+                        self.looked = now;
+                        into.extend(self.accept(message, arrived));
                     }
                     // The client closes it with the connection alone.
                     None => return Err(error::closed("receive")),

@@ -4,7 +4,7 @@ use catga_core::{
 };
 
 use crate::{
-    NAME, SECOND, SOON, Space, ack, in_group, message, next, nothing, on_node, publish, text,
+    NAME, SECOND, SOON, Space, ack, in_group, message, next, nothing, on_node, publish, text, until,
 };
 
 const QOS: QoS = QoS::AtLeastOnce;
@@ -381,4 +381,35 @@ async fn members_of_a_group_agree_on_order() {
         .with_ordered(std::num::NonZeroU16::new(2));
     let error = bus.subscribe(&at_most_once).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+#[tokio::test]
+async fn what_is_asked_for_ahead_of_fast_handlers_stays_bounded() {
+    const PLACES: usize = 16;
+    let space = Space::new();
+    let bus = space.transport().await;
+    let group = in_group(QOS, "g").with_max_in_flight(PLACES);
+    let mut subscription = bus.subscribe(&group).await.unwrap();
+    for i in 0..1000 {
+        publish(&*bus, QOS, &i.to_string()).await;
+        ack(next(&mut *subscription).await).await;
+    }
+    // From here on nobody receives: what was asked for comes, and no more.
+    let many = 20 * PLACES;
+    for i in 0..many {
+        publish(&*bus, QOS, &i.to_string()).await;
+    }
+    let client = async_nats::connect(crate::shared()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client);
+    let stream = format!("{}~orders=created", space.namespace);
+    let stream = jetstream.get_stream(stream).await.unwrap();
+    let info = async || stream.consumer_info("g").await.unwrap();
+    until("all that was asked for came", async || {
+        let info = info().await;
+        info.num_waiting == 0 || info.num_pending == 0
+    })
+    .await;
+    let info = info().await;
+    assert!(info.num_ack_pending <= 2 * PLACES, "{info:?}");
+    assert_eq!(info.num_ack_pending as u64 + info.num_pending, many as u64);
 }
