@@ -235,7 +235,8 @@ impl Site for RedisSite {
 
     fn permissions_without(&self, lack: Lack) -> Vec<String> {
         let lacking: &[&str] = match lack {
-            Lack::Publishing => &["+xadd", "+publish"],
+            // Without `+publish` no node is known to others, and so none starts.
+            Lack::Publishing => &["+xadd"],
             Lack::Listening | Lack::Answers => &["+subscribe"],
             Lack::Storing => &["+xgroup"],
         };
