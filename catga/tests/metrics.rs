@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catga::prelude::*;
-use catga::{Catga, CatgaBuilder, MessageId};
+use catga::{Catga, CatgaBuilder, MessageId, Name, NodeInfo};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -325,6 +325,36 @@ async fn requests_are_measured_here_and_there() {
     told.is(CONSUMED, &["error.type"], 1);
     // Those of the other node.
     told.is(PROCESSED, &[], 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_and_what_went_on_to_another_are_told() {
+    let recorder = DebuggingRecorder::new();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let mut told = Told::of(&recorder);
+    let url = "memory://told-nodes";
+    let b = node("b", url).handlers(handlers![double]);
+    let b = b.start().await.unwrap();
+    // It is in the registry, and nowhere else.
+    let token = |name| Name::token(name).unwrap();
+    let dead = NodeInfo::new(token("a"), token("shop")).with_requests(vec![token("Double")]);
+    let registry = b.backend().registry.as_ref().unwrap();
+    registry.register(&dead).await.unwrap();
+    let c = node("c", url).handlers(handlers![]).start().await.unwrap();
+    until("all are seen", || {
+        b.nodes().len() == 3 && c.nodes().len() == 3
+    })
+    .await;
+    for number in 1..10 {
+        assert_eq!(c.send(Double(number)).await.unwrap(), number * 2);
+    }
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    told.look();
+    told.is("catga.nodes", &["messaging.system=memory,"], 3);
+    // From there on the dead one is skipped; by the other node nothing was sent.
+    told.is("catga.fail_overs", &["messaging.system=memory,"], 1);
+    c.shutdown().await.unwrap();
+    b.shutdown().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
