@@ -220,7 +220,6 @@ mutants! {
     ],
     /// A request to a node goes to any node of its service.
     AsksAnybody: [
-        "requests::broadcast",
         "requests::send_to_a_named_node",
     ],
     /// The node that answers does not know how long its caller waits.

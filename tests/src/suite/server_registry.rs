@@ -99,9 +99,10 @@ async fn until_all_are_well(bus: &Bus, nodes: &[Catga], limit: Duration) -> Resu
     }
 }
 
-/// How long it may take from a server's return until all is as before: a client finds it, and two heartbeats.
+/// How long it may take from a server's return until all is as before: a client finds it, which on a machine that does much else takes
+/// a while, and two heartbeats.
 fn recovery(bus: &Bus) -> Duration {
-    bus.bound(2 * HEARTBEAT + Duration::from_secs(1))
+    bus.bound(2 * HEARTBEAT + Duration::from_secs(3))
 }
 
 /// Row 78: while the server is away for three timeouts, everybody keeps the last view, and says that it may be old; two heartbeats after its
