@@ -23,7 +23,7 @@ const CONSUMERS: &str = "local n=0 for _,key in ipairs(redis.call('KEYS','*')) d
 #[derive(Debug)]
 enum Servers {
     One(RedisServer),
-    Two(RedisSentinel),
+    Two(Box<RedisSentinel>),
 }
 
 /// A `redis-server` with the append-only file, and its administrator.
@@ -64,7 +64,7 @@ impl RedisSite {
                 .password(ADMIN);
         }
         let servers = if options.stand_by {
-            Servers::Two(RedisSentinel::start(&redis)?)
+            Servers::Two(Box::new(RedisSentinel::start(&redis)?))
         } else {
             Servers::One(RedisServer::with(&redis)?)
         };
