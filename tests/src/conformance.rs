@@ -43,7 +43,7 @@ pub fn conformance(subjects: impl IntoIterator<Item = Subject>) -> Conformance {
         "two backends have one name: tell them apart with `.named(..)`"
     );
     let known = suite();
-    let left_out = subjects.iter().flat_map(|subject| subject.left_out());
+    let left_out = subjects.iter().flat_map(Subject::left_out);
     for (name, _) in left_out {
         let is_known = known.iter().any(|scenario| scenario.name() == *name);
         assert!(is_known, "there is no scenario `{name}` to be without");

@@ -238,7 +238,9 @@ fn difference(kept: &str, found: &str) -> String {
     let only = |sign: char, lines: &str, others: &str| -> String {
         let others: BTreeSet<_> = others.lines().collect();
         let lines = lines.lines().filter(|line| !others.contains(line));
-        lines.map(|line| format!("\n{sign} {line}")).collect()
+        lines
+            .flat_map(|line| ["\n".to_owned(), sign.to_string(), format!(" {line}")])
+            .collect()
     };
     only('-', kept, found) + &only('+', found, kept)
 }

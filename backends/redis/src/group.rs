@@ -323,7 +323,8 @@ impl Group {
                 ran,
                 at,
             } = entry;
-            if at.elapsed() >= self.lease {
+            // Whoever gets it renews its lease after a third of one.
+            if at.elapsed() >= self.lease / 2 {
                 // It waited too long, and goes back.
                 self.late.push(Fetched {
                     out,

@@ -22,8 +22,8 @@ const CONSUMERS: &str = "local n=0 for _,key in ipairs(redis.call('KEYS','*')) d
 /// One server, or two of which one stands by.
 #[derive(Debug)]
 enum Servers {
-    One(RedisServer),
-    Two(RedisSentinel),
+    One(Box<RedisServer>),
+    Two(Box<RedisSentinel>),
 }
 
 /// A `redis-server` with the append-only file, and its administrator.
@@ -64,9 +64,9 @@ impl RedisSite {
                 .password(ADMIN);
         }
         let servers = if options.stand_by {
-            Servers::Two(RedisSentinel::start(&redis)?)
+            Servers::Two(Box::new(RedisSentinel::start(&redis)?))
         } else {
-            Servers::One(RedisServer::with(&redis)?)
+            Servers::One(Box::new(RedisServer::with(&redis)?))
         };
         let this = Self {
             servers,
@@ -171,7 +171,7 @@ impl Site for RedisSite {
 
     fn server_mut(&mut self) -> &mut (dyn Server + Send + Sync) {
         match &mut self.servers {
-            Servers::One(server) => server,
+            Servers::One(server) => &mut **server,
             Servers::Two(servers) => {
                 let primary = servers.primary().unwrap_or(0);
                 servers.server_mut(primary)
