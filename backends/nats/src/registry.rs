@@ -103,6 +103,10 @@ impl NatsRegistry {
 
 #[async_trait]
 impl NodeRegistry for NatsRegistry {
+    fn is_networked(&self) -> bool {
+        true
+    }
+
     async fn register(&self, node: &NodeInfo) -> Result<(), Error> {
         match self.means("register").await? {
             Means::Kv(kv) => kv.register(node).await,

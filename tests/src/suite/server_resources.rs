@@ -223,7 +223,9 @@ async fn a_stream_that_is_deleted(bus: Bus) -> Result<()> {
         publish_again(&here, id).await?;
     }
     journal.wait(Step::Done, 20, SOON).await;
-    let only_using = server.bus().limited("manage=false")?.observer().await?;
+    let only_using = server.bus().limited("manage=false")?;
+    let only_using = only_using.node("only-using").handlers(handlers![]);
+    let only_using = only_using.start().await?;
     proxy.gate(Gate::Refuse);
     proxy.reset();
     let transport = &there.backend().transport;
@@ -367,12 +369,12 @@ async fn reconnects_leave_nothing(bus: Bus) -> Result<()> {
     let proxy = server.proxy().await?;
     let journal = Journal::default();
     let bus = server.bus_through(&proxy);
-    let start = async || {
-        let node = bus.node("there").state(journal.plain());
+    let start = async |id| {
+        let node = bus.node(id).state(journal.plain());
         let node = node.handlers(handlers![on_work, on_tick]).start().await?;
         Result::<Catga>::Ok(node)
     };
-    let node = start().await?;
+    let node = start("there").await?;
     node.publish(Work { id: 0 }).await?;
     journal.wait(Step::Done, 1, SOON).await;
     let before = server.site().counts()?;
@@ -385,7 +387,7 @@ async fn reconnects_leave_nothing(bus: Bus) -> Result<()> {
         wait_until("it is back", SOON, is_back).await;
     }
     for _ in 0..10 {
-        start().await?.shutdown().await?;
+        start("another").await?.shutdown().await?;
     }
     node.publish(Work { id: 1 }).await?;
     node.publish(Tick { id: 2 }).await?;
