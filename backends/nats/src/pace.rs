@@ -36,8 +36,9 @@ impl Pace {
         let passed = now.saturating_duration_since(self.since);
         if passed >= WAIT {
             let settled = self.handed_out.saturating_sub(held);
-            let lately = settled.saturating_sub(self.settled) as f64;
-            self.ahead = (lately * WAIT.as_secs_f64() / passed.as_secs_f64()) as usize;
+            let lately = settled.saturating_sub(self.settled) as u128;
+            let soon = lately * WAIT.as_nanos() / passed.as_nanos();
+            self.ahead = usize::try_from(soon).unwrap_or(usize::MAX);
             (self.since, self.settled) = (now, settled);
         }
         self.ahead

@@ -61,6 +61,10 @@ impl NodeRegistry for MutatedRegistry {
         self.mutant != Mutant::NeverSweeps && self.registry.is_networked()
     }
 
+    fn ignored(&self) -> u64 {
+        self.registry.ignored()
+    }
+
     async fn register(&self, node: &NodeInfo) -> Result<(), Error> {
         let registered = self.registry.register(node).await;
         match registered {

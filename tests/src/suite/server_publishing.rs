@@ -213,14 +213,17 @@ pub(super) async fn fill_with(
 /// Rows 14 and 16: it is said what is full, what was stored stays and is handled, and there is room again when there is.
 async fn full(server: &OwnServer, bus: Bus) -> Result<()> {
     let node = bus.observer().await?;
+    // It is there before: a server that is full takes no nodes either.
+    let journal = Journal::default();
+    let there = bus.node("there").state(journal.plain());
+    let there = there.handlers(handlers![on_work]).start().await?;
+    there.handler("on_work")?.pause();
     let (stored, error) = fill(&node, "first").await?;
     assert_eq!(error.kind(), ErrorKind::LimitReached, "{error:?}");
     assert!(!error.may_be_stored(), "{error:?}");
     assert!(!stored.is_empty());
     assert_eq!(server.site().stored(&WORK).await?, stored);
-    let journal = Journal::default();
-    let there = bus.node("there").state(journal.plain());
-    let there = there.handlers(handlers![on_work]).start().await?;
+    there.handler("on_work")?.resume();
     journal.wait(Step::Done, stored.len(), SOON).await;
     let ids: Vec<_> = (0..u32::try_from(stored.len())?).collect();
     assert_eq!(journal.handled(), ids);

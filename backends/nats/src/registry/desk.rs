@@ -147,12 +147,8 @@ impl Desk {
             if verb != Verb::Unregister && outcome.as_ref().is_err_and(gone) {
                 self.moved.notify_one();
             }
-            // Who registered and waits no more is not there: nobody would answer in its name.
-            if let Err(Ok(())) = reply.send(outcome)
-                && verb == Verb::Register
-            {
-                let _ = timeout_at(by, self.unregister(&node)).await;
-            }
+            // Who asked may be gone; what was done is known here.
+            let _ = reply.send(outcome);
         }
     }
 

@@ -24,9 +24,9 @@ use super::word::{Saying, Word};
 use crate::connection::Connection;
 use crate::error;
 
-/// How long who has an id may take to say so, where nobody is known to have it.
+/// How long who has an id may take to say so, where nobody is known to have it: at most a tenth of the node timeout.
 const CLAIM: Duration = Duration::from_millis(250);
-/// The same where somebody had it of late.
+/// The same where somebody had it of late: at most half of it.
 const CONTESTED: Duration = Duration::from_secs(3);
 /// Who comes late waits for answers this long, longer while there are some, and at most so long.
 const ANSWERS: [Duration; 3] = [
@@ -253,9 +253,9 @@ impl Host {
         let known = self.roster.get(info.id.as_str());
         let contested = known.is_some_and(|known| known.incarnation != info.incarnation);
         let wait = if contested {
-            CONTESTED.min(self.timeout / 2).max(CLAIM)
+            CONTESTED.min(self.timeout / 2)
         } else {
-            CLAIM
+            CLAIM.min(self.timeout / 10)
         };
         let claim = Claim {
             until: Instant::now() + wait,

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use catga::prelude::*;
 use catga::{Catga, CatgaBuilder, ErrorKind};
@@ -156,4 +157,31 @@ async fn runs(discovery: &str) {
     until("it left", async || asking.nodes().len() == 1).await;
     asking.shutdown().await.unwrap();
     assert_eq!(handled.all(), [1, 10, 100, 3]);
+}
+
+#[test]
+fn a_node_whose_workers_are_all_busy_stays_a_member() {
+    const HEARTBEAT: Duration = Duration::from_millis(200);
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let runtime = || {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        runtime.worker_threads(1).enable_all().build().unwrap()
+    };
+    for discovery in ["kv", "pubsub"] {
+        let (space, here, there) = (Space::new(), runtime(), runtime());
+        let start = |id| {
+            let node = node(&space, id, discovery).heartbeat(HEARTBEAT, TIMEOUT);
+            node.handlers(catga::handlers![])
+        };
+        let _busy = there.block_on(start("busy").start()).unwrap();
+        let observer = here.block_on(start("observer").start()).unwrap();
+        // Nothing else runs there meanwhile, neither a timer nor what reads from the server.
+        there.spawn(async { std::thread::sleep(TIMEOUT * 4) });
+        let began = std::time::Instant::now();
+        while began.elapsed() < TIMEOUT * 3 {
+            let nodes = observer.nodes().len();
+            assert_eq!(nodes, 2, "{discovery}: after {:?}", began.elapsed());
+            std::thread::sleep(HEARTBEAT / 10);
+        }
+    }
 }
