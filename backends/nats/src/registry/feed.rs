@@ -19,6 +19,9 @@ use crate::wire::{self, AckInfo};
 /// The number of the last message that an idle consumer sent.
 const LAST: &str = "Nats-Last-Consumer";
 
+/// When the server forgets a consumer that nobody listens to: another is made for each connection.
+const LEFT: Duration = Duration::from_secs(1);
+
 /// The changes of one bucket, as long as none is missed.
 #[derive(Debug)]
 pub(crate) struct Feed {
@@ -81,11 +84,12 @@ impl Feed {
                 "ack_policy": "none",
                 "replay_policy": "instant",
                 "idle_heartbeat": nanos(pulse),
+                "inactive_threshold": nanos(LEFT),
                 "mem_storage": true,
                 "num_replicas": 1,
             },
         });
-        // Without a name and a lease, so that the server forgets it soon after we are gone.
+        // Without a name, so that the server forgets it soon after we are gone.
         let call = format!("CONSUMER.CREATE.{stream}");
         let made = connection.api::<Info>(WATCH, &call, &config).await?;
         let made = made
