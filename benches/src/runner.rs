@@ -26,7 +26,8 @@ pub fn run(options: &Options) -> Result<bool, String> {
     if options.pinned {
         pin()?;
         let one_core = |bar: &Bar| !matches!(bar, Bar::RatioOnTwoCoresAtLeast(_));
-        rows.iter_mut().for_each(|row| row.case.bars.retain(one_core));
+        rows.iter_mut()
+            .for_each(|row| row.case.bars.retain(one_core));
     }
     let programs = Programs::find()?;
     let (machine, date, load) = (Machine::look(), machine::date(), machine::load());

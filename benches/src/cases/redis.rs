@@ -17,9 +17,9 @@ pub fn cases() -> Vec<Case> {
         requests::cases(),
         ours::cases(),
     ]
-        .into_iter()
-        .flatten()
-        .collect()
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Without the client's limit of 500 ms, which a blocking read outlasts.

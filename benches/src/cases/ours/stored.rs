@@ -85,7 +85,11 @@ pub fn consume<B: Broker>(bench: Bench) -> Measured {
 }
 
 /// One node publishes while another handles.
-pub fn end_to_end<E: Sample, B: Broker>(bench: Bench, handlers: catga::Handlers, size: usize) -> Measured {
+pub fn end_to_end<E: Sample, B: Broker>(
+    bench: Bench,
+    handlers: catga::Handlers,
+    size: usize,
+) -> Measured {
     two_cores(async move {
         let tally = bench.tally(1);
         let _reader = node(&bench.url, "reader", handlers, &tally).await;

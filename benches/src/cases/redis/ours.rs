@@ -23,7 +23,8 @@ impl Broker for Redis {
         let mut connection = connect(url).await;
         let mut stored = 0;
         for stream in streams(url).await {
-            let length = cmd("XLEN").arg(stream).query_async::<u64>(&mut connection);
+            let mut length = cmd("XLEN");
+            let length = length.arg(stream).query_async::<u64>(&mut connection);
             stored += length.await.expect("an answer");
         }
         stored
@@ -33,7 +34,8 @@ impl Broker for Redis {
         let mut connection = connect(url).await;
         let mut open = 0;
         for stream in streams(url).await {
-            let groups = cmd("XINFO").arg("GROUPS").arg(stream).to_owned();
+            let mut groups = cmd("XINFO");
+            groups.arg("GROUPS").arg(stream);
             let groups: Vec<Vec<Value>> =
                 groups.query_async(&mut connection).await.expect("groups");
             open += groups.iter().map(|group| left(group)).sum::<u64>();
@@ -45,9 +47,9 @@ impl Broker for Redis {
 /// What a group has still to read, and to acknowledge.
 fn left(group: &[Value]) -> u64 {
     let of = |field: &str| {
-        let pair = group.chunks(2).find(|pair| {
-            matches!(&pair[0], Value::BulkString(name) if name == field.as_bytes())
-        });
+        let pair = group
+            .chunks(2)
+            .find(|pair| matches!(&pair[0], Value::BulkString(name) if name == field.as_bytes()));
         match pair.map(|pair| &pair[1]) {
             Some(Value::Int(number)) => u64::try_from(*number).expect("a count"),
             // Unknown where entries were deleted before they were read.
@@ -93,8 +95,7 @@ pub fn cases() -> Vec<Case> {
     const QOS2: Terms = Terms::new("exactly once", MEMORY, "each in one script with its claim")
         .payload(RAW_PAYLOAD)
         .settings("256 publishers at once; 256 places");
-    const ANSWER: Terms =
-        Terms::new("at least once", MEMORY, "the answer").payload(RAW_PAYLOAD);
+    const ANSWER: Terms = Terms::new("at least once", MEMORY, "the answer").payload(RAW_PAYLOAD);
     const ONCE: Terms = Terms::new(
         "at least once, run once",
         "claim and answer in a key",
@@ -113,7 +114,9 @@ pub fn cases() -> Vec<Case> {
             "publish to a handler of every node",
             QOS0,
             MANY,
-            |bench| events::publish::<Frame>(bench, handlers![on_frame_everywhere], 100, WINDOW, None),
+            |bench| {
+                events::publish::<Frame>(bench, handlers![on_frame_everywhere], 100, WINDOW, None)
+            },
         )
         .settings("no group")
         .with_latency()
@@ -124,7 +127,9 @@ pub fn cases() -> Vec<Case> {
             "publish to a handler of every node",
             QOS0.payload(LARGE),
             MANY,
-            |bench| events::publish::<Frame>(bench, handlers![on_frame_everywhere], 512, WINDOW, None),
+            |bench| {
+                events::publish::<Frame>(bench, handlers![on_frame_everywhere], 512, WINDOW, None)
+            },
         )
         .settings("no group")
         .against("redis/pubsub/pipelines-512")
@@ -149,9 +154,13 @@ pub fn cases() -> Vec<Case> {
         .settings("by a stream that nobody acknowledges, and PUBLISH beside it")
         .with_latency()
         .against("redis/pubsub/ours-group"),
-        case("redis/add/ours", "publish until stored", ADD, MANY, |bench| {
-            publish::<Redis>(bench, 100)
-        })
+        case(
+            "redis/add/ours",
+            "publish until stored",
+            ADD,
+            MANY,
+            |bench| publish::<Redis>(bench, 100),
+        )
         .with_latency()
         .against("redis/add/256")
         .asked(Bar::RatioAtLeast(1.0)),
@@ -167,9 +176,13 @@ pub fn cases() -> Vec<Case> {
         case(
             "redis/add/ours-aof",
             "publish until stored, with an append-only file",
-            Terms::new("at least once", "file, synced every second", "the reply to each")
-                .payload(RAW_PAYLOAD)
-                .settings("256 publishers at once"),
+            Terms::new(
+                "at least once",
+                "file, synced every second",
+                "the reply to each",
+            )
+            .payload(RAW_PAYLOAD)
+            .settings("256 publishers at once"),
             MANY,
             |bench| publish::<Redis>(bench, 100),
         )
