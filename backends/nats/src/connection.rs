@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::select;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, unconstrained};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::acks::Acks;
@@ -266,12 +266,13 @@ impl Connection {
         headers: Option<HeaderMap>,
         payload: Bytes,
     ) -> Option<Result<(), Error>> {
+        // Else a task that has done much in its turn would find no room where there is some.
         let queued = match headers {
-            None => self.client.publish(subject, payload).now_or_never(),
-            Some(headers) => self
-                .client
-                .publish_with_headers(subject, headers, payload)
-                .now_or_never(),
+            None => unconstrained(self.client.publish(subject, payload)).now_or_never(),
+            Some(headers) => {
+                let queued = self.client.publish_with_headers(subject, headers, payload);
+                unconstrained(queued).now_or_never()
+            }
         };
         queued.map(|queued| queued.map_err(|error| error::not_sent(operation, error)))
     }
@@ -285,7 +286,7 @@ impl Connection {
         payload: Bytes,
     ) -> Option<Result<(), Error>> {
         let queued = self.client.publish_with_reply(subject, reply, payload);
-        let queued = queued.now_or_never();
+        let queued = unconstrained(queued).now_or_never();
         queued.map(|queued| queued.map_err(|error| error::not_sent(operation, error)))
     }
 

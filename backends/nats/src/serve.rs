@@ -55,7 +55,9 @@ impl ServeSubscription {
         let to_node = names.to_node(&serve.node, &serve.request);
         let queue = Some(serve.service.as_str().to_owned());
         let of_service = connection.subscribe("serve", to_service, queue).await?;
-        let of_node = connection.subscribe("serve", to_node, None).await?;
+        // Of two processes with one id, while that is so, one is to run a request.
+        let queue = Some(serve.node.as_str().to_owned());
+        let of_node = connection.subscribe("serve", to_node, queue).await?;
         let (sender, arrived) = mpsc::channel(QUEUE);
         let leaving = Arc::new(Notify::new());
         let taker = Taker {

@@ -14,10 +14,11 @@ use futures_util::StreamExt;
 use tokio::select;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::clock::ServerClock;
 use super::entry;
+use super::trouble::Trouble;
 use crate::bucket::{Bucket, Entry, Put};
 use crate::connection::{Connection, is_no_responders};
 use crate::error;
@@ -30,6 +31,9 @@ const SOON: Duration = Duration::from_millis(20);
 
 /// How long somebody who is there may take to say so.
 const ANSWER: Duration = Duration::from_secs(1);
+/// For how long nobody answers for a process that is gone. A live one is back on a server that was restarted before: the client
+/// waits for up to 3 s between two tries.
+const BACK: Duration = Duration::from_millis(3500);
 
 /// Something to be written.
 #[derive(Debug)]
@@ -64,6 +68,8 @@ pub(crate) struct Means {
     pub(crate) clock: Arc<ServerClock>,
     /// Told when the bucket is not what it was.
     pub(crate) moved: Arc<Notify>,
+    /// Why the bucket cannot be followed.
+    pub(crate) trouble: Arc<Trouble>,
     pub(crate) timeout: Duration,
     /// Whether it is known that we may listen.
     pub(crate) may_listen: Arc<AtomicBool>,
@@ -76,6 +82,18 @@ pub(crate) struct Desk {
     /// What was written here last.
     written: Option<Written>,
     listening: HashMap<Incarnation, Listening>,
+    /// When the present order is given up.
+    by: Instant,
+    absent: Option<Absent>,
+}
+
+/// One for whom nobody answered, and who has not written since.
+#[derive(Debug)]
+struct Absent {
+    revision: u64,
+    /// Since when nobody does, and on which connection that was asked.
+    since: Instant,
+    lost: u64,
 }
 
 /// Answers for an incarnation until it is dropped.
@@ -120,6 +138,8 @@ impl Desk {
             means,
             written: None,
             listening: HashMap::new(),
+            by: Instant::now(),
+            absent: None,
         }
     }
 
@@ -139,9 +159,10 @@ impl Desk {
                 continue;
             }
             let by = from_now(self.connection.settings.call_timeout * 2);
+            self.by = by;
             let outcome = match timeout_at(by, self.obey(verb, &node)).await {
                 Ok(outcome) => outcome.map_err(error::of_bucket),
-                Err(_) => Err(error::slow_registry(verb.as_str())),
+                Err(_) => Err(self.trouble.slow(verb.as_str())),
             };
             let gone = |error: &Error| error.kind() == ErrorKind::NotFound;
             if verb != Verb::Unregister && outcome.as_ref().is_err_and(gone) {
@@ -173,12 +194,12 @@ impl Desk {
         // Too much is said before anything is asked.
         entry::encode(REGISTER, node, node)?;
         let manage = self.connection.settings.manage;
-        self.listen(node).await?;
+        self.listen(REGISTER, node).await?;
         for tried in 0..TRIES {
             self.settle(tried).await;
             // Without a bucket nothing is heard of the clock, and why there is none is to be told.
             self.bucket.ensure(&self.connection, REGISTER).await?;
-            let now = self.clock.known().await;
+            let now = self.now(REGISTER).await?;
             let mut node = node.clone();
             node.started_at = now;
             let known = self.known(&node);
@@ -198,8 +219,9 @@ impl Desk {
                     revision
                 }
                 Stands::Another(revision, other, age) => {
-                    if age < self.timeout && self.is_there(&node, other).await {
-                        let left = self.timeout.saturating_sub(age);
+                    let free = from_now(self.timeout.saturating_sub(age));
+                    if self.is_there(&node, other, revision, free).await {
+                        let left = free.saturating_duration_since(Instant::now());
                         return Err(error::duplicate_node(&node, left));
                     }
                     tracing::info!(node = %node.id, ?age, "takes over the id of one that is gone");
@@ -237,7 +259,9 @@ impl Desk {
                     _ => return Err(error::unknown_node(HEARTBEAT, node)),
                 },
             };
-            let now = self.clock.known().await;
+            // Who lives answers for it, whatever became of an attempt to register again.
+            self.listen(HEARTBEAT, node).await?;
+            let now = self.now(HEARTBEAT).await?;
             let mut next = node.clone();
             next.started_at = started_at;
             match self.put(HEARTBEAT, next, revision, now).await {
@@ -283,8 +307,7 @@ impl Desk {
     }
 
     /// Answers for an incarnation from now on.
-    async fn listen(&mut self, node: &NodeInfo) -> Result<(), Error> {
-        const REGISTER: &str = "register";
+    async fn listen(&mut self, operation: &'static str, node: &NodeInfo) -> Result<(), Error> {
         if self.listening.contains_key(&node.incarnation) {
             return Ok(());
         }
@@ -293,9 +316,9 @@ impl Desk {
         // Whether the server lets us takes a moment to tell: one is told for all.
         let mut asked = if self.may_listen.load(Ordering::Relaxed) {
             let made = connection.client.subscribe(subject).await;
-            made.map_err(|error| error::not_subscribed(REGISTER, error))?
+            made.map_err(|error| error::not_subscribed(operation, error))?
         } else {
-            let made = connection.subscribe(REGISTER, subject, None).await?;
+            let made = connection.subscribe(operation, subject, None).await?;
             self.may_listen.store(true, Ordering::Relaxed);
             made
         };
@@ -312,14 +335,54 @@ impl Desk {
         Ok(())
     }
 
-    /// Whether somebody listens for an incarnation of a node. Who is paused says nothing, and is there.
-    async fn is_there(&self, node: &NodeInfo, other: Incarnation) -> bool {
+    /// Whether an incarnation of a node is there, whose id is `free` at some time whoever listens for it. Nobody has to listen
+    /// when it is asked twice, so far apart that it is not one that is only connecting again; where the time of this order is
+    /// too short for that, the next one asks again.
+    async fn is_there(
+        &mut self,
+        node: &NodeInfo,
+        other: Incarnation,
+        revision: u64,
+        free: Instant,
+    ) -> bool {
+        loop {
+            if Instant::now() >= free {
+                return false;
+            }
+            let lost = self.connection.link.lost();
+            if !self.nobody_listens(node, other).await {
+                self.absent = None;
+                return true;
+            }
+            let known = self.absent.take();
+            let same = |known: &Absent| known.revision == revision && known.lost == lost;
+            let absent = known.filter(same).unwrap_or_else(|| Absent {
+                revision,
+                since: Instant::now(),
+                lost,
+            });
+            let again = absent.since + BACK;
+            self.absent = Some(absent);
+            if Instant::now() >= again {
+                return false;
+            }
+            // There has to be time for the answer, and for the write.
+            let again = again.min(free);
+            if again + ANSWER >= self.by {
+                return true;
+            }
+            sleep_until(again).await;
+        }
+    }
+
+    /// Whether nobody listens for an incarnation of a node. Who is paused says nothing, and is there.
+    async fn nobody_listens(&self, node: &NodeInfo, other: Incarnation) -> bool {
         let subject = self.connection.names.incarnation(&node.id, other);
         let by = self.connection.call_deadline().min(from_now(ANSWER));
         let asked = self
             .connection
             .ask("register", subject, None, Bytes::new(), by);
-        !asked.await.is_ok_and(|answer| is_no_responders(&answer))
+        asked.await.is_ok_and(|answer| is_no_responders(&answer))
     }
 
     /// This incarnation as it was written here last, unless that is too long ago.
@@ -348,7 +411,7 @@ impl Desk {
             value,
         } = entry;
         let present = value.and_then(|value| entry::node(key, &value).ok());
-        self.clock.known().await;
+        self.now(operation).await?;
         let age = self.clock.age(time);
         Ok(match present {
             None => Stands::Nobody(revision),
@@ -357,6 +420,19 @@ impl Desk {
             }
             Some(present) => Stands::Another(revision, present.incarnation, age),
         })
+    }
+
+    /// The server's time, as soon as it was heard.
+    async fn now(&self, operation: &'static str) -> Result<SystemTime, Error> {
+        select! {
+            biased;
+            now = self.clock.known() => Ok(now),
+            error = self.trouble.until_lasting(operation) => {
+                // What was wrong may be mended by now.
+                self.moved.notify_one();
+                Err(error)
+            }
+        }
     }
 
     async fn put(

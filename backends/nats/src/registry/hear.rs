@@ -1,12 +1,11 @@
 //! What a [`Host`] hears, and what it says to that.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::{Message, Subject};
-use catga_core::{Incarnation, NodeInfo};
-use tokio::time::sleep;
+use catga_core::{Incarnation, NodeId, NodeInfo};
+use tokio::time::Instant;
 
 use super::entry;
 use super::host::{Host, unsaid};
@@ -16,6 +15,18 @@ use super::word::{Saying, Word};
 pub(crate) const FEW: usize = 32;
 /// The longest such wait.
 const JITTER: Duration = Duration::from_millis(500);
+/// The most answers that wait; who is not answered hears the next heartbeat.
+const DUE: usize = 1024;
+/// Two that joined closer together than this may have done so in either order: a word takes time.
+const CLOSE: Duration = Duration::from_millis(250);
+
+/// An answer that is given later.
+#[derive(Debug)]
+pub(super) struct Due {
+    pub(super) at: Instant,
+    id: NodeId,
+    to: Subject,
+}
 
 impl Host {
     /// Hears what was said to all.
@@ -67,6 +78,7 @@ impl Host {
         match is {
             Saying::Joined | Saying::Lives if age < self.timeout => self.hear_of(is, node, age),
             Saying::Left => {
+                self.gone.note(node.incarnation);
                 let known = self.roster.get(node.id.as_str());
                 if known.is_some_and(|known| known.incarnation == node.incarnation) {
                     self.roster.left(node.id.as_str());
@@ -78,24 +90,31 @@ impl Host {
 
     /// A node is there: it may have an id that is ours.
     fn hear_of(&mut self, is: Saying, node: NodeInfo, age: Duration) {
+        if is == Saying::Joined {
+            self.gone.forget(node.incarnation);
+        } else if self.gone.has(node.incarnation) {
+            // Said before it left, and late.
+            return;
+        }
         let other = |info: &NodeInfo| info.incarnation != node.incarnation;
         if self.claims.get(&node.id).is_some_and(|c| other(&c.info)) {
             self.refuse_claim(&node.id);
         }
-        let stays = |info: &NodeInfo| {
-            other(info)
-                && is == Saying::Lives
-                && order(info.incarnation, node.incarnation) == Ordering::Greater
+        let stays = |info: &NodeInfo, since: SystemTime| {
+            other(info) && is == Saying::Lives && is_later(info, since, &node)
         };
         if let Some(own) = self.own.get(&node.id).filter(|own| other(&own.info)) {
-            if stays(&own.info) && own.beat.elapsed() < self.timeout {
+            let now = SystemTime::now();
+            let since = now.checked_sub(own.since.elapsed()).unwrap_or(now);
+            if stays(&own.info, since) && own.beat.elapsed() < self.timeout {
                 // It has not heard of us.
                 return self.tell(Saying::Lives, own, None).unwrap_or_else(unsaid);
             }
             tracing::warn!(node = %node.id, "another incarnation has this node's id now");
             self.own.remove(&node.id);
         }
-        if !self.roster.get(node.id.as_str()).is_some_and(stays) {
+        let known = self.roster.get(node.id.as_str());
+        if !known.is_some_and(|known| stays(known, known.started_at)) {
             self.roster.heard(node, age);
         }
     }
@@ -127,7 +146,7 @@ impl Host {
         }
     }
 
-    fn answer_all(&self, to: &Subject) {
+    fn answer_all(&mut self, to: &Subject) {
         let living = self.own.values();
         let living = living.filter(|own| own.beat.elapsed() < self.timeout);
         let many = self.roster.len();
@@ -140,18 +159,39 @@ impl Host {
         }
         let spread = Duration::from_millis(many as u64).min(JITTER);
         for own in living {
-            let (up, age) = (own.since.elapsed(), own.beat.elapsed());
-            let Ok(word) = Word::of("say", Saying::Lives, &own.info, up, age) else {
-                continue;
-            };
-            let (connection, to) = (Arc::clone(&self.connection), to.clone());
-            tokio::spawn(async move {
-                sleep(spread.mul_f64(fastrand::f64())).await;
-                let by = connection.call_deadline();
-                let said = connection.publish("say", to, None, word, by).await;
-                said.unwrap_or_else(unsaid);
-            });
+            if self.due.len() < DUE {
+                self.due.push(Due {
+                    at: Instant::now() + spread.mul_f64(fastrand::f64()),
+                    id: own.info.id.clone(),
+                    to: to.clone(),
+                });
+            }
         }
+    }
+
+    /// Gives the answers whose time has come, for those of our nodes that are there now.
+    pub(super) fn answer_due(&mut self) {
+        let now = Instant::now();
+        let due: Vec<Due> = self.due.extract_if(.., |due| due.at <= now).collect();
+        for Due { id, to, .. } in due {
+            let own = self.own.get(&id);
+            if let Some(own) = own.filter(|own| own.beat.elapsed() < self.timeout) {
+                self.tell(Saying::Lives, own, Some(to))
+                    .unwrap_or_else(unsaid);
+            }
+        }
+    }
+}
+
+/// Whether one that is there `since` joined later than another of its id. By our own clock, whatever others say of theirs; the
+/// time on the way only makes another seem later, so that never both stay.
+fn is_later(one: &NodeInfo, since: SystemTime, other: &NodeInfo) -> bool {
+    let later = since.duration_since(other.started_at);
+    let apart = later.clone().unwrap_or_else(|earlier| earlier.duration());
+    if apart < CLOSE {
+        order(one.incarnation, other.incarnation) == Ordering::Greater
+    } else {
+        later.is_ok()
     }
 }
 

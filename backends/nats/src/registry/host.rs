@@ -2,7 +2,7 @@
 //!
 //! **Double ids.** Who registers asks first who has its id, and is refused when somebody answers. Of two that ask at once the
 //! one whose incarnation is lower stays. One that was paused or cut off while another took its id learns it from the other's
-//! word: a `joined` always counts; where that was missed, the higher incarnation stays, so that exactly one does.
+//! word: a `joined` always counts; where that was missed, the one that joined later stays, so that exactly one does.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::desk::{Order, Verb};
-use super::hear::FEW;
+use super::gone::Gone;
+use super::hear::{Due, FEW};
 use super::roster::{Question, Roster};
 use super::rubbish::Rubbish;
 use super::word::{Saying, Word};
@@ -50,6 +51,8 @@ pub(crate) struct Host {
     pub(super) rubbish: Rubbish,
     pub(super) own: HashMap<NodeId, Own>,
     pub(super) claims: HashMap<NodeId, Claim>,
+    pub(super) due: Vec<Due>,
+    pub(super) gone: Gone,
     pinged: Instant,
 }
 
@@ -91,6 +94,8 @@ impl Host {
             rubbish: Rubbish::new(ignored),
             own: HashMap::new(),
             claims: HashMap::new(),
+            due: Vec::new(),
+            gone: Gone::new(timeout),
             pinged: Instant::now(),
         })
     }
@@ -129,7 +134,8 @@ impl Host {
             let epoch = self.epoch;
             let again = connection.link.until(|link| link.epoch() != epoch);
             let claimed = self.claims.values().map(|claim| claim.until).min();
-            let wake = claimed.map_or(look, |claimed| claimed.min(look));
+            let due = self.due.iter().map(|due| due.at).min();
+            let wake = claimed.into_iter().chain(due).fold(look, Instant::min);
             // What was heard comes before what is asked: an answer has all that was said before.
             select! {
                 biased;
@@ -162,6 +168,7 @@ impl Host {
                 }
                 () = sleep_until(wake) => {
                     self.settle_claims();
+                    self.answer_due();
                     if look <= Instant::now() {
                         self.look();
                         look = Instant::now() + self.roster.every();
@@ -289,6 +296,7 @@ impl Host {
             };
             let said = self.tell(Saying::Joined, &own, None);
             if said.is_ok() {
+                self.gone.forget(info.incarnation);
                 self.own.insert(id, own);
                 self.roster.heard(ours(info), Duration::ZERO);
             }
@@ -342,6 +350,7 @@ impl Host {
             return Ok(());
         };
         self.roster.left(info.id.as_str());
+        self.gone.note(info.incarnation);
         self.tell(Saying::Left, &own, None)
     }
 

@@ -13,6 +13,7 @@ use super::desk::{Desk, Means, Order, Verb};
 use super::feed::made_at;
 use super::roster::{Position, Question, Roster, Wanted, Watched};
 use super::rubbish::Rubbish;
+use super::trouble::Trouble;
 use super::view::View;
 use super::watch::Asking;
 use crate::bucket::Bucket;
@@ -39,6 +40,7 @@ pub(crate) struct Kv {
     /// Who writes which node: as many as this process ever registered.
     desks: papaya::HashMap<NodeId, mpsc::Sender<Order>>,
     questions: mpsc::Sender<Question>,
+    trouble: Arc<Trouble>,
 }
 
 impl Kv {
@@ -51,12 +53,15 @@ impl Kv {
         let bucket = Bucket::new(connection.names.nodes_bucket(), max_age);
         let bucket = Arc::new(bucket.with_limits(HISTORY, MAX_BYTES));
         let (clock, moved) = (Arc::<ServerClock>::default(), Arc::<Notify>::default());
+        let trouble = Arc::<Trouble>::default();
         let view = View {
             connection: Arc::clone(connection),
             bucket: Arc::clone(&bucket),
             clock: Arc::clone(&clock),
             moved: Arc::clone(&moved),
+            trouble: Arc::clone(&trouble),
             roster: Roster::new(timeout),
+            timeout,
             rubbish: Rubbish::new(ignored),
             pulse: Roster::pulse(timeout)
                 .min(connection.settings.pull_heartbeat)
@@ -69,6 +74,7 @@ impl Kv {
             bucket: Arc::clone(&bucket),
             clock,
             moved,
+            trouble: Arc::clone(&trouble),
             timeout,
             may_listen: Arc::default(),
         };
@@ -80,6 +86,7 @@ impl Kv {
             means,
             desks: papaya::HashMap::new(),
             questions,
+            trouble,
         }
     }
 
@@ -137,11 +144,15 @@ impl Kv {
         let answered = async {
             let sent = self.questions.send(question).await;
             sent.map_err(|_| error::closed(operation))?;
-            answer.await.map_err(|_| error::closed(operation))
+            // Without an answer there is none to be had, or the registry is gone.
+            let unanswered = || self.trouble.lasting(operation);
+            answer
+                .await
+                .map_err(|_| unanswered().unwrap_or_else(|| error::closed(operation)))
         };
         match timeout_at(self.connection.call_deadline(), answered).await {
             Ok(answered) => answered,
-            Err(_) => Err(error::slow_registry(operation)),
+            Err(_) => Err(self.trouble.slow(operation)),
         }
     }
 

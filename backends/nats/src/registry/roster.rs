@@ -33,6 +33,16 @@ pub(crate) enum Wanted {
     Watch(oneshot::Sender<Watched>),
 }
 
+impl Wanted {
+    /// Whether who asked waits no more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Nodes(reply) => reply.is_closed(),
+            Self::Watch(reply) => reply.is_closed(),
+        }
+    }
+}
+
 /// A place in a bucket; without one where there is none.
 #[derive(Debug, Default)]
 pub(crate) struct Position {
@@ -124,7 +134,8 @@ impl Roster {
             return;
         };
         let news = is_news(&live.info, live.announced, &info);
-        (live.info, live.deadline) = (info, deadline);
+        // What was on its way for long takes back no grace that it was given meanwhile.
+        (live.info, live.deadline) = (info, live.deadline.max(deadline));
         if news {
             live.announced = live.info.load;
             let event = NodeEvent::Updated(live.info.clone());
@@ -170,6 +181,11 @@ impl Roster {
                 }
             }
         }
+    }
+
+    /// Nothing can be told any more: the watchers find the end, and ask anew.
+    pub(crate) fn end_watches(&mut self) {
+        self.watchers.clear();
     }
 
     /// Tells the watchers. One without room loses its channel here: it reads what is in it, finds the end, and asks for a
@@ -251,6 +267,23 @@ mod tests {
         roster.sweep();
         pass(&mut roster, 29).await;
         assert_eq!(told(&mut events), "");
+        pass(&mut roster, 1).await;
+        assert_eq!(told(&mut events), "-a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_heard_late_takes_back_no_grace() {
+        let mut roster = Roster::new(TIMEOUT);
+        let mut events = watch(&mut roster);
+        let a = node("a");
+        roster.heard(a.clone(), Duration::ZERO);
+        let outage = SECOND * 25;
+        advance(outage).await;
+        roster.contact();
+        // Read anew: the last word before the outage.
+        roster.heard(a, outage);
+        pass(&mut roster, 29).await;
+        assert_eq!(told(&mut events), "+a");
         pass(&mut roster, 1).await;
         assert_eq!(told(&mut events), "-a");
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use catga_core::{Error, ErrorKind};
 use tokio::select;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -12,13 +13,16 @@ use super::entry;
 use super::feed::{Change, Feed, Heard};
 use super::roster::{Question, Roster};
 use super::rubbish::Rubbish;
+use super::trouble::{Trouble, lasts};
 use crate::bucket::Bucket;
 use crate::connection::Connection;
 
 /// After a feed that lasted shorter than this the next waits.
 const LASTED: Duration = Duration::from_secs(1);
-/// How long it waits, and up to twice that.
+/// How long it waits at first, and up to twice that; twice as long each time that it does not last.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long at most.
+const LONGEST: Duration = Duration::from_millis(2500);
 
 /// What the bucket says, as far as it was heard.
 #[derive(Debug)]
@@ -28,7 +32,10 @@ pub(crate) struct View {
     pub(crate) clock: Arc<ServerClock>,
     /// Told when the bucket is not what it was.
     pub(crate) moved: Arc<Notify>,
+    /// Why it cannot be followed.
+    pub(crate) trouble: Arc<Trouble>,
     pub(crate) roster: Roster,
+    pub(crate) timeout: Duration,
     pub(crate) rubbish: Rubbish,
     /// How often the server is to say that it is there.
     pub(crate) pulse: Duration,
@@ -51,8 +58,12 @@ impl View {
     /// Follows the bucket until the connection or the registry is gone.
     pub(crate) async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
         let closed = self.connection.closed.clone();
+        let mut pause = PAUSE;
+        // Since when the server is there, and cannot be followed.
+        let mut unwatched = None;
         while !questions.is_closed() {
             let began = Instant::now();
+            let lost = self.connection.link.lost();
             let opened = select! {
                 biased;
                 () = closed.raised() => return,
@@ -60,21 +71,63 @@ impl View {
             };
             match opened {
                 Ok(feed) => {
+                    unwatched = None;
+                    self.trouble.is_over();
                     if self.follow(feed, &mut questions).await == Ended::Done {
                         return;
                     }
                     tracing::debug!("the node registry is read anew");
                 }
-                Err(error) => tracing::debug!(%error, "the node registry cannot be read"),
-            }
-            if began.elapsed() < LASTED {
-                let pause = PAUSE + PAUSE.mul_f64(fastrand::f64());
-                select! {
-                    biased;
-                    () = closed.raised() => return,
-                    () = sleep(pause) => {}
+                Err(error) => {
+                    // Who is cut off from the server is told so otherwise, and finds everybody again when it is back.
+                    let link = &self.connection.link;
+                    let answered = error.kind() != ErrorKind::Timeout;
+                    if answered && link.is_connected() && link.lost() == lost {
+                        unwatched.get_or_insert(began);
+                    } else {
+                        unwatched = None;
+                    }
+                    let since = unwatched.map(|since| since.elapsed());
+                    self.not_followed(error, since.is_some_and(|long| long >= self.timeout));
                 }
             }
+            if unwatched.is_none() && began.elapsed() >= LASTED {
+                pause = PAUSE;
+                continue;
+            }
+            self.rest(pause + pause.mul_f64(fastrand::f64()), &mut questions)
+                .await;
+            pause = (pause * 2).min(LONGEST);
+        }
+    }
+
+    /// Notes why there is no feed, and leaves nobody waiting for what will not be.
+    fn not_followed(&mut self, error: Error, for_long: bool) {
+        if for_long {
+            tracing::warn!(%error, "the node registry cannot be followed: watches on it end");
+            self.roster.end_watches();
+        } else {
+            tracing::debug!(%error, "the node registry cannot be followed");
+        }
+        let hopeless = lasts(&error);
+        self.trouble.note(error);
+        // A watch that begins anew asks for nothing in particular.
+        self.waiting.retain(|question| {
+            !(hopeless || for_long && question.after.is_none() || question.wanted.is_abandoned())
+        });
+    }
+
+    /// Waits before the next try, unless somebody asks, or there is a connection again.
+    async fn rest(&mut self, pause: Duration, questions: &mut mpsc::Receiver<Question>) {
+        let (closed, link) = (self.connection.closed.clone(), &self.connection.link);
+        let epoch = link.epoch();
+        select! {
+            biased;
+            () = closed.raised() => {}
+            () = link.until(|link| link.epoch() != epoch) => {}
+            () = self.moved.notified() => {}
+            question = questions.recv() => self.waiting.extend(question),
+            () = sleep(pause) => {}
         }
     }
 
@@ -124,11 +177,6 @@ impl View {
                     };
                     let after = question.after.as_ref();
                     let elsewhere = after.is_some_and(|after| after.made != feed.made);
-                    if after.is_some() && !elsewhere {
-                        // Who asks has heard the server: whoever was silent until then is not in the answer.
-                        self.roster.contact();
-                        self.roster.sweep();
-                    }
                     self.waiting.push(question);
                     if elsewhere {
                         return Ended::Missed;
@@ -136,6 +184,7 @@ impl View {
                     self.answer();
                 }
                 _ = ticks.tick() => {
+                    self.waiting.retain(|question| !question.wanted.is_abandoned());
                     if self.roster.silence() > self.pulse * 3 {
                         return Ended::Missed;
                     }
@@ -162,6 +211,12 @@ impl View {
             if after.is_some_and(|after| after.sequence > self.sequence) {
                 self.waiting.push(question);
             } else {
+                if after.is_some() {
+                    // Who asked had heard the server, and all before that was heard here: whoever was silent is not in the
+                    // answer. Without that it says nothing of the feed, which may be dead.
+                    self.roster.contact();
+                    self.roster.sweep();
+                }
                 self.roster.answer(question.wanted);
             }
         }

@@ -3,6 +3,7 @@
 mod both;
 mod doubles;
 mod faults;
+mod feed;
 mod kv;
 mod pubsub;
 mod rights;

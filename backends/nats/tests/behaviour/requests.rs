@@ -312,3 +312,22 @@ async fn whoever_speaks_nats_may_ask() {
     answer(delivery).await;
     assert_eq!(asked.await.unwrap().unwrap().payload, "re plain");
 }
+
+#[tokio::test]
+async fn of_two_processes_with_one_id_one_runs_a_request() {
+    let space = Space::new();
+    let (here, there) = (space.transport().await, space.transport().await);
+    let mut one = serve(&*here, "n1").await;
+    let mut other = serve(&*there, "n1").await;
+    for text in ["a", "b", "c", "d"] {
+        let asked = ask(&here, to_node("n1"), text, SOON);
+        let delivery = tokio::select! {
+            delivery = next(&mut *one) => delivery,
+            delivery = next(&mut *other) => delivery,
+        };
+        answer(delivery).await;
+        assert_eq!(answered(asked).await, format!("re {text}"));
+    }
+    nothing(&mut *one).await;
+    nothing(&mut *other).await;
+}

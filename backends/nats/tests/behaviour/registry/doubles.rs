@@ -160,7 +160,7 @@ async fn a_registration_that_nobody_waits_for_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn the_id_of_a_process_that_is_gone_is_free_at_once_and_of_one_that_is_paused_later() {
+async fn the_id_of_a_process_that_is_gone_is_free_soon_and_of_one_that_is_paused_later() {
     let server = NatsServer::start().unwrap();
     let proxy = Proxy::start(server.address(), 7).await.unwrap();
     let space = Space::at(&server.url());
@@ -168,7 +168,7 @@ async fn the_id_of_a_process_that_is_gone_is_free_at_once_and_of_one_that_is_pau
         url: format!("nats://{}", proxy.address()),
         namespace: space.namespace.clone(),
     };
-    let timeout = TIMEOUT * 2;
+    let timeout = TIMEOUT * 5;
     let here = seat_with(&space, Means::Kv, "", timeout).await;
     let mut watch = Following::of(&*here).await;
     // Killed: nobody says goodbye, and its connection is gone.
@@ -179,10 +179,7 @@ async fn the_id_of_a_process_that_is_gone_is_free_at_once_and_of_one_that_is_pau
     proxy.gate(Gate::Refuse);
     proxy.reset();
     let began = Instant::now();
-    until("its id is free", async || {
-        here.register(&second).await.is_ok()
-    })
-    .await;
+    here.register(&second).await.unwrap();
     assert!(began.elapsed() < timeout, "{:?}", began.elapsed());
     here.unregister(&second).await.unwrap();
     drop(gone);
@@ -211,4 +208,42 @@ async fn the_id_of_a_process_that_is_gone_is_free_at_once_and_of_one_that_is_pau
         "{:?}",
         watch.log
     );
+}
+
+#[tokio::test]
+async fn who_is_only_connecting_again_keeps_its_id() {
+    let server = NatsServer::start().unwrap();
+    let proxy = Proxy::start(server.address(), 7).await.unwrap();
+    let space = Space::at(&server.url());
+    let behind = Space {
+        url: format!("nats://{}", proxy.address()),
+        namespace: space.namespace.clone(),
+    };
+    let here = seat_with(&space, Means::Kv, "", SOON * 10).await;
+    // Its calls are too short to wait for an answer again.
+    let hasty = seat_with(&space, Means::Kv, "&call_timeout=500ms", SOON * 10).await;
+    let there = seat_with(&behind, Means::Kv, "", SOON * 10).await;
+    let first = node("a");
+    there.register(&first).await.unwrap();
+    proxy.gate(Gate::Refuse);
+    proxy.reset();
+    let opened = async {
+        sleep(SECOND).await;
+        proxy.gate(Gate::Open);
+    };
+    let (second, third) = (node("a"), node("a"));
+    let (by_here, by_hasty, ()) =
+        tokio::join!(here.register(&second), hasty.register(&third), opened);
+    assert_eq!(kind(by_here), ErrorKind::DuplicateNode);
+    assert_eq!(kind(by_hasty), ErrorKind::DuplicateNode);
+    there.heartbeat(&first).await.unwrap();
+    // Gone for good: who asks again in time gets the id.
+    proxy.gate(Gate::Refuse);
+    proxy.reset();
+    let began = Instant::now();
+    until("its id is free", async || {
+        hasty.register(&third).await.is_ok()
+    })
+    .await;
+    assert!(began.elapsed() > SECOND * 3, "{:?}", began.elapsed());
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use catga_core::{ErrorKind, NodeInfo};
 use futures_util::StreamExt;
 use serde_json::json;
+use tokio::time::sleep;
 
 use super::{BEAT, Following, Means, TIMEOUT, beating, ids, kind, node, seat, seat_with};
 use crate::{SECOND, SOON, Space, until};
@@ -17,6 +18,12 @@ async fn raw(space: &Space) -> async_nats::Client {
 
 fn word(is: &str, node: &NodeInfo) -> serde_json::Value {
     json!({ "is": is, "node": node })
+}
+
+/// That a node lives, which joined so long ago.
+fn lives(node: &NodeInfo, up: Duration) -> String {
+    let up_ms = u64::try_from(up.as_millis()).unwrap();
+    json!({ "is": "lives", "node": node, "up_ms": up_ms }).to_string()
 }
 
 async fn say(space: &Space, client: &async_nats::Client, at: &str, what: impl Into<Vec<u8>>) {
@@ -109,13 +116,14 @@ async fn rubbish_is_counted_and_nobody_is_affected() {
 }
 
 #[tokio::test]
-async fn of_two_that_did_not_hear_of_each_other_the_newer_stays() {
+async fn of_two_that_did_not_hear_of_each_other_the_later_stays() {
     let space = Space::new();
     let observer = seat(&space, PUBSUB).await;
     let client = raw(&space).await;
-    let older = node("a");
-    let a = node("a");
+    // The clocks of their hosts say the opposite: the incarnation of the later is the lower one.
     let newer = node("a");
+    let a = node("a");
+    let older = node("a");
     let here = seat(&space, PUBSUB).await;
     here.register(&a).await.unwrap();
     let mut watch = Following::of(&*observer).await;
@@ -125,7 +133,7 @@ async fn of_two_that_did_not_hear_of_each_other_the_newer_stays() {
         .subscribe(format!("{}.nodes.a", space.namespace))
         .await
         .unwrap();
-    say(&space, &client, "a", word("lives", &older).to_string()).await;
+    say(&space, &client, "a", lives(&older, SOON)).await;
     for expected in [&older, &a] {
         let word = tokio::time::timeout(SOON, told.next()).await.unwrap();
         let said: serde_json::Value = serde_json::from_slice(&word.unwrap().payload).unwrap();
@@ -133,8 +141,9 @@ async fn of_two_that_did_not_hear_of_each_other_the_newer_stays() {
     }
     here.heartbeat(&a).await.unwrap();
     assert_eq!(watch.log, ["+a"]);
-    // One that is newer has the id.
-    say(&space, &client, "a", word("lives", &newer).to_string()).await;
+    // One that joined later has the id.
+    sleep(SECOND / 2).await;
+    say(&space, &client, "a", lives(&newer, Duration::ZERO)).await;
     until("it is lost", async || {
         here.heartbeat(&a)
             .await
@@ -145,6 +154,27 @@ async fn of_two_that_did_not_hear_of_each_other_the_newer_stays() {
     watch.until(&["a"]).await;
     assert_eq!(watch.there["a"], newer.incarnation);
     assert_eq!(watch.log, ["+a", "-a", "+a"]);
+}
+
+#[tokio::test]
+async fn a_word_that_comes_after_a_node_left_brings_it_not_back() {
+    let space = Space::new();
+    let here = seat(&space, PUBSUB).await;
+    let client = raw(&space).await;
+    let mut watch = Following::of(&*here).await;
+    let a = node("a");
+    for is in ["joined", "left", "lives"] {
+        say(&space, &client, "a", word(is, &a).to_string()).await;
+    }
+    let b = node("b");
+    say(&space, &client, "b", word("lives", &b).to_string()).await;
+    watch.until(&["b"]).await;
+    assert_eq!(watch.log, ["+a", "-a", "+b"]);
+    // It may come back all the same.
+    say(&space, &client, "a", word("joined", &a).to_string()).await;
+    say(&space, &client, "a", word("lives", &a).to_string()).await;
+    watch.until(&["a", "b"]).await;
+    assert_eq!(watch.log, ["+a", "-a", "+b", "+a"]);
 }
 
 #[tokio::test]

@@ -2,9 +2,10 @@
 
 use catga_core::ErrorKind;
 use catga_testkit::server::{NatsOptions, NatsServer, Server};
+use tokio::time::Instant;
 
-use super::{Means, Seat, ids, node, told};
-use crate::Space;
+use super::{Means, Seat, ids, node, seat_with, told};
+use crate::{SECOND, SOON, Space};
 
 /// The entries of a list in the README.
 fn listed(name: &str) -> Vec<(&'static str, &'static str)> {
@@ -112,4 +113,27 @@ async fn the_list_is_just_enough_by_kv() {
 #[tokio::test]
 async fn the_list_is_just_enough_by_pubsub() {
     just_enough(Means::PubSub, of_pubsub()).await;
+}
+
+#[tokio::test]
+async fn who_may_not_follow_the_bucket_is_told_so_at_once() {
+    let rights = "publish: { allow: [\">\"], deny: [\"$JS.API.CONSUMER.CREATE.>\"] }";
+    let lines = format!(
+        "authorization {{ users: [ {{ user: app, password: app, permissions: {{ {rights} }} }} ] }}"
+    );
+    let server = NatsServer::with(&NatsOptions::default().config(&lines)).unwrap();
+    let space = Space::at(&format!("nats://app:app@{}", server.address()));
+    let here = seat_with(&space, Means::Kv, "", SOON).await;
+    let began = Instant::now();
+    let calls = [
+        here.nodes().await.map(drop),
+        here.watch().await.map(drop),
+        here.register(&node("a")).await,
+    ];
+    for call in calls {
+        let error = call.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+        assert!(error.message().contains("CONSUMER.CREATE"), "{error}");
+    }
+    assert!(began.elapsed() < SECOND * 2, "{:?}", began.elapsed());
 }
