@@ -111,6 +111,8 @@ impl Inner {
         let mut running = Running(Vec::new());
         let (mut hop, mut attempt) = (first, Attempt::new(1, tries));
         let mut may_have_run = false;
+        // Whether nobody was there, whoever was asked.
+        let mut unheard = true;
         'asking: loop {
             way.note(&hop);
             let sending = self.try_once::<R>(hop.clone(), letter, deadline, attempt);
@@ -123,6 +125,7 @@ impl Inner {
                     Event::Ended(failed, Err(error)) => {
                         let error = error.with_context("to", &failed.target);
                         may_have_run |= error.may_be_stored();
+                        unheard &= error.kind() == ErrorKind::NoResponders;
                         let final_word =
                             error.retry() == Retry::Never && error.kind() != ErrorKind::Timeout;
                         if running.are_gone() || final_word {
@@ -146,7 +149,7 @@ impl Inner {
                         tracing::debug!(request = R::NAME, left = %left.target, next = %fresh.target, "asking another with the same id");
                         self.members.failed_over();
                         if unseen.is_none() {
-                            may_have_run = true;
+                            (may_have_run, unheard) = (true, false);
                             self.silent(&left);
                         }
                         attempt = following(attempt, free);
@@ -172,7 +175,7 @@ impl Inner {
             };
             let in_time = deadline.is_none_or(|deadline| after(Instant::now(), wait) < deadline);
             let in_vain = error.retry() == Retry::Never
-                || (nobody && follower.target == failed.target)
+                || (nobody && (follower.target == failed.target || (unheard && !is_fresh)))
                 // What one has not seen is not tried twice when another begins it.
                 || (attempt.is_last() && !(unseen && !(once && may_have_run)));
             if !in_time || in_vain {
