@@ -1,71 +1,24 @@
 //! The way of a letter: to a node, and on to others when that one fails, with the same id.
 
 use std::future::{Future, poll_fn};
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use catga_core::{Encoded, Envelope, Error, ErrorKind, Kind, NodeId, QoS, Request, Retry, Target};
+use catga_core::{Encoded, Envelope, Error, ErrorKind, Kind, QoS, Request, Retry, Target};
 use tokio::time::{Instant, sleep_until};
 
 use crate::Attempt;
 use crate::app::Inner;
 use crate::call::Arrival;
-use crate::members::Member;
 use crate::time::{FAR, after, from_now, time_left};
-use crate::view::Question;
+use crate::way::{Hop, Route, Way};
 
 /// Of the time that is left, a node that has said nothing has this part before another is asked.
 const PATIENCE: u32 = 3;
 /// How often it is looked whether a node that is waited for is still there.
 const LOOK: Duration = Duration::from_millis(500);
-
-/// Where a letter goes.
-#[derive(Clone, Debug)]
-pub(crate) struct Hop {
-    pub(crate) target: Target,
-    /// The node, where the target is one that is known.
-    pub(crate) member: Option<Arc<Member>>,
-    /// Whether the node had failed, and this is to show if it still does.
-    probe: bool,
-    /// Whether it is called directly, where it is this node: nobody else has its id.
-    direct: bool,
-}
-
-impl Hop {
-    pub(crate) fn to(member: Arc<Member>, probe: bool) -> Self {
-        Self {
-            target: Target::Node(member.info.id.clone()),
-            member: Some(member),
-            probe,
-            direct: false,
-        }
-    }
-
-    pub(crate) fn called_directly(mut self, direct: bool) -> Self {
-        self.direct = direct;
-        self
-    }
-
-    pub(crate) fn blind(target: Target) -> Self {
-        Self {
-            target,
-            member: None,
-            probe: false,
-            direct: false,
-        }
-    }
-}
-
-/// Whether a letter goes to one node alone, or to whom the strategy picks.
-#[derive(Clone, Debug)]
-pub(crate) enum Route {
-    Fixed,
-    /// By this key, where there is one.
-    Routed(Option<String>),
-}
 
 /// The tries at a request that have not ended.
 struct Running<'a, T>(Vec<(Hop, Trying<'a, T>)>);
@@ -76,18 +29,30 @@ type Trying<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>
 enum Event<T> {
     Ended(Hop, Result<T, Error>),
     /// The node that was asked last has said nothing for a while.
-    Silent,
+    Silent(Hop),
     /// It is not there any more.
-    Gone,
+    Gone(Hop),
 }
 
 impl<T> Running<'_, T> {
+    /// Where it was sent last.
+    fn last(&self) -> Hop {
+        let last = self.0.last().expect("it is waited for");
+        last.0.clone()
+    }
+
+    /// Whether nobody who is there has the request.
+    fn are_gone(&self) -> bool {
+        let mut members = self.0.iter().map(|(hop, _)| hop.member.as_ref());
+        members.all(|member| member.is_some_and(|member| member.peer.is_gone()))
+    }
+
     /// Waits for the next that ends.
     async fn next(&mut self) -> (Hop, Result<T, Error>) {
         poll_fn(|cx| {
             for index in 0..self.0.len() {
                 if let Poll::Ready(result) = self.0[index].1.as_mut().poll(cx) {
-                    return Poll::Ready((self.0.swap_remove(index).0, result));
+                    return Poll::Ready((self.0.remove(index).0, result));
                 }
             }
             Poll::Pending
@@ -114,75 +79,17 @@ impl<T> Running<'_, T> {
                 () = sleep_until(look) => {}
             }
             if last.peer.is_gone() {
-                return Event::Gone;
+                return Event::Gone(self.last());
             }
             if Instant::now() >= until {
                 let answers = last.peer.answers();
                 if answers == heard {
-                    return Event::Silent;
+                    return Event::Silent(self.last());
                 }
                 // It answers others: this request takes its time.
                 heard = answers;
                 until = from_now(patience.max(LOOK));
             }
-        }
-    }
-}
-
-/// Who was asked, and who is next.
-struct Way<'a, R> {
-    inner: &'a Inner,
-    route: &'a Route,
-    asked: Vec<NodeId>,
-    request: PhantomData<fn() -> R>,
-}
-
-impl<R: Request> Way<'_, R> {
-    fn note(&mut self, hop: &Hop) {
-        if let Target::Node(node) = &hop.target {
-            self.asked.push(node.clone());
-        }
-    }
-
-    /// Somebody who was not asked yet.
-    fn fresh(&self) -> Option<Hop> {
-        let Route::Routed(key) = self.route else {
-            return None;
-        };
-        let entry = self.inner.table.request::<R>();
-        let question = Question {
-            request: R::NAME,
-            key: key.as_deref(),
-            entry: entry.map(|(entry, _)| &**entry),
-        };
-        let view = self.inner.members.view();
-        let member = view.answering(R::NAME)?.another(question, &self.asked)?;
-        Some(Hop::to(member, false))
-    }
-
-    /// Where a request goes on to that failed, and whether that is somebody who was not asked yet.
-    fn next(&mut self, failed: &Hop) -> (Hop, bool) {
-        if let Some(fresh) = self.fresh() {
-            return (fresh, true);
-        }
-        if matches!(self.route, Route::Fixed) {
-            return (failed.clone(), false);
-        }
-        // The view may be old: then the broker knows better who is there.
-        if let Some(member) = &failed.member
-            && self.inner.members.trouble().is_some()
-        {
-            return (
-                Hop::blind(Target::Service(member.info.service.clone())),
-                true,
-            );
-        }
-        // All over again, and not where it failed just now if there is another.
-        self.asked.clear();
-        self.note(failed);
-        match self.fresh() {
-            Some(other) => (other, false),
-            None => (failed.clone(), false),
         }
     }
 }
@@ -200,63 +107,67 @@ impl Inner {
         let again = self.settings.request_retries.saturating_add(1);
         let once = R::QOS == QoS::AtMostOnce;
         let tries = if once { 1 } else { again };
-        let mut way = Way::<R> {
-            inner: self,
-            route,
-            asked: Vec::new(),
-            request: PhantomData,
-        };
+        let mut way = Way::<R>::new(self, route);
         let mut running = Running(Vec::new());
         let (mut hop, mut attempt) = (first, Attempt::new(1, tries));
         let mut may_have_run = false;
-        // Whether there is nothing to do but wait.
-        let mut waits = false;
+        // Whether nobody was there, whoever was asked.
+        let mut unheard = true;
         'asking: loop {
             way.note(&hop);
             let sending = self.try_once::<R>(hop.clone(), letter, deadline, attempt);
-            running.0.push((hop.clone(), Box::pin(sending)));
+            running.0.push((hop, Box::pin(sending)));
+            let mut patience = self.patience(deadline, once, route);
             let (failed, error) = loop {
-                let event = if waits {
-                    let (hop, result) = running.next().await;
-                    Event::Ended(hop, result)
-                } else {
-                    running.wait(self.patience(deadline, once, route)).await
-                };
-                match event {
+                // Whom it leaves, and whether that one has not seen it, where it said so.
+                let (left, unseen) = match running.wait(patience).await {
                     Event::Ended(_, Ok(response)) => return Ok(response),
                     Event::Ended(failed, Err(error)) => {
                         let error = error.with_context("to", &failed.target);
                         may_have_run |= error.may_be_stored();
+                        unheard &= error.kind() == ErrorKind::NoResponders;
                         let final_word =
                             error.retry() == Retry::Never && error.kind() != ErrorKind::Timeout;
-                        if running.0.is_empty() || final_word {
+                        if running.are_gone() || final_word {
                             break (failed, error);
                         }
-                        // Another still has it.
-                        waits = true;
+                        // Another still has it, and may never answer.
+                        (failed, Some(is_unseen(&error) && !way.again))
                     }
-                    Event::Gone if once || matches!(route, Route::Fixed) => {
+                    Event::Gone(hop) if once || matches!(route, Route::Fixed) => {
                         return Err(gone(&hop));
                     }
-                    Event::Gone | Event::Silent => match way.fresh() {
-                        Some(fresh) if !attempt.is_last() => {
-                            self.silent(&hop);
-                            tracing::debug!(request = R::NAME, silent = %hop.target, next = %fresh.target, "asking another with the same id");
-                            may_have_run = true;
-                            attempt = Attempt::new(attempt.number() + 1, tries);
-                            hop = fresh;
-                            continue 'asking;
+                    Event::Gone(hop) => {
+                        way.forget(&hop);
+                        (hop, None)
+                    }
+                    Event::Silent(hop) => (hop, None),
+                };
+                let free = unseen == Some(true);
+                match way.fresh() {
+                    Some(fresh) if free || !attempt.is_last() => {
+                        tracing::debug!(request = R::NAME, left = %left.target, next = %fresh.target, "asking another with the same id");
+                        self.members.failed_over();
+                        if unseen.is_none() {
+                            (may_have_run, unheard) = (true, false);
+                            self.silent(&left);
                         }
-                        _ => waits = true,
-                    },
+                        attempt = following(attempt, free);
+                        hop = fresh;
+                        continue 'asking;
+                    }
+                    _ if running.are_gone() && (attempt.is_last() || deadline.is_none()) => {
+                        return Err(gone(&left));
+                    }
+                    // Somebody may join.
+                    _ => patience = Some(LOOK),
                 }
             };
             let (follower, is_fresh) = way.next(&failed);
             // Where nobody listens there is nothing to wait for: somebody else at once, or nobody.
             let nobody = error.kind() == ErrorKind::NoResponders;
             // Nor where it was turned away unseen, as long as there is somebody who was not asked yet.
-            let refused = error.kind() == ErrorKind::Unavailable && !error.may_be_stored();
-            let unseen = (nobody || refused) && is_fresh;
+            let unseen = is_unseen(&error) && is_fresh;
             let wait = match error.retry() {
                 _ if nobody || unseen => Duration::ZERO,
                 Retry::After(delay) => delay.max(self.settings.backoff.delay(attempt.number())),
@@ -264,9 +175,9 @@ impl Inner {
             };
             let in_time = deadline.is_none_or(|deadline| after(Instant::now(), wait) < deadline);
             let in_vain = error.retry() == Retry::Never
-                || (nobody && follower.target == failed.target)
-                // What was never begun is not tried twice when another begins it.
-                || (attempt.is_last() && !(once && unseen && !may_have_run));
+                || (nobody && (follower.target == failed.target || (unheard && !is_fresh)))
+                // What one has not seen is not tried twice when another begins it.
+                || (attempt.is_last() && !(unseen && !(once && may_have_run)));
             if !in_time || in_vain {
                 return Err(if may_have_run {
                     error.with_unknown_outcome()
@@ -280,10 +191,7 @@ impl Inner {
                 self.members.failed_over();
             }
             hop = follower;
-            waits = false;
-            if !attempt.is_last() {
-                attempt = Attempt::new(attempt.number() + 1, tries);
-            }
+            attempt = following(attempt, unseen);
         }
     }
 
@@ -298,7 +206,6 @@ impl Inner {
 
     /// A node said nothing for too long.
     fn silent(&self, hop: &Hop) {
-        self.members.failed_over();
         if let Some(member) = &hop.member {
             self.members.failed(member, hop.probe);
         }
@@ -371,6 +278,23 @@ impl Inner {
         let payload = Encoded::new(&self.codecs, letter.content_type(), bytes);
         R::from_version(letter.version(), &payload)
     }
+}
+
+/// Whether the node that failed has not begun the request: nobody is there, or it turned it away.
+fn is_unseen(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::NoResponders => true,
+        ErrorKind::Unavailable => !error.may_be_stored(),
+        _ => false,
+    }
+}
+
+/// The attempt after one: what a node has not seen was none.
+fn following(attempt: Attempt, unseen: bool) -> Attempt {
+    if unseen || attempt.is_last() {
+        return attempt;
+    }
+    Attempt::new(attempt.number() + 1, attempt.limit())
 }
 
 /// The one node that a request could go to has gone.

@@ -65,6 +65,7 @@ mod turn;
 mod verdict;
 mod view;
 mod watch_nodes;
+mod way;
 
 #[doc(hidden)]
 pub mod __private;

@@ -235,7 +235,7 @@ pub(crate) struct Nodes {
 impl Nodes {
     fn hear(&mut self, told: &Told, own: &NodeInfo, at: Instant, now: u64) {
         match told {
-            Told::There(node) => self.put(node, at, now),
+            Told::There(node) => self.see(node, own, at, now),
             Told::Left(node) => self.remove(node, own, at),
             Told::All(nodes) => {
                 let is_listed = |id: &NodeId| nodes.iter().any(|node| node.id == *id);
@@ -245,7 +245,7 @@ impl Nodes {
                     self.remove(node, own, at);
                 }
                 for node in nodes {
-                    self.put(node, at, now);
+                    self.see(node, own, at, now);
                 }
             }
             Told::Forgotten(lately) => {
@@ -264,6 +264,13 @@ impl Nodes {
                 break;
             };
             self.departed.remove(&oldest);
+        }
+    }
+
+    /// This node is there for itself, also where another has its id.
+    fn see(&mut self, node: &NodeInfo, own: &NodeInfo, at: Instant, now: u64) {
+        if node.id != own.id || node.incarnation == own.incarnation {
+            self.put(node, at, now);
         }
     }
 

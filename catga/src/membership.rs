@@ -20,6 +20,9 @@ use crate::members::Told;
 /// How long a registry is waited for that is told of this node's end: until then the node takes messages.
 const A_WORD: Duration = Duration::from_millis(500);
 
+/// How long it may take at least to register anew: where nobody keeps the ids, all others are listened to first.
+const REGISTRATION: Duration = Duration::from_secs(5);
+
 /// The membership of a node that has joined. Dropped, it leaves as well, and nobody waits for it.
 #[derive(Debug)]
 pub(crate) struct Membership {
@@ -161,18 +164,25 @@ impl Member {
                 // Given up while it was silent, or the registry has lost it with all others, who come back now as well.
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     sleep(fraction(heartbeat / 2)).await;
-                    // Where nobody keeps the ids it takes a while to hear whether another has it.
-                    let limit = self.inner.settings.node_timeout;
+                    let limit = self.inner.settings.node_timeout.max(REGISTRATION);
                     self.within(limit, self.registry.register(&node)).await
                 }
                 outcome => outcome,
             };
             let known = outcome.is_ok();
+            let kind = outcome.as_ref().err().map(Error::kind);
             members.set_unregistered(outcome.err().map(|error| {
                 let trouble = format!("node {} is not registered: {}", node.id, error.message());
                 tracing::warn!(trouble, "membership");
                 trouble
             }));
+            if members.is_forgotten()
+                && let Some(ErrorKind::LostOwnership | ErrorKind::DuplicateNode) = kind
+            {
+                // Another has its id: that is why it was lost, and no others with it.
+                members.set_forgotten(false);
+                members.reread.notify_one();
+            }
             if members.is_forgotten() && known {
                 back += 1;
                 // By now everybody has had the time to come back.

@@ -125,12 +125,16 @@ impl Peer {
         was_trusted
     }
 
+    /// Whether it is time to try it again.
+    pub(crate) fn is_due(&self, now: Moment) -> bool {
+        is_due(self.due.load(Ordering::Relaxed), now)
+    }
+
     /// Takes the one request that may try it again, if it is time; it may take so long.
     pub(crate) fn try_probe(&self, lasts: Duration, now: Moment) -> bool {
         let due = self.due.load(Ordering::Relaxed);
         let next = now.saturating_add(micros(lasts).max(1));
-        due != TRUSTED
-            && due <= now
+        is_due(due, now)
             && self
                 .due
                 .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
@@ -152,6 +156,10 @@ impl Peer {
         let until = now.saturating_add(micros(hold(strikes)));
         self.due.store(until, Ordering::Relaxed);
     }
+}
+
+fn is_due(due: u64, now: Moment) -> bool {
+    due != TRUSTED && due <= now
 }
 
 /// How long a node is skipped: with jitter, so that not all who saw it fail try it at one moment.

@@ -8,8 +8,8 @@ use catga_core::{Envelope, Error, MessageId, Request};
 
 use crate::Context;
 use crate::app::Inner;
-use crate::deliver::Route;
 use crate::publish::set_header;
+use crate::way::Route;
 
 /// A request on its way out: the long form of [`Catga::send`](crate::Catga::send).
 #[must_use = "nothing is sent before `.send()`"]

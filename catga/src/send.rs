@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catga_core::{Capability, Envelope, Error, ErrorKind, MessageId, NodeId, Request, Target};
+use catga_core::{Capability, Envelope, Error, ErrorKind, MessageId, NodeId, QoS, Request, Target};
 use humantime::format_duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -14,10 +14,11 @@ use tokio::time::Instant;
 use crate::Context;
 use crate::app::Inner;
 use crate::call::{Arrival, Begun, Pass, too_late};
-use crate::deliver::{Hop, Route, is_idempotent};
+use crate::deliver::is_idempotent;
 use crate::members::Departed;
 use crate::time::after;
 use crate::view::{Picked, Question};
+use crate::way::{Hop, Route};
 
 /// What one node answered to a [`broadcast`](crate::Catga::broadcast).
 #[derive(Debug)]
@@ -90,6 +91,8 @@ impl Inner {
         };
         let lasts = self.settings.request_deadline;
         let lasts = lasts.unwrap_or(self.settings.node_timeout);
+        // What is tried once does not try one that failed.
+        let lasts = (R::QOS != QoS::AtMostOnce).then_some(lasts);
         Ok(Some(answering.pick(question, self.members.epoch(), lasts)))
     }
 

@@ -25,14 +25,22 @@ pub(crate) struct View {
 pub(crate) struct Answering {
     strategy: Arc<dyn RoutingStrategy>,
     turns: Arc<AtomicUsize>,
-    /// Those who are picked, sorted by id: who failed is not among them, unless all did.
-    picks: Box<[Arc<Member>]>,
-    /// The places of `picks`, side by side.
-    places: Box<[u64]>,
-    /// This node among `picks`.
-    local: Option<usize>,
+    /// Those who are picked: who failed is not among them, unless all did.
+    picks: Field,
     /// Those who failed, and are tried again when it is time.
     skipped: Box<[Arc<Member>]>,
+    /// Those who are picked and those who failed, where somebody did.
+    everybody: Option<Field>,
+}
+
+/// Nodes of which one is picked, sorted by id.
+#[derive(Debug)]
+struct Field {
+    members: Box<[Arc<Member>]>,
+    /// The places of `members`, side by side.
+    places: Box<[u64]>,
+    /// This node among `members`.
+    local: Option<usize>,
 }
 
 /// What is asked about a request.
@@ -105,9 +113,11 @@ impl Answering {
         strategy: Arc<dyn RoutingStrategy>,
         turns: Arc<AtomicUsize>,
     ) -> Self {
+        let is_picked = |member: &Arc<Member>| member.peer.is_trusted() || member.info.id == *own;
         let (picks, skipped): (Vec<_>, Vec<_>) = members
-            .into_iter()
-            .partition(|member| member.peer.is_trusted() || member.info.id == *own);
+            .iter()
+            .cloned()
+            .partition(|member| is_picked(member));
         // Rather somebody who failed than nobody.
         let (picks, skipped) = if picks.is_empty() {
             (skipped, picks)
@@ -117,9 +127,8 @@ impl Answering {
         Self {
             strategy,
             turns,
-            places: picks.iter().map(|member| member.place).collect(),
-            local: picks.iter().position(|member| member.info.id == *own),
-            picks: picks.into(),
+            picks: Field::new(own, picks),
+            everybody: (!skipped.is_empty()).then(|| Field::new(own, members)),
             skipped: skipped.into(),
         }
     }
@@ -129,36 +138,63 @@ impl Answering {
         self.strategy.needs_key()
     }
 
-    /// Picks who is asked first. One that failed is tried when it is time: by one request, which may take so long.
+    /// Picks who is asked first. One that failed is tried when it is time and the strategy picks it: by one request, which `lasts` so long
+    /// at most; never by one that says nothing of it.
     #[inline]
-    pub(crate) fn pick(&self, asked: Question<'_>, epoch: Epoch, lasts: Duration) -> Picked {
-        if !self.skipped.is_empty()
-            && let Some(probe) = self.probe(epoch, lasts)
+    pub(crate) fn pick(
+        &self,
+        asked: Question<'_>,
+        epoch: Epoch,
+        lasts: Option<Duration>,
+    ) -> Picked {
+        if let Some(everybody) = &self.everybody
+            && let Some(lasts) = lasts
+            && let Some(picked) = self.probe(everybody, asked, epoch, lasts)
         {
-            return Picked::There(Arc::clone(probe), true);
+            return picked;
         }
-        let candidates = Candidates {
-            members: &self.picks,
-            places: &self.places,
-            local: self.local,
-            entry: asked.entry,
-            turns: Some(&self.turns),
-            request: asked.request,
-            key: asked.key,
-        };
-        let index = index(&*self.strategy, &candidates);
-        if self.local == Some(index) {
+        self.picked(&self.picks, asked, Some(&self.turns))
+    }
+
+    #[inline]
+    fn picked(&self, of: &Field, asked: Question<'_>, turns: Option<&AtomicUsize>) -> Picked {
+        let index = index(&*self.strategy, &of.candidates(asked, turns));
+        if of.local == Some(index) {
             Picked::Here
         } else {
-            Picked::There(Arc::clone(&self.picks[index]), false)
+            Picked::There(Arc::clone(&of.members[index]), false)
         }
     }
 
+    /// Picks one of all, where it is time to try somebody who failed.
     #[cold]
-    fn probe(&self, epoch: Epoch, lasts: Duration) -> Option<&Arc<Member>> {
+    fn probe(
+        &self,
+        everybody: &Field,
+        asked: Question<'_>,
+        epoch: Epoch,
+        lasts: Duration,
+    ) -> Option<Picked> {
         let now = epoch.now();
-        let mut skipped = self.skipped.iter();
-        skipped.find(|member| member.peer.try_probe(lasts, now))
+        if !self.skipped.iter().any(|member| member.peer.is_due(now)) {
+            return None;
+        }
+        let picked = self.picked(everybody, asked, Some(&self.turns));
+        let Picked::There(member, _) = &picked else {
+            return Some(picked);
+        };
+        if !self
+            .skipped
+            .iter()
+            .any(|skipped| Arc::ptr_eq(skipped, member))
+        {
+            return Some(picked);
+        }
+        if member.peer.try_probe(lasts, now) {
+            return Some(Picked::There(Arc::clone(member), true));
+        }
+        // It is not time for this one. The turn is taken: with another one, the same would meet it again.
+        Some(self.picked(&self.picks, asked, None))
     }
 
     /// Picks one of those who were not asked yet: of those who failed before only where there is nobody else.
@@ -167,44 +203,73 @@ impl Answering {
             let members = members.iter().filter(|m| !before.contains(&m.info.id));
             members.cloned().collect::<Vec<_>>()
         };
-        let mut members = fresh(&self.picks);
+        let mut members = fresh(&self.picks.members);
         if members.is_empty() {
             members = fresh(&self.skipped);
         }
         if members.is_empty() {
             return None;
         }
-        let places: Vec<_> = members.iter().map(|member| member.place).collect();
-        let local = self.local.map(|local| &self.picks[local]);
-        let local = local.and_then(|own| members.iter().position(|m| Arc::ptr_eq(m, own)));
-        let candidates = Candidates {
-            members: &members,
-            places: &places,
-            local,
-            entry: asked.entry,
-            turns: None,
-            request: asked.request,
-            key: asked.key,
-        };
-        let index = index(&*self.strategy, &candidates);
-        Some(members.swap_remove(index))
+        let own = self.picks.local.map(|local| &self.picks.members[local]);
+        let local = own.and_then(|own| members.iter().position(|m| Arc::ptr_eq(m, own)));
+        let field = Field::of(members, local);
+        let index = index(&*self.strategy, &field.candidates(asked, None));
+        Some(Arc::clone(&field.members[index]))
     }
 
     /// All of them, sorted by id.
     pub(crate) fn all(&self) -> Vec<Arc<Member>> {
-        let mut all: Vec<_> = self.picks.iter().chain(&self.skipped).cloned().collect();
-        all.sort_unstable_by(|a, b| a.info.id.cmp(&b.info.id));
-        all
+        self.everybody
+            .as_ref()
+            .unwrap_or(&self.picks)
+            .members
+            .to_vec()
     }
 
     #[cfg(test)]
     pub(crate) fn picks(&self) -> Vec<&str> {
-        self.picks.iter().map(|m| m.info.id.as_str()).collect()
+        self.picks
+            .members
+            .iter()
+            .map(|m| m.info.id.as_str())
+            .collect()
     }
 
     #[cfg(test)]
     pub(crate) fn set_turn(&self, turn: usize) {
         self.turns.store(turn, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl Field {
+    fn new(own: &NodeId, members: Vec<Arc<Member>>) -> Self {
+        let local = members.iter().position(|member| member.info.id == *own);
+        Self::of(members, local)
+    }
+
+    fn of(members: Vec<Arc<Member>>, local: Option<usize>) -> Self {
+        Self {
+            places: members.iter().map(|member| member.place).collect(),
+            members: members.into(),
+            local,
+        }
+    }
+
+    #[inline]
+    fn candidates<'a>(
+        &'a self,
+        asked: Question<'a>,
+        turns: Option<&'a AtomicUsize>,
+    ) -> Candidates<'a> {
+        Candidates {
+            members: &self.members,
+            places: &self.places,
+            local: self.local,
+            entry: asked.entry,
+            turns,
+            request: asked.request,
+            key: asked.key,
+        }
     }
 }
 

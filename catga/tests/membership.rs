@@ -112,6 +112,8 @@ struct Moody {
     cut: Arc<Notify>,
     networked: bool,
     registered: Arc<AtomicU32>,
+    /// How long it takes to register anew.
+    slow: Duration,
 }
 
 impl Moody {
@@ -135,6 +137,9 @@ impl NodeRegistry for Moody {
 
     async fn register(&self, node: &NodeInfo) -> Result<(), Error> {
         self.check("register")?;
+        if self.registered.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(self.slow).await;
+        }
         self.registry.register(node).await?;
         self.registered.fetch_add(1, Ordering::SeqCst);
         Ok(())
@@ -207,6 +212,7 @@ async fn cluster(bus: &str) -> Cluster {
             cut: Arc::clone(&cluster.cut),
             networked: false,
             registered: Arc::clone(&cluster.registered),
+            slow: Duration::ZERO,
         };
         let node = builder(bus, id).registry(Arc::new(registry));
         cluster.nodes.push(node.start().await.unwrap());
@@ -291,6 +297,64 @@ async fn a_registry_that_lost_its_nodes_empties_no_view() {
     assert_eq!(ids(&cluster.nodes[0]).len(), 5, "nobody knows yet");
     let gone = || ids(&cluster.nodes[0]) == all;
     until("it is given up", gone).await;
+}
+
+/// Who keeps no ids listens to the others for a while: longer than it takes to give a node up, with short heartbeats.
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_takes_its_time_knows_the_node_again() {
+    let heartbeat = Duration::from_millis(200);
+    let observer = builder("slow", "x").start().await.unwrap();
+    let inner = observer.backend().registry.clone().unwrap();
+    let registry = Moody {
+        registry: Arc::clone(&inner),
+        mood: Arc::default(),
+        cut: Arc::default(),
+        networked: false,
+        registered: Arc::default(),
+        slow: SECOND,
+    };
+    let node = builder("slow", "a").heartbeat(heartbeat, 3 * heartbeat);
+    let node = node.registry(Arc::new(registry)).start().await.unwrap();
+    sees(&observer, 2).await;
+    let lost = observer.node_info("a").unwrap();
+    inner.unregister(&lost).await.unwrap();
+    sees(&observer, 1).await;
+    let back = tokio::time::timeout(5 * SECOND, sees(&observer, 2)).await;
+    assert!(back.is_ok(), "{:?}", health(&node));
+    until("it is well", || health(&node).0 == HealthStatus::Up).await;
+}
+
+/// A node whose id another has is a stranger to the registry for good, and still hears who leaves.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_lost_its_id_sees_who_leaves() {
+    let cluster = cluster("lost-id").await;
+    let registry = cluster.bystander.backend().registry.clone().unwrap();
+    let node = &cluster.nodes[0];
+    let own = node.node_info("a").unwrap();
+    registry.unregister(&own).await.unwrap();
+    let token = |name| catga::Name::token(name).unwrap();
+    let double = NodeInfo::new(token("a"), token("shop"));
+    registry.register(&double).await.unwrap();
+    // It lives.
+    let (beating, beaten) = (Arc::clone(&registry), double);
+    let beats = tokio::spawn(async move {
+        loop {
+            beating.heartbeat(&beaten).await.unwrap();
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    });
+    let told = || health(node).1.contains("is not registered");
+    until("it says so", told).await;
+    assert_eq!(node.node_info("a").unwrap().incarnation, own.incarnation);
+    // One that is not heard of any more, without a word.
+    let dead = NodeInfo::new(token("d"), token("shop"));
+    registry.register(&dead).await.unwrap();
+    sees(node, 5).await;
+    let gone = || ids(node) == ["a", "b", "c", "x"];
+    let gone = tokio::time::timeout(9 * HEARTBEAT, until("it is given up", gone)).await;
+    assert!(gone.is_ok(), "{:?} {:?}", ids(node), health(node));
+    assert_eq!(node.node_info("a").unwrap().incarnation, own.incarnation);
+    beats.abort();
 }
 
 #[tokio::test(start_paused = true)]
@@ -422,6 +486,7 @@ fn a_node_whose_workers_are_all_busy_stays() {
         cut: Arc::default(),
         networked: true,
         registered: Arc::default(),
+        slow: Duration::ZERO,
     };
     let busy = builder("busy", "busy").heartbeat(heartbeat, limit);
     let busy = workers

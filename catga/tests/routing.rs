@@ -46,6 +46,8 @@ struct Once(u32);
 enum Mood {
     Answers,
     Silent,
+    /// It answers all but the first.
+    SilentOnce,
     /// It answers after so long.
     Slow(Duration),
     Fails,
@@ -59,9 +61,10 @@ struct Desk {
 
 impl Desk {
     async fn answer(&self, ctx: &Context) -> Result<String> {
-        self.runs.fetch_add(1, Ordering::SeqCst);
+        let run = self.runs.fetch_add(1, Ordering::SeqCst);
         match self.mood {
-            Mood::Answers => {}
+            Mood::SilentOnce if run == 0 => pending().await,
+            Mood::SilentOnce | Mood::Answers => {}
             Mood::Silent => pending().await,
             Mood::Slow(time) => tokio::time::sleep(time).await,
             Mood::Fails => return Err("out of order").retry(),
@@ -318,6 +321,137 @@ async fn a_silent_node_is_left_for_another() {
     }
     assert!(calls.join_all().await.iter().all(|node| node == "b"));
     assert_eq!(silent.runs(), 2);
+}
+
+/// Whoever comes first by name.
+#[derive(Debug)]
+struct First;
+
+impl RoutingStrategy for First {
+    fn pick(&self, _: &Candidates<'_>) -> usize {
+        0
+    }
+}
+
+/// The first hangs, the second is not there: that one is not a reason to wait for the first.
+#[tokio::test(start_paused = true)]
+async fn beside_a_silent_node_all_others_are_asked() {
+    let (_a, silent) = serving("beside", "a", Mood::Silent).await;
+    let (c, _) = serving("beside", "c", Mood::Answers).await;
+    dead(&c, "b").await;
+    let caller = asking("beside", First, 4).await;
+    let began = Instant::now();
+    assert_eq!(caller.send(Ask { key: 0 }).await.unwrap(), "c");
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(3_500), "{took:?}");
+    assert_eq!(silent.runs(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_started_anew_is_asked_again() {
+    let (a, desk) = serving("anew", "a", Mood::SilentOnce).await;
+    let caller = asking("anew", RoundRobin, 2).await;
+    let began = Instant::now();
+    let asked = tokio::spawn({
+        let caller = caller.clone();
+        async move { caller.send(Ask { key: 0 }).await }
+    });
+    until("it has it", || desk.runs() == 1).await;
+    let registry = caller.backend().registry.as_ref().unwrap();
+    let killed = caller.node_info("a").unwrap();
+    registry.unregister(&killed).await.unwrap();
+    // At once, or the node itself would be there again.
+    dead(&caller, "a").await;
+    assert_eq!(asked.await.unwrap().unwrap(), "a");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(desk.runs(), 2);
+    drop(a);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_is_asked_what_a_silent_node_has() {
+    let (_a, silent) = serving("joins", "a", Mood::Silent).await;
+    let caller = asking("joins", RoundRobin, 2).await;
+    let began = Instant::now();
+    let asked = tokio::spawn({
+        let caller = caller.clone();
+        async move { caller.send(Ask { key: 0 }).await }
+    });
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let (_b, _) = serving("joins", "b", Mood::Answers).await;
+    assert_eq!(asked.await.unwrap().unwrap(), "b");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(7), "{took:?}");
+    assert_eq!(silent.runs(), 1);
+}
+
+/// Without a deadline nobody waits for ever for a node that has gone.
+#[tokio::test(start_paused = true)]
+async fn a_request_without_a_deadline_ends_with_its_node() {
+    let (_a, desk) = serving("forever", "a", Mood::Silent).await;
+    let caller = builder("forever", "caller").request_deadline(None);
+    let caller = caller.handlers(handlers![]).start().await.unwrap();
+    sees(&caller, 2).await;
+    let asked = tokio::spawn({
+        let caller = caller.clone();
+        async move { caller.send(Ask { key: 0 }).await }
+    });
+    until("it has it", || desk.runs() == 1).await;
+    let registry = caller.backend().registry.as_ref().unwrap();
+    let killed = caller.node_info("a").unwrap();
+    registry.unregister(&killed).await.unwrap();
+    // Something else has its id, or the node itself would be there again.
+    let other = NodeInfo::new("a".parse_name(), "shop".parse_name());
+    registry.register(&other).await.unwrap();
+    let answer = tokio::time::timeout(Duration::from_secs(2), asked).await;
+    let error = answer.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NodeGone);
+    assert!(error.may_be_stored());
+}
+
+/// However many died a moment ago: that nobody is there is no attempt.
+#[tokio::test(start_paused = true)]
+async fn nodes_that_are_not_there_use_up_no_attempts() {
+    let (e, desk) = serving("many", "y", Mood::Answers).await;
+    let (_f, other) = serving("many", "z", Mood::Answers).await;
+    for id in ["a", "b", "c", "d", "e", "f"] {
+        dead(&e, id).await;
+    }
+    let caller = asking("many", First, 9).await;
+    let began = Instant::now();
+    assert_eq!(caller.send(Order(0)).await.unwrap(), "y");
+    assert!(began.elapsed() < Duration::from_millis(100));
+    assert_eq!((desk.runs(), other.runs()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_all_died_a_request_ends() {
+    let caller = builder("died", "caller").handlers(handlers![]);
+    let caller = caller.start().await.unwrap();
+    for id in ["a", "b", "c", "d", "e", "f"] {
+        dead(&caller, id).await;
+    }
+    sees(&caller, 7).await;
+    let began = Instant::now();
+    let error = caller.send(Order(0)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoResponders, "{error:?}");
+    assert!(began.elapsed() < Duration::from_millis(100) && !error.may_be_stored());
+}
+
+/// What stays at this node does not go to one that may hang, and what is tried once neither.
+#[tokio::test(start_paused = true)]
+async fn who_failed_is_not_tried_with_what_may_not_fail() {
+    let (_b, silent) = serving("spared", "b", Mood::Silent).await;
+    let (_c, _) = serving("spared", "c", Mood::Answers).await;
+    let caller = asking("spared", RoundRobin, 3).await;
+    // It fails, and is due again.
+    assert_eq!(caller.send(Ask { key: 0 }).await.unwrap(), "c");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for number in 0..20 {
+        assert_eq!(caller.send(Once(number)).await.unwrap(), "c");
+    }
+    assert_eq!(silent.runs(), 1);
 }
 
 /// An inbox as one has it that dies: what it claimed is never heard of again.

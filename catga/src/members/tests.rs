@@ -3,7 +3,7 @@ use std::time::Duration;
 use catga_core::{Load, Name};
 
 use super::*;
-use crate::routing::Routes;
+use crate::routing::{LocalFirst, Routes};
 use crate::view::{Picked, Question};
 
 const ASK: &str = "Ask";
@@ -47,7 +47,7 @@ fn member(members: &Members, id: &str) -> Arc<Member> {
 fn pick(members: &Members) -> (String, bool) {
     let view = members.view();
     let answering = view.answering(ASK).expect("somebody answers");
-    match answering.pick(question(), members.epoch(), Duration::from_secs(10)) {
+    match answering.pick(question(), members.epoch(), Some(Duration::from_secs(10))) {
         Picked::Here => ("a".to_owned(), false),
         Picked::There(member, probe) => (member.info.id.to_string(), probe),
     }
@@ -175,7 +175,7 @@ async fn a_node_that_flaps_is_skipped_longer_each_time() {
         skipped.push(back.elapsed());
         members.answered(&member(&members, "b"));
     }
-    assert!(skipped[0] <= Duration::from_millis(1_020), "{skipped:?}");
+    assert!(skipped[0] <= Duration::from_millis(1_050), "{skipped:?}");
     assert!(skipped[4] >= Duration::from_secs(8), "{skipped:?}");
 }
 
@@ -278,4 +278,55 @@ async fn watchers_are_told_what_changed() {
         assert_eq!(told(), event);
     }
     assert_eq!(told(), "Err(Empty)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_with_this_nodes_id_does_not_take_its_place() {
+    let members = members(&[&node("b")]);
+    let own = member(&members, "a").info.incarnation;
+    let double = node("a");
+    members.hear(&Told::There(double.clone()));
+    assert_eq!(member(&members, "a").info.incarnation, own);
+    members.hear(&Told::All(vec![double.clone(), node("c")]));
+    assert_eq!(member(&members, "a").info.incarnation, own);
+    members.hear(&Told::Left(double));
+    assert_eq!(picks(&members), ["a", "c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_failed_is_tried_where_the_strategy_picks_it() {
+    let members = Members::new(&node("a"), Routes::all(LocalFirst));
+    members.hear(&Told::There(node("b")));
+    members.failed(&member(&members, "b"), false);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!((0..30).all(|_| pick(&members).0 == "a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_failed_is_not_tried_by_what_is_tried_once() {
+    let members = members(&[&node("b")]);
+    members.failed(&member(&members, "b"), false);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let view = members.view();
+    let answering = view.answering(ASK).unwrap();
+    for _ in 0..30 {
+        let picked = answering.pick(question(), members.epoch(), None);
+        assert!(matches!(picked, Picked::Here), "{picked:?}");
+    }
+    assert!((0..30).any(|_| pick(&members) == ("b".to_owned(), true)));
+}
+
+/// One of several who failed is due: those who are not do not keep its turn, nor that of those who answer.
+#[tokio::test(start_paused = true)]
+async fn who_is_due_is_tried_beside_those_who_are_not() {
+    let members = members(&[&node("b"), &node("c"), &node("d")]);
+    for _ in 0..6 {
+        members.failed(&member(&members, "b"), true);
+    }
+    members.failed(&member(&members, "c"), false);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let picked: Vec<_> = (0..30).map(|_| pick(&members)).collect();
+    let probes: Vec<_> = picked.iter().filter(|(_, probe)| *probe).collect();
+    assert_eq!(probes, [&("c".to_owned(), true)]);
+    assert!(picked.iter().all(|(id, _)| id != "b"));
 }

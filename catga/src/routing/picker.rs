@@ -37,7 +37,7 @@ impl Picker {
         let view = self.0.view();
         let answering = view.answering(Self::REQUEST);
         let answering = answering.expect("all answer it");
-        let picked = answering.pick(question, self.0.epoch(), Duration::from_secs(10));
+        let picked = answering.pick(question, self.0.epoch(), Some(Duration::from_secs(10)));
         matches!(picked, Picked::Here)
     }
 }

@@ -144,7 +144,7 @@ async fn one_slow_one_down(bus: Bus) -> Result<()> {
     Ok(())
 }
 
-/// Row 86: where all are listed and none answers, a request ends soon, after no more tries than it has.
+/// Row 86: where all are listed and none answers, a request ends soon, after each of them was asked once.
 async fn all_of_them_down(bus: Bus) -> Result<()> {
     let connection = Connection::open(&bus).await?;
     let mut down = Vec::new();
@@ -161,8 +161,8 @@ async fn all_of_them_down(bus: Bus) -> Result<()> {
         assert!(!error.may_be_stored(), "nobody can have run it: {error:?}");
         let counts = count(&mut asked);
         let tries: usize = counts.values().sum();
-        // The first, and three retries, each elsewhere.
-        assert!((1..=4).contains(&tries), "{tries} tries: {counts:?}");
+        // That nobody is there uses up no retry.
+        assert!((1..=6).contains(&tries), "{tries} tries: {counts:?}");
         assert!(
             counts.values().all(|tries| *tries == 1),
             "one was asked twice: {counts:?}"
