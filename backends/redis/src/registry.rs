@@ -102,7 +102,9 @@ impl NodeRegistry for RedisRegistry {
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Error> {
         let snapshot = self.desk.list("nodes").await?;
         let live = snapshot.nodes.into_iter().filter(|(_, live)| *live);
-        Ok(live.map(|(node, _)| node).collect())
+        let mut nodes = live.map(|(node, _)| node).collect();
+        self.desk.observers().add_kept(&mut nodes);
+        Ok(nodes)
     }
 
     async fn watch(&self) -> Result<Box<dyn NodeWatch>, Error> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use catga_core::{Error, ErrorKind, NodeEvent};
+use catga_core::{Error, ErrorKind, NodeEvent, NodeInfo};
 use futures_util::{FutureExt, StreamExt};
 use redis::Msg;
 use redis::aio::{PubSubSink, PubSubStream};
@@ -49,12 +49,27 @@ pub(super) struct Observers {
     lost: AtomicBool,
     /// What was known when that was: the next observer goes on from there.
     last: ArcSwapOption<View>,
+    /// Who was there then, and did not leave since.
+    kept: ArcSwapOption<Vec<NodeInfo>>,
 }
 
 impl Observers {
     /// Why nothing is observed.
     pub(super) fn problem(&self) -> Option<Arc<Error>> {
         self.problem.load_full()
+    }
+
+    /// Adds who was there when the registry was lost sight of, and has still the time to come back, as watchers see it.
+    pub(super) fn add_kept(&self, nodes: &mut Vec<NodeInfo>) {
+        let observed = self.queue.load();
+        if !observed.as_ref().is_some_and(|queue| !queue.is_closed()) {
+            return;
+        }
+        for kept in self.kept.load().iter().flat_map(|kept| kept.iter()) {
+            if !nodes.iter().any(|node| node.id == kept.id) {
+                nodes.push(kept.clone());
+            }
+        }
     }
 
     /// Whether nobody can say for now who is there.
@@ -153,7 +168,13 @@ impl Observer {
             match self.connect().await {
                 Ok((sink, stream)) => {
                     match self.follow(sink, stream).await {
-                        Ended::Alone => return,
+                        Ended::Alone => {
+                            // Who asked gave up just before it was answered, perhaps.
+                            if self.desk.observers().kept.load().is_some() {
+                                self.keep_view();
+                            }
+                            return;
+                        }
                         Ended::Lost(true) => {
                             wait = BACK_OFF.0;
                             followed = Instant::now();
@@ -171,8 +192,7 @@ impl Observer {
                 self.end_watches();
             }
             if self.is_alone() {
-                let view = std::mem::take(&mut self.view);
-                self.desk.observers().last.store(Some(Arc::new(view)));
+                self.keep_view();
                 return;
             }
             sleep(jittered(wait)).await;
@@ -350,14 +370,33 @@ impl Observer {
     /// a new watch.
     fn tell(&mut self, events: &[NodeEvent]) {
         for event in events {
+            if let NodeEvent::Left(node) = event {
+                let kept = &self.desk.observers().kept;
+                if let Some(known) = kept.load_full() {
+                    let mut rest = (*known).clone();
+                    rest.retain(|kept| kept.incarnation != node.incarnation);
+                    kept.store((!rest.is_empty()).then(|| Arc::new(rest)));
+                }
+            }
             self.watchers
                 .retain(|watcher| watcher.try_send(event.clone()).is_ok());
         }
     }
 
+    /// The next observer goes on from what this one knows.
+    fn keep_view(&mut self) {
+        let view = std::mem::take(&mut self.view);
+        self.desk.observers().last.store(Some(Arc::new(view)));
+    }
+
     /// Whoever watches is to know that what it has heard may be old.
     fn end_watches(&mut self) {
-        self.desk.observers().lost.store(true, Ordering::SeqCst);
+        let observers = self.desk.observers();
+        let known = self.view.infos();
+        if !known.is_empty() {
+            observers.kept.store(Some(Arc::new(known)));
+        }
+        observers.lost.store(true, Ordering::SeqCst);
         self.watchers.clear();
     }
 
