@@ -62,7 +62,7 @@ impl Observers {
     /// Adds who was there when the registry was lost sight of, and has still the time to come back, as watchers see it.
     pub(super) fn add_kept(&self, nodes: &mut Vec<NodeInfo>) {
         let observed = self.queue.load();
-        if !observed.as_ref().is_some_and(|queue| !queue.is_closed()) {
+        if observed.as_ref().is_none_or(|queue| queue.is_closed()) {
             return;
         }
         for kept in self.kept.load().iter().flat_map(|kept| kept.iter()) {
