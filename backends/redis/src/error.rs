@@ -593,6 +593,17 @@ pub(crate) fn request_timeout(request: &Name, time_left: Duration) -> Error {
     .with_unknown_outcome()
 }
 
+/// A reply may have been published while nobody listened.
+pub(crate) fn reply_may_be_lost(request: &Name) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "request",
+        format!("the connection for answers was lost while `{request}` waited, and its answer may be: ask again with the same id"),
+    )
+    .with_retry(Retry::Reconnect)
+    .with_unknown_outcome()
+}
+
 /// Too many replies are waited for.
 pub(crate) fn too_many_waiting(operation: &'static str) -> Error {
     Error::new(

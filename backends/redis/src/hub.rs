@@ -64,6 +64,7 @@ impl Hub {
         let (orders, queue) = mpsc::channel(QUEUE);
         let task = Task {
             server: Arc::clone(&server),
+            replies: Arc::clone(&replies),
             channels: HashMap::new(),
         };
         tokio::spawn(task.run(queue));
@@ -166,6 +167,7 @@ struct Ear {
 
 struct Task {
     server: Arc<Server>,
+    replies: Arc<Replies>,
     channels: HashMap<String, Vec<Ear>>,
 }
 
@@ -188,6 +190,7 @@ impl Task {
                         biased;
                         () = closed.raised() => return,
                         ended = self.serve(sink, stream, &mut orders) => {
+                            self.replies.set_listening(false);
                             if ended {
                                 return;
                             }
@@ -275,6 +278,9 @@ impl Task {
                 return false;
             }
         }
+        // Who waited for a reply meanwhile has to ask again.
+        let listening = self.channels.contains_key(self.replies.channel());
+        self.replies.set_listening(listening);
         let patience = self.server.settings.call_timeout;
         loop {
             select! {

@@ -195,7 +195,10 @@ impl Reader {
         for step in 0..number {
             let index = (*cursor + step) % number;
             let ask = match self.known[index] {
-                Known::Others(at) => at <= now && self.owned() < self.share,
+                // What nothing can be taken of is left to the others.
+                Known::Others(at) => {
+                    at <= now && self.owned() < self.share && self.group.free() > 0
+                }
                 Known::Idle { until, .. } => {
                     if self.owned() > self.share {
                         disown(&self.group, &sources[index]).await?;
@@ -224,8 +227,10 @@ impl Reader {
     fn next(&self) -> Instant {
         let now = Instant::now();
         let times = self.known.iter().filter_map(|known| match known {
-            Known::Others(at) => (self.owned() < self.share).then_some(*at),
             // A place that is freed is told.
+            Known::Others(at) => {
+                (self.owned() < self.share && self.group.free() > 0).then_some(*at)
+            }
             Known::Idle { until, .. } => (self.group.free() > 0).then_some(*until),
             Known::Out => None,
         });
@@ -270,8 +275,13 @@ impl Reader {
                 // An entry that was acked at sight or put off is not out.
                 Known::Out
             }
-            // Asked only to stay its owner.
-            _ if !room => return Ok(()),
+            // Asked only to stay its owner; or the last place was taken meanwhile, and it is ours now.
+            _ if !room => {
+                if matches!(self.known[index], Known::Others(_)) {
+                    self.known[index] = Known::Out;
+                }
+                return Ok(());
+            }
             _ => {
                 self.group.lost(take.lost);
                 let until =

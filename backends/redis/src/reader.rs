@@ -179,12 +179,15 @@ pub(crate) async fn read(group: Arc<Group>, blocking: Arc<Blocking>) {
         let (chosen, each) = choose(&sources, free.min(MOST), &mut cursor);
         // Where they take turns, none waits while another may have something.
         let turns = chosen.len() < sources.len();
+        let mut latest = Instant::now();
         let answer = if turns && empty >= sources.len() {
             empty = 0;
             wait_for_any(&group, &server, &mut line, &sources).await
         } else {
             let block = (!turns).then_some(BLOCK);
             let cmd = read_command(&group, &chosen, each, block);
+            // The server gave it away by then: this process may have stood still before it saw the answer.
+            latest = Instant::now() + block.unwrap_or_default();
             line.ask(&cmd, block.unwrap_or_default()).await.map(Some)
         };
         match answer {
@@ -197,7 +200,7 @@ pub(crate) async fn read(group: Arc<Group>, blocking: Arc<Blocking>) {
                 let Some(read) = read else {
                     continue;
                 };
-                let found = entries(read, &chosen);
+                let found = entries(read, &chosen, latest.min(Instant::now()));
                 empty = if found.is_empty() {
                     empty + chosen.len()
                 } else {
@@ -306,9 +309,8 @@ fn read_command(
     cmd
 }
 
-/// What was read, by stream.
-fn entries(read: Value, chosen: &[Arc<Source>]) -> Vec<(&Arc<Source>, Vec<Taken>)> {
-    let at = Instant::now();
+/// What was read, by stream. Its leases began by `at`.
+fn entries(read: Value, chosen: &[Arc<Source>], at: Instant) -> Vec<(&Arc<Source>, Vec<Taken>)> {
     let mut all = Vec::new();
     for stream in value::list(read) {
         let mut parts = value::list(stream).into_iter();

@@ -65,14 +65,7 @@ impl NodeRegistry for RedisRegistry {
         };
         match said {
             Said::Heard => Ok(()),
-            _ => Err(Error::new(
-                ErrorKind::DuplicateNode,
-                "register",
-                format!(
-                    "another live node has the id `{}`: give each node its own",
-                    node.id
-                ),
-            )),
+            said => Err(duplicate(node, &said)),
         }
     }
 
@@ -90,7 +83,7 @@ impl NodeRegistry for RedisRegistry {
                     node.id
                 ),
             )),
-            Said::Other => Err(lost(node, "heartbeat")),
+            Said::Other(_) => Err(lost(node, "heartbeat")),
         }
     }
 
@@ -109,7 +102,9 @@ impl NodeRegistry for RedisRegistry {
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Error> {
         let snapshot = self.desk.list("nodes").await?;
         let live = snapshot.nodes.into_iter().filter(|(_, live)| *live);
-        Ok(live.map(|(node, _)| node).collect())
+        let mut nodes = live.map(|(node, _)| node).collect();
+        self.desk.observers().add_kept(&mut nodes);
+        Ok(nodes)
     }
 
     async fn watch(&self) -> Result<Box<dyn NodeWatch>, Error> {
@@ -119,6 +114,25 @@ impl NodeRegistry for RedisRegistry {
     fn ignored(&self) -> u64 {
         self.desk.rubbish().count()
     }
+}
+
+/// Another live node has the id.
+fn duplicate(node: &NodeInfo, said: &Said) -> Error {
+    let free = match said {
+        Said::Other(left) => {
+            format!("; where it is this node before it crashed, its id is free in {left:.1?}")
+        }
+        // Something of somebody else's was put there in between.
+        _ => String::new(),
+    };
+    Error::new(
+        ErrorKind::DuplicateNode,
+        "register",
+        format!(
+            "another live node has the id `{}`: give each node its own{free}",
+            node.id
+        ),
+    )
 }
 
 /// Another incarnation has the id.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use catga_core::{Name, QoS};
 use sharded_slab::Slab;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::wire::{self, Read};
 
@@ -22,6 +22,9 @@ pub(crate) struct Replies {
     /// Numbers the waiters: the keys of the slab come again after some thousand uses of a place.
     next: AtomicU64,
     late: AtomicU64,
+    /// How often the channel began or ceased to be listened to: odd while it is.
+    turns: AtomicU64,
+    turned: Notify,
 }
 
 #[derive(Debug)]
@@ -38,11 +41,35 @@ impl Replies {
             waiting: Slab::new(),
             next: AtomicU64::new(0),
             late: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
+            turned: Notify::new(),
         }
     }
 
     pub(crate) fn channel(&self) -> &str {
         &self.channel
+    }
+
+    /// Says whether the channel is listened to. One task does.
+    pub(crate) fn set_listening(&self, listening: bool) {
+        if (self.turns.load(Ordering::SeqCst) % 2 == 1) != listening {
+            self.turns.fetch_add(1, Ordering::SeqCst);
+            self.turned.notify_waiters();
+        }
+    }
+
+    /// Waits until the channel is listened to, and not without a break since `before`: what was published in a break is
+    /// lost. Returns since when, for the next time; 0 is before the first.
+    pub(crate) async fn listening_since(&self, before: u64) -> u64 {
+        loop {
+            // Made before it is read: a turn between the two still wakes it.
+            let turned = self.turned.notified();
+            let turns = self.turns.load(Ordering::SeqCst);
+            if turns % 2 == 1 && turns != before {
+                return turns;
+            }
+            turned.await;
+        }
     }
 
     /// Waits for one reply; `None` when there are too many waiters.

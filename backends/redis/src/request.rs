@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catga_core::{Envelope, Error, ErrorKind, Headers, MessageId, RemoteError, Reply, Target};
+use catga_core::{Envelope, Error, ErrorKind, Headers, MessageId, QoS, RemoteError, Reply, Target};
 use redis::{Cmd, Value};
 use tokio::select;
 use tokio::sync::oneshot;
@@ -72,6 +72,14 @@ pub(crate) async fn request(
         then: Then::Tell(teller),
     };
     server.link.live("request", by).await?;
+    // A reply to what is sent while nobody listens would be lost.
+    let since = select! {
+        biased;
+        since = connection.replies.listening_since(0) => since,
+        () = server.closed.raised() => return Err(error::closed("request")),
+        () = sleep_until(by) => return Err(error::not_connected("request", None)),
+    };
+    let asks_again = envelope.qos() != QoS::AtMostOnce;
     connection.writer.send("request", job, by).await?;
     let mut is_added = false;
     loop {
@@ -100,6 +108,9 @@ pub(crate) async fn request(
                 }
             }
             () = server.closed.raised() => return Err(error::closed_meanwhile("request")),
+            _ = connection.replies.listening_since(since), if asks_again => {
+                return Err(error::reply_may_be_lost(name));
+            }
             () = sleep_until(by) => {
                 return Err(error::request_timeout(name, time_left.unwrap_or(FAR)));
             }
@@ -181,7 +192,7 @@ fn read_reply(read: &Read) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use catga_core::{Name, QoS};
+    use catga_core::Name;
 
     #[test]
     fn a_reply_is_read_as_it_was_written() {

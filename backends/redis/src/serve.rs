@@ -370,9 +370,13 @@ impl Desk {
         let server = &self.connection.server;
         let by = server.call_deadline();
         let added = server.call("close", &self.streams[0], &add, by).await;
-        if !matches!(added, Ok(Value::BulkString(_))) {
-            let _ = self.answer(&asked.reply, &self.nobody()).await;
-        }
+        let told = match &added {
+            Ok(Value::BulkString(_)) => return,
+            // Another may have it already.
+            Err(error) if error.may_be_stored() => self.given_back(true),
+            _ => self.nobody(),
+        };
+        let _ = self.answer(&asked.reply, &told).await;
     }
 
     fn nobody(&self) -> Reply {

@@ -22,21 +22,14 @@ const EXPIRY: Duration = Duration::from_secs(120);
 /// The wait before what failed with its connection is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// When this process looked last who is silent, and until when it gives nobody up: milliseconds by the server's clock.
-#[derive(Debug, Default)]
-pub(super) struct Swept {
-    at: u64,
-    hold: u64,
-}
-
 /// What became of what a node said.
 #[derive(Debug)]
 pub(super) enum Said {
     Heard,
     /// The node was given up.
     Unknown,
-    /// Another incarnation is live.
-    Other,
+    /// Another incarnation is live, for so long without another word of it.
+    Other(Duration),
     /// What is none, with this for an incarnation, is where the node should be.
     Rubbish(String),
 }
@@ -171,7 +164,10 @@ impl Desk {
                     node: text(2).unwrap_or_default().as_bytes(),
                 };
                 match other.decode() {
-                    Ok(_) => Ok(Said::Other),
+                    Ok(_) => {
+                        let left = told.get(3).map_or(0, value::count);
+                        Ok(Said::Other(Duration::from_millis(left)))
+                    }
                     Err(problem) => {
                         self.rubbish.note(node.id.as_str(), problem);
                         Ok(Said::Rubbish(incarnation))
@@ -192,22 +188,14 @@ impl Desk {
     }
 
     /// Takes out who is silent, and says which revision the registry is of.
-    pub(super) async fn sweep(
-        &self,
-        swept: &mut Swept,
-        fresh: Duration,
-    ) -> Result<(String, u64), Error> {
+    pub(super) async fn sweep(&self, fresh: Duration) -> Result<(String, u64), Error> {
         let mut call = self.call(&script::NODE_SWEEP, None);
-        call.arg(swept.at)
-            .arg(swept.hold)
-            .arg(millis(self.node_timeout()))
-            .arg(millis(fresh));
+        call.arg(millis(self.node_timeout())).arg(millis(fresh));
         let told = self.run(&script::NODE_SWEEP, "sweep", &call).await?;
         let told = value::list(told);
-        let [epoch, revision, now, hold] = &told[..] else {
+        let [epoch, revision] = &told[..] else {
             return Err(error::unreadable("sweep", "the answer"));
         };
-        (swept.at, swept.hold) = (value::count(now), value::count(hold));
         let epoch = value::text(epoch).unwrap_or_default().to_owned();
         Ok((epoch, value::count(revision)))
     }

@@ -2,10 +2,11 @@
 //! that there is no gap; it counts the revisions, so that a message that is lost is noticed; it takes out who is silent.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use catga_core::{Error, ErrorKind, NodeEvent};
+use catga_core::{Error, ErrorKind, NodeEvent, NodeInfo};
 use futures_util::{FutureExt, StreamExt};
 use redis::Msg;
 use redis::aio::{PubSubSink, PubSubStream};
@@ -13,7 +14,7 @@ use tokio::select;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::desk::{Desk, Swept};
+use super::desk::Desk;
 use super::entry::Change;
 use super::view::{Gap, View};
 use super::watch::{BUFFER, Begun};
@@ -24,7 +25,7 @@ use crate::options::Discovery;
 /// How often a silent connection is asked whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// The first and the longest wait between two tries to connect.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
 /// How often it is looked who is silent: a part of the node timeout, within bounds.
 const SWEEP: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(3));
 /// How long a message may take behind the change that it tells of, before it counts as lost.
@@ -44,12 +45,36 @@ type Ask = oneshot::Sender<Begun>;
 pub(super) struct Observers {
     queue: ArcSwapOption<mpsc::Sender<Ask>>,
     problem: ArcSwapOption<Error>,
+    /// Whether the registry could not be followed for so long that watches end.
+    lost: AtomicBool,
+    /// What was known when that was: the next observer goes on from there.
+    last: ArcSwapOption<View>,
+    /// Who was there then, and did not leave since.
+    kept: ArcSwapOption<Vec<NodeInfo>>,
 }
 
 impl Observers {
     /// Why nothing is observed.
     pub(super) fn problem(&self) -> Option<Arc<Error>> {
         self.problem.load_full()
+    }
+
+    /// Adds who was there when the registry was lost sight of, and has still the time to come back, as watchers see it.
+    pub(super) fn add_kept(&self, nodes: &mut Vec<NodeInfo>) {
+        let observed = self.queue.load();
+        if observed.as_ref().is_none_or(|queue| queue.is_closed()) {
+            return;
+        }
+        for kept in self.kept.load().iter().flat_map(|kept| kept.iter()) {
+            if !nodes.iter().any(|node| node.id == kept.id) {
+                nodes.push(kept.clone());
+            }
+        }
+    }
+
+    /// Whether nobody can say for now who is there.
+    pub(super) fn have_lost_it(&self) -> bool {
+        self.lost.load(Ordering::SeqCst)
     }
 }
 
@@ -77,14 +102,14 @@ fn queue(desk: &Arc<Desk>) -> Option<Arc<mpsc::Sender<Ask>>> {
     if found.as_ref().map(Arc::as_ptr) != before.as_ref().map(Arc::as_ptr) {
         return found.clone();
     }
+    let last = desk.observers().last.swap(None);
     let observer = Observer {
         desk: Arc::clone(desk),
         queue: receiver,
         open: true,
         waiting: Vec::new(),
         watchers: Vec::new(),
-        view: View::default(),
-        swept: Swept::default(),
+        view: last.and_then(Arc::into_inner).unwrap_or_default(),
         stale: Stale::No,
         read_at: Instant::now(),
         look_at: Instant::now(),
@@ -102,7 +127,6 @@ struct Observer {
     waiting: Vec<Ask>,
     watchers: Vec<mpsc::Sender<NodeEvent>>,
     view: View,
-    swept: Swept,
     stale: Stale,
     /// When everything was read.
     read_at: Instant,
@@ -139,12 +163,22 @@ impl Observer {
 
     async fn observe(&mut self) {
         let mut wait = BACK_OFF.0;
+        let mut followed = Instant::now();
         loop {
             match self.connect().await {
                 Ok((sink, stream)) => {
                     match self.follow(sink, stream).await {
-                        Ended::Alone => return,
-                        Ended::Lost(true) => wait = BACK_OFF.0,
+                        Ended::Alone => {
+                            // Who asked gave up just before it was answered, perhaps.
+                            if self.desk.observers().kept.load().is_some() {
+                                self.keep_view();
+                            }
+                            return;
+                        }
+                        Ended::Lost(true) => {
+                            wait = BACK_OFF.0;
+                            followed = Instant::now();
+                        }
                         Ended::Lost(false) => {}
                     }
                     tracing::debug!("the nodes are not followed now; it is begun again");
@@ -154,7 +188,11 @@ impl Observer {
                     self.refuse(error);
                 }
             }
+            if followed.elapsed() >= self.desk.node_timeout() {
+                self.end_watches();
+            }
             if self.is_alone() {
+                self.keep_view();
                 return;
             }
             sleep(jittered(wait)).await;
@@ -277,7 +315,7 @@ impl Observer {
         if !matches!(self.stale, Stale::No) {
             return self.read().await;
         }
-        let (epoch, revision) = match self.desk.sweep(&mut self.swept, self.fresh).await {
+        let (epoch, revision) = match self.desk.sweep(self.fresh).await {
             Ok(now) => now,
             Err(error) => {
                 tracing::debug!(%error, "it could not be looked who is silent");
@@ -310,6 +348,7 @@ impl Observer {
             }
         };
         self.stale = Stale::No;
+        self.desk.observers().lost.store(false, Ordering::SeqCst);
         let events = self.view.take(snapshot, Instant::now());
         self.tell(&events);
         self.welcome();
@@ -331,9 +370,34 @@ impl Observer {
     /// a new watch.
     fn tell(&mut self, events: &[NodeEvent]) {
         for event in events {
+            if let NodeEvent::Left(node) = event {
+                let kept = &self.desk.observers().kept;
+                if let Some(known) = kept.load_full() {
+                    let mut rest = (*known).clone();
+                    rest.retain(|kept| kept.incarnation != node.incarnation);
+                    kept.store((!rest.is_empty()).then(|| Arc::new(rest)));
+                }
+            }
             self.watchers
                 .retain(|watcher| watcher.try_send(event.clone()).is_ok());
         }
+    }
+
+    /// The next observer goes on from what this one knows.
+    fn keep_view(&mut self) {
+        let view = std::mem::take(&mut self.view);
+        self.desk.observers().last.store(Some(Arc::new(view)));
+    }
+
+    /// Whoever watches is to know that what it has heard may be old.
+    fn end_watches(&mut self) {
+        let observers = self.desk.observers();
+        let known = self.view.infos();
+        if !known.is_empty() {
+            observers.kept.store(Some(Arc::new(known)));
+        }
+        observers.lost.store(true, Ordering::SeqCst);
+        self.watchers.clear();
     }
 
     /// Who waits hears at once what waiting does not help against.

@@ -85,6 +85,10 @@ impl RedisWatch {
                 }
                 self.events = None;
             }
+            if self.desk.observers().have_lost_it() {
+                tracing::warn!("the registry cannot be followed; the nodes may be others by now");
+                return None;
+            }
             // The channel ended: this watch was too slow, or the runtime of who observes is gone.
             let Some(fresh) = &mut self.fresh else {
                 self.fresh = observer::ask(&self.desk).await;

@@ -1,9 +1,16 @@
--- ARGV .., when this was done before by the same process (0: never), until when it is not to give anybody up, its
--- timeout, how old a sweep by somebody else may be (keys).
--- Takes out who was silent for too long. After a time in which the server did not hear from this process, nobody was
--- heard perhaps: then all have one timeout to come back. Returns epoch, revision, now, and until when nobody is given up.
-local before, hold, timeout, every = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-if before > 0 and NOW - before > timeout / 2 then hold = NOW + timeout end
+-- ARGV .., timeout of who asks, how old a sweep by somebody else may be (keys).
+-- Takes out who was silent for too long. After a time in which nobody looked, nobody was heard perhaps, since the server was
+-- away or stood still: then all have one timeout to come back. That is noted for every process, also for one that is new.
+-- Returns epoch and revision.
+local timeout, every = tonumber(ARGV[3]), tonumber(ARGV[4])
+local noted = redis.call('HMGET', META, 'looked', 'hold')
+local looked, hold = tonumber(noted[1] or ''), tonumber(noted[2] or '') or 0
+if looked and NOW - looked > timeout / 2 then
+  hold = NOW + timeout
+  redis.call('HSET', META, 'looked', NOW, 'hold', hold)
+elseif not looked or looked > NOW or NOW - looked >= timeout / 20 then
+  redis.call('HSET', META, 'looked', NOW)
+end
 -- When the clock was set back.
 if hold > NOW + timeout then hold = NOW + timeout end
 
@@ -31,4 +38,4 @@ if NOW >= hold then
   end
 end
 local epoch, revision = state()
-return { epoch, revision, NOW, hold }
+return { epoch, revision }

@@ -35,7 +35,7 @@ end
 -- Another incarnation is in the way: what it says of itself is for the caller to judge.
 local function conflict(id, there, most)
   local fits = redis.call('HSTRLEN', key(id), 'node') <= most
-  return { 2, there.incarnation, fits and redis.call('HGET', key(id), 'node') or '' }
+  return { 2, there.incarnation, fits and redis.call('HGET', key(id), 'node') or '', math.max(there.till - NOW, 0) }
 end
 
 -- Until when a node is there without another heartbeat.

@@ -431,3 +431,61 @@ async fn requests_that_are_given_up_leave_nothing_and_disturb_nobody() {
     };
     assert_eq!(answered.unwrap().result.unwrap(), "own");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_reply_that_nobody_heard_may_ask_again() {
+    let server = RedisServer::start().unwrap();
+    let proxy = Proxy::start(server.address(), 7).await.unwrap();
+    let living = Space::at(&server.url());
+    let cut = Space {
+        url: format!("redis://{}", proxy.address()),
+        namespace: living.namespace.clone(),
+    };
+    let here = living.transport().await;
+    let node = catga_core::NodeId::from_static("n");
+    let serve = catga_core::Serve::new(NAME, NAME, node);
+    let mut serving = here.serve(&serve).await.unwrap();
+    let channels = format!("{{{}::replies}}*", living.namespace);
+    let listening = async || number(&living.url, &["PUBSUB", "CHANNELS", &channels]).await;
+    for (qos, time) in [(QOS, SOON * 2), (QoS::AtMostOnce, SECOND * 4)] {
+        let there = cut.transport().await;
+        let asked = {
+            let there = Arc::clone(&there);
+            tokio::spawn(async move {
+                let envelope = message(qos, "a").with_id(MessageId::new());
+                there
+                    .request(&Target::Service(NAME), &envelope, 1, Some(time))
+                    .await
+            })
+        };
+        let delivery = next(&mut *serving).await;
+        // Its caller knows that it was taken.
+        there.flush().await.unwrap();
+        let began = Instant::now();
+        proxy.gate(Gate::Refuse);
+        proxy.reset();
+        until("nobody listens", async || listening().await == 1).await;
+        let completion =
+            catga_core::Completion::new().with_response(catga_core::Reply::ok("b".into()));
+        delivery
+            .settle(Settlement::Complete(completion))
+            .await
+            .unwrap();
+        here.flush().await.unwrap();
+        proxy.gate(Gate::Open);
+        let error = asked.await.unwrap().unwrap_err();
+        assert!(error.may_be_stored());
+        let told = (error.kind(), error.retry());
+        if qos == QoS::AtMostOnce {
+            // It is not asked again: the answer might still come.
+            assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
+        } else {
+            assert_eq!(
+                told,
+                (ErrorKind::Unavailable, Retry::Reconnect),
+                "{error:?}"
+            );
+            assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+        }
+    }
+}

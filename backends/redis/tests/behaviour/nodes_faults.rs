@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catga_core::{ErrorKind, NodeInfo, NodeRegistry};
-use catga_testkit::proxy::{Direction, Fault, Proxy};
+use catga_testkit::proxy::{Direction, Fault, Gate, Proxy};
 use catga_testkit::server::{RedisOptions, RedisServer, Server as _};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::nodes::{KINDS, LONG, Seen, TIMEOUT, event, follow, node, registry, silent, told};
-use crate::{SECOND, SOON, Space, raw, shared, until};
+use crate::{SECOND, SOON, Space, number, raw, shared, until};
 
 /// Beats as the runtime does: who was given up registers again.
 fn beat(registry: &Arc<dyn NodeRegistry>, node: &NodeInfo, every: Duration) -> Beating {
@@ -178,6 +178,74 @@ async fn after_three_timeouts_without_a_server_the_heartbeat_says_to_register_ag
         assert!(error.message().contains("register it again"), "{error}");
         registry.register(&one).await.unwrap();
         registry.heartbeat(&one).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn after_an_outage_a_new_process_gives_nobody_up_at_once() {
+    for kind in KINDS {
+        let options = RedisOptions::default().append_only();
+        let mut server = RedisServer::with(&options).unwrap();
+        let space = Space::at(&server.url());
+        let one = node("n1");
+        let record = format!("{{{}::nodes}}:n1", space.namespace);
+        let there = async || number(&space.url, &["EXISTS", &record]).await == 1;
+        {
+            let before = registry(&space, kind, TIMEOUT).await;
+            before.register(&one).await.unwrap();
+            let mut watch = before.watch().await.unwrap();
+            assert_eq!(event(&mut *watch).await, told("joined", "n1"));
+            // It has looked who is silent.
+            let meta = format!("{{{}::nodes}}::meta", space.namespace);
+            until("somebody has looked", async || {
+                number(&space.url, &["HEXISTS", &meta, "looked"]).await == 1
+            })
+            .await;
+        }
+        server.kill().unwrap();
+        sleep(TIMEOUT * 3 / 2).await;
+        server.restart().unwrap();
+        let new = registry(&space, kind, TIMEOUT).await;
+        let began = Instant::now();
+        let _watch = new.watch().await.unwrap();
+        while began.elapsed() < TIMEOUT * 3 / 4 {
+            assert!(there().await, "{kind}: after {:?}", began.elapsed());
+            sleep(TIMEOUT / 20).await;
+        }
+        until("it is given up", async || !there().await).await;
+    }
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_nothing_is_heard_for_a_timeout_and_the_next_one_knows_who_was_there() {
+    for kind in KINDS {
+        let server = RedisServer::start().unwrap();
+        let proxy = Proxy::start(server.address(), 7).await.unwrap();
+        let living = Space::at(&server.url());
+        let cut = Space {
+            url: format!("redis://{}", proxy.address()),
+            namespace: living.namespace.clone(),
+        };
+        let here = registry(&living, kind, LONG).await;
+        let there = registry(&cut, kind, TIMEOUT).await;
+        here.register(&node("n1")).await.unwrap();
+        let mut watch = there.watch().await.unwrap();
+        assert_eq!(event(&mut *watch).await, told("joined", "n1"));
+        proxy.gate(Gate::Refuse);
+        proxy.reset();
+        let began = Instant::now();
+        let end = timeout(SOON, watch.next()).await.expect("it ends");
+        assert!(end.is_none(), "{kind}: {end:?}");
+        let after = began.elapsed();
+        assert!(after >= TIMEOUT && after < TIMEOUT * 6, "{kind}: {after:?}");
+        // The registry is lost as well: who was there has a timeout to come back.
+        server.ask("FLUSHALL").unwrap();
+        proxy.gate(Gate::Open);
+        let mut watch = there.watch().await.unwrap();
+        let began = Instant::now();
+        assert_eq!(event(&mut *watch).await, told("joined", "n1"), "{kind}");
+        assert_eq!(event(&mut *watch).await, told("left", "n1"), "{kind}");
+        assert!(began.elapsed() > TIMEOUT / 2, "{:?}", began.elapsed());
     }
 }
 

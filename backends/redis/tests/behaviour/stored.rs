@@ -242,6 +242,32 @@ async fn more_partitions_than_places_take_turns() {
 }
 
 #[tokio::test]
+async fn a_member_without_places_leaves_partitions_to_others() {
+    let space = Space::new();
+    let (here, there) = (space.transport().await, space.transport().await);
+    let ordered = in_group(QOS, "g").with_ordered(std::num::NonZeroU16::new(2));
+    here.subscribe(&ordered)
+        .await
+        .unwrap()
+        .close()
+        .await
+        .unwrap();
+    for i in 0..2_u16 {
+        let mut envelope = message(QOS, &i.to_string()).with_partition(Some(i));
+        here.publish(&mut envelope, SOON).await.unwrap();
+    }
+    let one = ordered.clone().with_max_in_flight(1);
+    let mut full = here.subscribe(&one).await.unwrap();
+    let held = next(&mut *full).await;
+    let mut other = there.subscribe(&ordered).await.unwrap();
+    // Long before the lease of a partition ends, which is 30 s.
+    let free = next(&mut *other).await;
+    assert_ne!(text(&free), text(&held));
+    ack(free).await;
+    ack(held).await;
+}
+
+#[tokio::test]
 async fn an_unordered_group_gets_all_partitions() {
     let space = Space::new();
     let bus = space.transport().await;
