@@ -34,7 +34,7 @@ pub(crate) struct Members {
     unregistered: ArcSwapOption<String>,
     /// Whether changes do not arrive, so that the view may be old.
     unwatched: AtomicBool,
-    /// Whether the registry has forgotten this node while it was heard of, and so perhaps all others.
+    /// Whether the registry has forgotten this node while it was heard of, or was away, and so has perhaps lost all others.
     forgotten: AtomicBool,
     /// Tells that this node is to register at once.
     pub(crate) again: Notify,
@@ -136,7 +136,7 @@ impl Members {
         }
         if self.is_forgotten() {
             return Some(
-                "the registry has lost its nodes; the last view is kept until they are back, and may be stale"
+                "the registry has lost its nodes, or was not heard; the last view is kept until they are back, and may be stale"
                     .to_owned(),
             );
         }

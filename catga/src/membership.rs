@@ -138,6 +138,20 @@ impl Member {
         Ok(watch)
     }
 
+    /// Begins a watch after another ended. Others had no registry either, and come back: who is not there yet stays in the view
+    /// until all have had the time to.
+    async fn watch_again(&self) -> Result<Box<dyn NodeWatch>, Error> {
+        let watch = self.registry.watch().await?;
+        let nodes = self.registry.nodes().await?;
+        let members = &self.inner.members;
+        nodes
+            .into_iter()
+            .for_each(|node| members.hear(&Told::There(node)));
+        members.set_forgotten(true);
+        members.again.notify_one();
+        Ok(watch)
+    }
+
     async fn read(&self) -> Result<(), Error> {
         let nodes = self.registry.nodes().await?;
         self.inner.members.hear(&Told::All(nodes));
@@ -234,7 +248,7 @@ impl Member {
             changes = loop {
                 let heartbeat = self.inner.settings.heartbeat;
                 sleep(heartbeat / 2 + fraction(heartbeat / 2)).await;
-                if let Ok(Ok(changes)) = timeout(heartbeat, self.watch()).await {
+                if let Ok(Ok(changes)) = timeout(heartbeat, self.watch_again()).await {
                     break changes;
                 }
             };
