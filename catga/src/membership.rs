@@ -11,7 +11,7 @@ use catga_core::{Error, ErrorKind, NodeEvent, NodeInfo, NodeRegistry, NodeWatch}
 use tokio::runtime::{self, Handle};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::app::Inner;
 use crate::load;
@@ -162,8 +162,8 @@ impl Member {
     async fn beat(self) {
         let (members, heartbeat) = (&self.inner.members, self.inner.settings.heartbeat);
         let mut node = self.inner.node.clone();
-        // How many heartbeats ago the registry knew this node again that it had lost.
-        let mut back = 0;
+        // Since when the registry knows this node again that it had lost.
+        let mut back = None;
         loop {
             // Those that were started at one moment are not to speak at one moment for ever.
             let pause = heartbeat / 10 * 9 + fraction(heartbeat / 10);
@@ -198,14 +198,14 @@ impl Member {
                 members.reread.notify_one();
             }
             if members.is_forgotten() && known {
-                back += 1;
-                // By now everybody has had the time to come back.
-                if back > 2 {
+                // After a node's time everybody who lives has come back, the last to find the registry as well.
+                let since: &mut Instant = back.get_or_insert_with(Instant::now);
+                if since.elapsed() >= self.inner.settings.node_timeout {
                     members.set_forgotten(false);
                     members.reread.notify_one();
                 }
             } else {
-                back = 0;
+                back = None;
             }
         }
     }

@@ -58,13 +58,14 @@ pub(crate) async fn client(settings: &Settings, link: &Arc<Link>) -> Result<Clie
     }
 }
 
-/// At once, then twice as long each time up to 2 s, and up to half as long again, so that not all come at once.
+/// At once, then twice as long each time up to half a second, so that nobody is taken for silent who only finds the server late; and
+/// up to half as long again, so that not all come at once.
 fn reconnect_delay(attempts: usize) -> Duration {
     if attempts <= 1 {
         return Duration::ZERO;
     }
-    let doubled = u32::try_from(attempts - 2).unwrap_or(u32::MAX).min(6);
-    let delay = Duration::from_millis(50 << doubled).min(Duration::from_secs(2));
+    let doubled = u32::try_from(attempts - 2).unwrap_or(u32::MAX).min(4);
+    let delay = Duration::from_millis(50 << doubled).min(Duration::from_millis(500));
     delay + delay.mul_f64(fastrand::f64() / 2.0)
 }
 
@@ -78,7 +79,7 @@ mod tests {
         for attempts in 2..200 {
             let delay = reconnect_delay(attempts);
             assert!(
-                delay <= Duration::from_secs(3) && delay >= Duration::from_millis(50),
+                delay <= Duration::from_millis(750) && delay >= Duration::from_millis(50),
                 "{delay:?}"
             );
         }

@@ -18,7 +18,7 @@ use crate::{error, script};
 /// How often a connection that nothing is heard of is asked whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// The first and the longest wait between two tries to connect.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// The shared connection.
 pub(crate) struct Link {

@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::harness::{Bus, SOON, scenarios};
 use crate::peers::{
-    Beating, Connection, Eyes, HEARTBEAT, SWEEP, TIMEOUT, beat, bystander, peer, slack, until_seen,
+    Beating, Connection, Eyes, HEARTBEAT, SWEEP, TIMEOUT, beat, bystander, peer, sees, slack,
+    until_seen,
 };
 use crate::subject::Time;
 
@@ -180,6 +181,8 @@ async fn heartbeats_around_the_timeout(bus: Bus) -> Result<()> {
     };
     let last = peer("last");
     there.registry.register(&last).await?;
+    // Who watches may begin anew just now, and is to find it.
+    let _lives = Beating::go_on(Arc::clone(&there.registry), last.clone());
     let (mut left, mut gaps) = (0, 0);
     let flapped = flapped.into_iter().collect::<Result<Vec<_>>>()?;
     for Flapped {
@@ -196,12 +199,8 @@ async fn heartbeats_around_the_timeout(bus: Bus) -> Result<()> {
             eyes.until("the last is seen", SOON, |view| view.contains_key("last"))
                 .await;
             // That each Left follows a Joined, and each Joined a Left, is seen to by the eyes.
-            assert!(
-                eyes.sees(node),
-                "{} is well, and not seen: {}",
-                node.id,
-                eyes.story(&node.id)
-            );
+            eyes.until("who is well is seen", SOON, |view| sees(view, node))
+                .await;
             let leaves = eyes.story(&node.id).matches('L').count();
             assert!(
                 leaves <= real,

@@ -196,7 +196,12 @@ impl Observer {
                 return;
             }
             sleep(jittered(wait)).await;
-            wait = (wait * 2).min(BACK_OFF.1);
+            // Nobody is to be taken for silent because the server was found late.
+            let most = BACK_OFF
+                .1
+                .min(self.desk.node_timeout() / 10)
+                .max(BACK_OFF.0);
+            wait = (wait * 2).min(most);
         }
     }
 
