@@ -45,11 +45,6 @@ impl Party {
             let lacking = Lacking("a bus is in one process".to_owned());
             return Err(HandlerError::terminal(lacking));
         }
-        Self::of_anybody(bus)
-    }
-
-    /// A party of processes that need not know each other.
-    pub(crate) fn of_anybody(bus: &Bus) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         std::fs::create_dir(folder.path().join("keys"))?;
         let path = folder.path().join("evidence.jsonl");

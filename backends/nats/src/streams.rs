@@ -17,6 +17,10 @@ use crate::options::StreamSettings;
 const NOT_FOUND: u64 = 10059;
 /// A stream of this name is there, with other settings.
 const EXISTS: u64 = 10058;
+/// Another stream has these subjects; nats-server 2.9 says so, too, of the same stream that somebody else makes at this moment.
+const OVERLAPS: u64 = 10065;
+/// How often it is looked whether somebody else was faster.
+const ROUNDS: usize = 3;
 
 /// The stream of a message, as it was found.
 #[derive(Debug)]
@@ -131,7 +135,7 @@ pub(crate) async fn ensure(
 ) -> Result<Info, Error> {
     let what = format!("stream `{}`", config.name);
     let info = format!("STREAM.INFO.{}", config.name);
-    for _ in 0..2 {
+    for round in 1..=ROUNDS {
         match connection.api::<Info>(operation, &info, &json!({})).await? {
             Ok(info) => {
                 compare(operation, &what, config, asked, &info.config)?;
@@ -153,6 +157,7 @@ pub(crate) async fn ensure(
             }
             // Somebody else was faster: what they made is looked at.
             Err(problem) if problem.error_code().0 == EXISTS => {}
+            Err(problem) if problem.error_code().0 == OVERLAPS && round < ROUNDS => {}
             Err(problem) => return Err(error::jetstream(operation, &what, &problem)),
         }
     }

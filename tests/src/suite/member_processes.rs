@@ -329,7 +329,7 @@ fn doors(pid: i32) -> Result<Vec<String>> {
 
 /// Row 94: a node listens nowhere: what it says of itself, and what can be done to it, is for the program that it is a part of.
 async fn no_door_is_open(bus: Bus) -> Result<()> {
-    let mut party = Party::of_anybody(&bus)?;
+    let mut party = Party::new(&bus).await?;
     let node = party.start("a", |_| {}).await?;
     let by = Instant::now() + TIMEOUT;
     while Instant::now() < by {
