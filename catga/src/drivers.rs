@@ -81,7 +81,7 @@ mod tests {
             error.message().contains("no driver for scheme \"natz\""),
             "{error}"
         );
-        let mut known = Vec::new();
+        let mut known: Vec<&str> = Vec::new();
         #[cfg(feature = "memory")]
         known.push("memory");
         #[cfg(feature = "nats")]

@@ -128,6 +128,8 @@ async fn the_server_is_away(bus: Bus) -> Result<()> {
     server.restart()?;
     until_all_are_well(&bus, &nodes, recovery(&bus)).await?;
     all_see_all(&nodes, "once all are well", TIMEOUT + SWEEP).await;
+    // By themselves, not because nobody believes the registry any more.
+    until_all_are_well(&bus, &nodes, Duration::ZERO).await?;
     // And it is no view of the past: who comes and goes is seen.
     let other = bystander(&bus, "other").await?;
     wait_for_nodes(&nodes[0], 4).await;
