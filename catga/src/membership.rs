@@ -144,9 +144,9 @@ impl Member {
         let watch = self.registry.watch().await?;
         let nodes = self.registry.nodes().await?;
         let members = &self.inner.members;
-        nodes
-            .into_iter()
-            .for_each(|node| members.hear(&Told::There(node)));
+        for node in nodes {
+            members.hear(&Told::There(node));
+        }
         members.set_forgotten(true);
         members.again.notify_one();
         Ok(watch)
