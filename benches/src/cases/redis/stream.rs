@@ -210,6 +210,9 @@ fn end_to_end(bench: Bench, size: usize, rate: Option<f64>) -> Measured {
     two_cores(async move {
         let writer = connect(&bench.url).await;
         let mut acks = connect(&bench.url).await;
+        // What a rehearsal left on this server.
+        let emptied = cmd("DEL").arg("orders").query_async::<u64>(&mut acks).await;
+        emptied.expect("connected");
         group(&mut acks).await;
         let mut reader = connect(&bench.url).await;
         let (tally, count) = (bench.tally(1), bench.operations);
