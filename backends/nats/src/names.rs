@@ -138,6 +138,26 @@ impl Names {
         format!("{}.nodes.{NO_NODE}", self.namespace).into()
     }
 
+    /// Where a node says that it lives, for those who report.
+    pub(crate) fn beat(&self, node: &NodeId) -> Subject {
+        format!("{}.nodes.{}.beat", self.namespace, token(node)).into()
+    }
+
+    /// Where all nodes say so.
+    pub(crate) fn beats(&self) -> Subject {
+        format!("{}.nodes.*.beat", self.namespace).into()
+    }
+
+    /// Where those who hear beats hear themselves.
+    pub(crate) fn echo(&self) -> Subject {
+        format!("{}.nodes.{NO_NODE}.beat", self.namespace).into()
+    }
+
+    /// Where those who report tell everybody of all nodes.
+    pub(crate) fn reports(&self) -> Subject {
+        format!("{}.nodes.{NO_NODE}.report", self.namespace).into()
+    }
+
     /// The bucket of the nodes.
     pub(crate) fn nodes_bucket(&self) -> String {
         format!("{}_nodes", self.namespace)

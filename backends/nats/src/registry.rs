@@ -5,15 +5,19 @@
 
 mod clock;
 mod desk;
+mod digest;
 mod entry;
 mod feed;
 mod gone;
 mod hear;
 mod host;
 mod kv;
+mod listen;
 mod pubsub;
+mod reports;
 mod roster;
 mod rubbish;
+mod told;
 mod trouble;
 mod view;
 mod watch;

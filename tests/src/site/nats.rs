@@ -8,7 +8,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::{Consumer, Info, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::Stream;
-use catga_core::{Name, NodeId, async_trait};
+use catga_core::{Bytes, Name, NodeId, async_trait};
 use futures_util::StreamExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -351,7 +351,7 @@ impl Site for NatsSite {
     async fn entry_of(&self, node: &NodeId) -> Result<Vec<u8>, ServerError> {
         if self.discovery == Discovery::PubSub {
             let client = self.client().await?;
-            let told = client.subscribe(nodes::told_at(node.as_str())).await;
+            let told = client.subscribe(nodes::beat_of(node.as_str())).await;
             let next = timeout(LIMIT, told.map_err(wrong)?.next()).await;
             let told = next.map_err(wrong)?;
             let told = told.ok_or_else(|| ServerError::new("nothing is told of it"))?;
@@ -365,12 +365,19 @@ impl Site for NatsSite {
     }
 
     async fn write_entry(&self, id: &str, entry: &[u8]) -> Result<(), ServerError> {
-        let entry = entry.to_vec().into();
+        let entry: Bytes = entry.to_vec().into();
+        let mut told = vec![nodes::REPORTS.to_owned()];
         if self.discovery == Discovery::PubSub {
-            let client = self.client().await?;
-            let told = client.publish(nodes::told_at(id), entry).await;
+            told.extend([nodes::told_at(id), nodes::beat_of(id)]);
+        }
+        let client = self.client().await?;
+        for subject in told {
+            let told = client.publish(subject, entry.clone()).await;
             told.map_err(wrong)?;
-            return client.flush().await.map_err(wrong);
+        }
+        client.flush().await.map_err(wrong)?;
+        if self.discovery == Discovery::PubSub {
+            return Ok(());
         }
         // Without it nobody hears the answer.
         let admin = self.admin().await?;

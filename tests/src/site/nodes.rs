@@ -40,6 +40,14 @@ pub(super) fn told_at(id: &str) -> String {
     format!("catga.nodes.{id}")
 }
 
+/// The subject on which a node says that it lives.
+pub(super) fn beat_of(id: &str) -> String {
+    format!("catga.nodes.{id}.beat")
+}
+
+/// The subject on which some nodes tell of all.
+pub(super) const REPORTS: &str = "catga.nodes.~.report";
+
 /// The key of a node.
 pub(super) fn key_of(id: &str) -> String {
     format!("{KEYS}:{id}")

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use catga_core::{Bytes, Error, ErrorKind, Incarnation, NodeInfo};
+use catga_core::{Bytes, Error, ErrorKind, Incarnation, NodeId, NodeInfo};
 use futures_util::StreamExt;
 use tokio::select;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -73,7 +73,12 @@ pub(crate) struct Means {
     pub(crate) timeout: Duration,
     /// Whether it is known that we may listen.
     pub(crate) may_listen: Arc<AtomicBool>,
+    /// What was written here.
+    pub(crate) own: Arc<OwnNodes>,
 }
+
+/// The incarnations that this process wrote last.
+pub(crate) type OwnNodes = papaya::HashMap<NodeId, Incarnation>;
 
 /// Who writes one node.
 #[derive(Debug)]
@@ -450,6 +455,7 @@ impl Desk {
             .put(&self.connection, operation, key, revision, bytes)
             .await?;
         if let Put::Written(revision) = put {
+            self.own.pin().insert(node.id.clone(), node.incarnation);
             self.written = Some(Written { node, revision, at });
         }
         Ok(put)

@@ -31,7 +31,6 @@ pub(super) struct Due {
 impl Host {
     /// Hears what was said to all.
     pub(crate) fn hear(&mut self, message: &Message) {
-        self.roster.contact();
         let subject = message.subject.as_str();
         let key = subject.rsplit('.').next().unwrap_or_default();
         let word: Word = match entry::decode(&message.payload) {
@@ -50,18 +49,13 @@ impl Host {
 
     /// Hears what was said to us.
     pub(crate) fn hear_answer(&mut self, message: &Message) {
-        self.roster.contact();
-        // What we said to ourselves.
-        if message.payload.is_empty() {
-            return;
-        }
         match entry::decode(&message.payload) {
             Ok(word) => self.hear_word(None, word),
             Err(why) => self.rubbish.note_again("an answer", &why),
         }
     }
 
-    fn hear_word(&mut self, key: Option<&str>, word: Word) {
+    pub(super) fn hear_word(&mut self, key: Option<&str>, word: Word) {
         let (is, age) = (word.is, word.age());
         if is == Saying::Unknown {
             return;

@@ -17,8 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::desk::{Order, Verb};
+use super::digest::print;
 use super::gone::Gone;
 use super::hear::{Due, FEW};
+use super::reports::{Reports, next_of};
 use super::roster::{Question, Roster};
 use super::rubbish::Rubbish;
 use super::word::{Saying, Word};
@@ -42,6 +44,16 @@ pub(crate) struct Host {
     pub(super) connection: Arc<Connection>,
     pub(super) timeout: Duration,
     words: Subscriber,
+    /// What nodes say that nobody needs to hear who is told of it. None while that is so.
+    pub(super) beats: Option<Subscriber>,
+    /// Whether they are to be heard again, and none was yet.
+    pub(super) deaf: bool,
+    /// When to try again to hear them.
+    pub(super) again: Instant,
+    reported: Option<Subscriber>,
+    pub(super) reports: Reports,
+    /// Nodes of ours that the present report names.
+    pub(super) named: Vec<NodeId>,
     /// Where answers come to.
     pub(super) inbox: Subject,
     answers: Subscriber,
@@ -53,7 +65,7 @@ pub(crate) struct Host {
     pub(super) claims: HashMap<NodeId, Claim>,
     pub(super) due: Vec<Due>,
     pub(super) gone: Gone,
-    pinged: Instant,
+    pub(super) pinged: Instant,
 }
 
 /// A node that we speak for.
@@ -81,12 +93,21 @@ impl Host {
         let inbox = Subject::from(connection.client.new_inbox());
         let epoch = connection.link.epoch();
         let answers = connection.subscribe("watch", inbox.clone(), None).await?;
-        let nodes = connection.names.nodes();
-        let words = connection.subscribe("watch", nodes, None).await?;
+        let names = &connection.names;
+        let words = connection.subscribe("watch", names.nodes(), None);
+        let beats = connection.subscribe("watch", names.beats(), None);
+        let reported = connection.subscribe("watch", names.reports(), None);
+        let (words, beats, reported) = tokio::try_join!(words, beats, reported)?;
         Ok(Self {
             connection,
             timeout,
             words,
+            beats: Some(beats),
+            deaf: false,
+            again: Instant::now(),
+            reported: Some(reported),
+            reports: Reports::new(timeout),
+            named: Vec::new(),
             inbox,
             answers,
             epoch,
@@ -135,7 +156,8 @@ impl Host {
             let again = connection.link.until(|link| link.epoch() != epoch);
             let claimed = self.claims.values().map(|claim| claim.until).min();
             let due = self.due.iter().map(|due| due.at).min();
-            let wake = claimed.into_iter().chain(due).fold(look, Instant::min);
+            let times = claimed.into_iter().chain(due).chain(self.turn());
+            let wake = times.fold(look, Instant::min);
             // What was heard comes before what is asked: an answer has all that was said before.
             select! {
                 biased;
@@ -144,23 +166,26 @@ impl Host {
                     Some(word) => self.hear(&word),
                     None => return,
                 },
+                beat = next_of(&mut self.beats) => self.hear_beat(&beat),
                 answer = self.answers.next() => match answer {
                     Some(answer) => self.hear_answer(&answer),
                     None => return,
                 },
+                report = next_of(&mut self.reported) => self.hear_report(&report),
                 order = orders.recv() => match order {
                     Some(order) => self.obey(order),
                     None => return,
                 },
                 question = questions.recv() => match question {
                     Some(question) => {
-                        self.up_to_date(&question);
+                        self.roster.sweep();
                         self.roster.answer(question.wanted);
                     }
                     None => return,
                 },
                 () = again => {
                     self.epoch = connection.link.epoch();
+                    self.hear_beats();
                     // Many would drown each other; they say within a heartbeat that they live.
                     if self.roster.len() <= FEW {
                         self.ask(Word::question()).unwrap_or_else(unsaid);
@@ -169,33 +194,13 @@ impl Host {
                 () = sleep_until(wake) => {
                     self.settle_claims();
                     self.answer_due();
+                    self.take_turn();
                     if look <= Instant::now() {
                         self.look();
                         look = Instant::now() + self.roster.every();
                     }
                 }
             }
-        }
-    }
-
-    /// Who asks has heard the server: whoever was silent until then is not in the answer.
-    fn up_to_date(&mut self, question: &Question) {
-        if question.after.is_some() {
-            self.roster.contact();
-            self.roster.sweep();
-        }
-    }
-
-    /// Gives up who is silent, unless nobody was heard at all.
-    fn look(&mut self) {
-        self.roster.sweep();
-        let pulse = Roster::pulse(self.timeout);
-        let quiet = self.roster.silence() >= pulse && self.pinged.elapsed() >= pulse;
-        if quiet && self.connection.link.is_connected() {
-            // What comes back says that we would hear others.
-            self.pinged = Instant::now();
-            self.say(self.inbox.clone(), Bytes::new())
-                .unwrap_or_else(unsaid);
         }
     }
 
@@ -327,9 +332,12 @@ impl Host {
             return Err(error::lost_node("heartbeat", &info));
         }
         info.started_at = own.info.started_at;
+        let is_news = print(&own.info) != print(&info);
         (own.info, own.beat) = (info.clone(), Instant::now());
         let own = &self.own[&info.id];
-        self.tell(Saying::Lives, own, None)?;
+        // What all have to know goes to all; that it lives they are told by those who report.
+        let to = (!is_news).then(|| self.connection.names.beat(&info.id));
+        self.tell(Saying::Lives, own, to)?;
         self.roster.heard(ours(info), Duration::ZERO);
         Ok(())
     }

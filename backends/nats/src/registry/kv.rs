@@ -9,8 +9,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout_at;
 
 use super::clock::ServerClock;
-use super::desk::{Desk, Means, Order, Verb};
+use super::desk::{Desk, Means, Order, OwnNodes, Verb};
 use super::feed::made_at;
+use super::reports::Reports;
 use super::roster::{Position, Question, Roster, Wanted, Watched};
 use super::rubbish::Rubbish;
 use super::trouble::Trouble;
@@ -53,7 +54,10 @@ impl Kv {
         let bucket = Bucket::new(connection.names.nodes_bucket(), max_age);
         let bucket = Arc::new(bucket.with_limits(HISTORY, MAX_BYTES));
         let (clock, moved) = (Arc::<ServerClock>::default(), Arc::<Notify>::default());
-        let trouble = Arc::<Trouble>::default();
+        let (trouble, own) = (Arc::<Trouble>::default(), Arc::<OwnNodes>::default());
+        let pulse = Roster::pulse(timeout)
+            .min(connection.settings.pull_heartbeat)
+            .max(LEAST_PULSE);
         let view = View {
             connection: Arc::clone(connection),
             bucket: Arc::clone(&bucket),
@@ -63,11 +67,15 @@ impl Kv {
             roster: Roster::new(timeout),
             timeout,
             rubbish: Rubbish::new(ignored),
-            pulse: Roster::pulse(timeout)
-                .min(connection.settings.pull_heartbeat)
-                .max(LEAST_PULSE),
+            pulse,
+            signs: pulse.min(Reports::every(timeout)).max(LEAST_PULSE),
             sequence: 0,
             waiting: Vec::new(),
+            own: Arc::clone(&own),
+            made: String::new(),
+            is_current: false,
+            reports: Reports::new(timeout),
+            reported: None,
         };
         let means = Means {
             connection: Arc::clone(connection),
@@ -77,6 +85,7 @@ impl Kv {
             trouble: Arc::clone(&trouble),
             timeout,
             may_listen: Arc::default(),
+            own,
         };
         let (questions, asked) = mpsc::channel(QUEUE);
         tokio::spawn(view.run(asked));

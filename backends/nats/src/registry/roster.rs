@@ -4,12 +4,13 @@
 //! stood still, or this process did, everybody's time begins anew.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use catga_core::{Load, NodeEvent, NodeId, NodeInfo};
+use catga_core::{Incarnation, Load, NodeEvent, NodeId, NodeInfo};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::digest::{Brief, millis, print};
 use super::entry::is_news;
 use crate::time::from_now;
 
@@ -66,7 +67,11 @@ struct Live {
     info: NodeInfo,
     /// The load that watchers know.
     announced: Load,
+    /// When it said last that it lives.
+    beat: Instant,
     deadline: Instant,
+    /// Of all that others are told of.
+    print: u32,
 }
 
 impl Roster {
@@ -109,6 +114,23 @@ impl Roster {
         self.contact = now;
     }
 
+    /// Something was heard of what others had heard until `at`.
+    pub(crate) fn contact_until(&mut self, at: Instant) {
+        if at > self.contact {
+            self.contact();
+            self.contact = at;
+        }
+    }
+
+    /// Others can be heard again, and what they said meanwhile was missed: that time counts for nobody.
+    pub(crate) fn resume(&mut self) {
+        let gap = self.contact.elapsed();
+        for live in self.nodes.values_mut() {
+            live.deadline += gap;
+        }
+        self.contact();
+    }
+
     /// A node said `age` ago that it lives.
     pub(crate) fn heard(&mut self, info: NodeInfo, age: Duration) {
         let left = self.timeout.saturating_sub(age);
@@ -121,12 +143,14 @@ impl Roster {
             }
             return;
         }
-        let deadline = from_now(left);
+        let (beat, deadline) = (ago(age), from_now(left));
         let Some(live) = known else {
             self.left(info.id.as_str());
             let live = Live {
+                print: print(&info),
                 info: info.clone(),
                 announced: info.load,
+                beat,
                 deadline,
             };
             self.nodes.insert(info.id.clone(), live);
@@ -136,11 +160,76 @@ impl Roster {
         let news = is_news(&live.info, live.announced, &info);
         // What was on its way for long takes back no grace that it was given meanwhile.
         (live.info, live.deadline) = (info, live.deadline.max(deadline));
+        live.beat = live.beat.max(beat);
         if news {
+            live.print = print(&live.info);
             live.announced = live.info.load;
             let event = NodeEvent::Updated(live.info.clone());
             self.announce(&event);
         }
+    }
+
+    /// A node that is known said `age` ago that it lives, as others tell.
+    pub(crate) fn told(&mut self, brief: &Brief, seen: SystemTime) {
+        let left = self.timeout.saturating_sub(brief.age());
+        let known = self.of(brief).map(|live| live.beat);
+        // Another reporter has told of a later beat, or we heard it.
+        if left.is_zero() || known.is_none_or(|known| ago(brief.age()) <= known) {
+            return;
+        }
+        if let Some(live) = self.nodes.get(&brief.0) {
+            let mut info = live.info.clone();
+            (info.load, info.last_seen) = (brief.3, seen);
+            self.heard(info, brief.age());
+        }
+    }
+
+    fn of(&self, brief: &Brief) -> Option<&Live> {
+        let live = self.nodes.get(&brief.0);
+        live.filter(|live| live.info.incarnation == brief.1)
+    }
+
+    /// Whether the node of a brief is known as that says. One that is nearly too old to be there may be known or not.
+    pub(crate) fn knows(&self, brief: &Brief) -> bool {
+        let old = brief.age() + Self::pulse(self.timeout) >= self.timeout;
+        match self.of(brief) {
+            Some(live) => live.print == brief.4,
+            None => old,
+        }
+    }
+
+    /// Whether a brief is about as new as what was heard here.
+    pub(crate) fn is_as_new(&self, brief: &Brief) -> bool {
+        let late = Self::pulse(self.timeout);
+        let live = self.of(brief);
+        live.is_none_or(|live| brief.age() <= live.beat.elapsed() + late)
+    }
+
+    /// All that live, in brief.
+    pub(crate) fn briefs(&self) -> Vec<Brief> {
+        let briefs = self.nodes.values().map(|live| {
+            let info = &live.info;
+            let age = millis(live.beat.elapsed());
+            Brief(
+                info.id.clone(),
+                info.incarnation,
+                age,
+                info.load,
+                live.print,
+            )
+        });
+        briefs.collect()
+    }
+
+    /// Those of the lowest ids.
+    pub(crate) fn lowest(&self, most: usize) -> impl Iterator<Item = &NodeInfo> {
+        self.nodes.values().take(most).map(|live| &live.info)
+    }
+
+    /// What is known under an id, where others are told when it is something else.
+    pub(crate) fn mark(&self, id: &str) -> Option<(Incarnation, u32)> {
+        let live = self.nodes.get(id)?;
+        Some((live.info.incarnation, live.print))
     }
 
     /// Whoever had this id is out.
@@ -194,6 +283,12 @@ impl Roster {
         self.watchers
             .retain(|watcher| watcher.try_send(event.clone()).is_ok());
     }
+}
+
+/// When something happened; what is longer ago than this machine runs is as old as can be told.
+fn ago(age: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(age).unwrap_or(now)
 }
 
 #[cfg(test)]

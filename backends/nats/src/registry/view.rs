@@ -1,16 +1,21 @@
 //! What the bucket says of who is there: a task that follows it, and answers.
+//!
+//! Followed it is by those who report, and by everybody who is not told enough by them (see [`reports`](super::reports)).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use catga_core::{Error, ErrorKind};
+use async_nats::Subscriber;
+use catga_core::{Error, ErrorKind, NodeInfo};
 use tokio::select;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 
 use super::clock::ServerClock;
+use super::desk::OwnNodes;
 use super::entry;
 use super::feed::{Change, Feed, Heard};
+use super::reports::{Reports, at, next_of};
 use super::roster::{Question, Roster};
 use super::rubbish::Rubbish;
 use super::trouble::{Trouble, lasts};
@@ -37,19 +42,32 @@ pub(crate) struct View {
     pub(crate) roster: Roster,
     pub(crate) timeout: Duration,
     pub(crate) rubbish: Rubbish,
-    /// How often the server is to say that it is there.
+    /// How often something is to be heard of the server.
     pub(crate) pulse: Duration,
+    /// How often the server is to say that it is there.
+    pub(crate) signs: Duration,
     /// The last change that was heard of.
     pub(crate) sequence: u64,
     /// What is to be answered when more was heard.
     pub(crate) waiting: Vec<Question>,
+    /// The nodes of this process.
+    pub(crate) own: Arc<OwnNodes>,
+    /// When the bucket was made that was heard of last.
+    pub(crate) made: String,
+    /// Whether all of it is known, and what changes heard.
+    pub(crate) is_current: bool,
+    pub(crate) reports: Reports,
+    /// Where the reports of others come by.
+    pub(crate) reported: Option<Subscriber>,
 }
 
 /// Why a feed is not followed any more.
 #[derive(PartialEq, Eq)]
-enum Ended {
+pub(super) enum Ended {
     /// Something was missed: begin anew.
     Missed,
+    /// Others tell all that is to be known.
+    Told,
     /// Nobody wants to know.
     Done,
 }
@@ -58,6 +76,9 @@ impl View {
     /// Follows the bucket until the connection or the registry is gone.
     pub(crate) async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
         let closed = self.connection.closed.clone();
+        let reports = self.connection.names.reports();
+        // Without it nobody's reports are heard: then the bucket is followed.
+        self.reported = self.connection.client.subscribe(reports).await.ok();
         let mut pause = PAUSE;
         // Since when the server is there, and cannot be followed.
         let mut unwatched = None;
@@ -67,16 +88,27 @@ impl View {
             let opened = select! {
                 biased;
                 () = closed.raised() => return,
-                opened = Feed::open(&self.connection, &self.bucket, self.pulse) => opened,
+                opened = Feed::open(&self.connection, &self.bucket, self.signs) => opened,
             };
             match opened {
                 Ok(feed) => {
                     unwatched = None;
                     self.trouble.is_over();
-                    if self.follow(feed, &mut questions).await == Ended::Done {
-                        return;
+                    let lost = feed.lost();
+                    let followed = self.follow(feed, &mut questions).await;
+                    self.is_current = false;
+                    let ended = match followed {
+                        Ended::Told => self.be_told(lost, &mut questions).await,
+                        ended => ended,
+                    };
+                    match ended {
+                        Ended::Done => return,
+                        Ended::Told => {
+                            pause = PAUSE;
+                            continue;
+                        }
+                        Ended::Missed => tracing::debug!("the node registry is read anew"),
                     }
-                    tracing::debug!("the node registry is read anew");
                 }
                 Err(error) => {
                     // Who is cut off from the server is told so otherwise, and finds everybody again when it is back.
@@ -136,16 +168,17 @@ impl View {
         let connection = Arc::clone(&self.connection);
         let cut = Feed::cut(&connection, feed.lost());
         tokio::pin!(cut);
-        let mut ticks = interval(self.roster.every());
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = self.ticks();
         self.clock.set(feed.began);
         self.roster.contact();
-        self.sequence = 0;
-        let mut is_current = feed.is_current;
-        if is_current {
+        self.reports.begin();
+        (self.sequence, self.made) = (0, feed.made.clone());
+        if feed.is_current {
             self.caught_up(feed.last);
         }
         loop {
+            let place = self.place().filter(|_| self.is_current);
+            let due = place.map(|place| self.reports.due(place));
             select! {
                 biased;
                 () = closed.raised() => return Ended::Done,
@@ -158,20 +191,27 @@ impl View {
                     if let Heard::Change(change) = heard {
                         behind = change.pending;
                         // What was there before says nothing of the clock now.
-                        if is_current {
+                        if self.is_current {
                             self.clock.heard(change.time);
                         }
                         self.apply(change);
                     }
-                    if !is_current && (behind == 0 || self.sequence >= feed.last) {
-                        is_current = true;
+                    if !self.is_current && (behind == 0 || self.sequence >= feed.last) {
                         self.caught_up(feed.last);
                     }
                     self.answer();
                 }
                 () = &mut cut => return Ended::Missed,
                 () = moved.notified() => return Ended::Missed,
-                question = questions.recv(), if is_current => {
+                report = next_of(&mut self.reported) => {
+                    self.overhear(&report);
+                    let is_idle = self.is_current && self.waiting.is_empty();
+                    if is_idle && self.reports.suffice(self.place()) {
+                        return Ended::Told;
+                    }
+                }
+                () = at(due) => self.report(),
+                question = questions.recv(), if self.is_current => {
                     let Some(question) = question else {
                         return Ended::Done;
                     };
@@ -181,6 +221,7 @@ impl View {
                     if elsewhere {
                         return Ended::Missed;
                     }
+                    self.reports.begin();
                     self.answer();
                 }
                 _ = ticks.tick() => {
@@ -188,7 +229,7 @@ impl View {
                     if self.roster.silence() > self.pulse * 3 {
                         return Ended::Missed;
                     }
-                    if is_current {
+                    if self.is_current {
                         self.roster.sweep();
                     }
                 }
@@ -198,6 +239,7 @@ impl View {
 
     /// All that was there when the feed began was heard of: whatever was asked before can be answered.
     fn caught_up(&mut self, last: u64) {
+        self.is_current = true;
         self.sequence = self.sequence.max(last);
         for question in std::mem::take(&mut self.waiting) {
             self.roster.answer(question.wanted);
@@ -224,18 +266,38 @@ impl View {
 
     fn apply(&mut self, change: Change) {
         self.sequence = self.sequence.max(change.revision);
-        let Some(value) = change.value else {
-            self.roster.left(&change.key);
-            return;
+        let node = match change.value {
+            None => None,
+            Some(value) => match entry::node(&change.key, &value) {
+                Ok(node) => Some(node),
+                Err(why) => return self.rubbish.note(&change.key, change.revision, &why),
+            },
         };
-        match entry::node(&change.key, &value) {
-            Ok(mut node) => {
-                // By the server's clock, whatever its own says.
-                node.last_seen = change.time;
-                node.started_at = node.started_at.min(change.time);
-                self.roster.heard(node, self.clock.age(change.time));
-            }
-            Err(why) => self.rubbish.note(&change.key, change.revision, &why),
+        let (before, place) = (self.roster.mark(&change.key), self.place());
+        let by = place.filter(|_| self.is_current).and_then(|_| self.by());
+        self.take(&change.key, change.time, node);
+        if let Some(by) = by
+            && self.roster.mark(&change.key) != before
+        {
+            self.tell_news(by, &change.key, change.revision, change.time);
         }
+    }
+
+    /// Takes over what stands under a key, which was written at that time.
+    pub(super) fn take(&mut self, key: &str, time: SystemTime, node: Option<NodeInfo>) {
+        let Some(mut node) = node else {
+            return self.roster.left(key);
+        };
+        // By the server's clock, whatever its own says.
+        node.last_seen = time;
+        node.started_at = node.started_at.min(time);
+        self.roster.heard(node, self.clock.age(time));
+    }
+
+    /// When to look for who is silent.
+    pub(super) fn ticks(&self) -> Interval {
+        let mut ticks = interval(self.roster.every());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use catga_core::{Bytes, Error, NodeInfo};
 use serde::{Deserialize, Serialize};
 
+use super::digest::millis;
 use super::entry;
 
 /// What is said.
@@ -74,10 +75,6 @@ impl Word {
         (node.started_at, node.last_seen) = (ago(self.up_ms), ago(self.age_ms));
         Some(node)
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
