@@ -209,7 +209,7 @@ impl Host {
         said.unwrap_or_else(|| Err(error::queue_full("say")))
     }
 
-    fn ask(&self, word: Bytes) -> Result<(), Error> {
+    pub(super) fn ask(&self, word: Bytes) -> Result<(), Error> {
         let subject = self.connection.names.ask_nodes();
         self.connection
             .try_ask("say", subject, self.inbox.clone(), word)

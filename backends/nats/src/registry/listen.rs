@@ -1,6 +1,6 @@
 //! Whether a [`Host`] hears beats itself, or is told of them by those who report.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_nats::Message;
 use catga_core::{Bytes, NodeInfo};
@@ -10,8 +10,10 @@ use tokio::time::Instant;
 
 use super::digest::{Brief, By, Digest, MOST, Report, millis};
 use super::entry;
+use super::hear::FEW;
 use super::host::{Host, unsaid};
 use super::reports::{REPORTERS, Reports};
+use super::roster::Roster;
 use super::told;
 use super::word::{Saying, Word};
 
@@ -59,6 +61,9 @@ impl Host {
                 tracing::debug!("beats are heard again");
                 (self.beats, self.deaf) = (Some(beats), true);
                 self.ping();
+                if self.roster.len() <= FEW {
+                    self.ask(Word::question()).unwrap_or_else(unsaid);
+                }
             }
             refused => {
                 tracing::debug!(?refused, "beats cannot be heard");
@@ -87,7 +92,8 @@ impl Host {
     /// Hears that a node lives, or that we would hear it.
     pub(super) fn hear_beat(&mut self, message: &Message) {
         if std::mem::take(&mut self.deaf) {
-            self.roster.resume();
+            let within = says_so_within(self.timeout, self.roster.len());
+            self.roster.resume(within);
         } else {
             self.roster.contact();
         }
@@ -169,33 +175,16 @@ impl Host {
         self.speak_up(&digest);
     }
 
-    /// Takes over what a report says where beats are not heard, and stops to hear them where it says enough.
+    /// Takes over what a report says, and stops or begins to hear beats by whether that is enough.
     fn rely(&mut self, digest: &Digest) {
-        let mut told = digest.nodes.iter();
-        let known = |node: &Brief| self.gone.has(node.1) || self.roster.knows(node);
-        let knows = told.all(known);
-        if self.beats.is_some() {
-            let mut told = digest.nodes.iter();
-            let is_new = told.all(|node| self.roster.is_as_new(node));
-            self.reports.hear(knows && is_new, digest.more);
-            if !self.deaf && self.reports.suffice(self.place()) {
-                tracing::debug!("others tell who lives");
-                self.beats = None;
-            }
-            return;
-        }
-        let now = (SystemTime::now(), Instant::now());
-        for node in &digest.nodes {
-            let seen = now.0.checked_sub(node.age()).unwrap_or(now.0);
-            self.roster.told(node, seen);
-        }
-        self.reports.hear(knows, digest.more);
-        if !digest.more {
-            let heard = now.1.checked_sub(digest.heard()).unwrap_or(now.1);
-            self.roster.contact_until(heard);
-        }
-        if !knows {
+        let hears = self.beats.is_some();
+        let gone = |node: &Brief| self.gone.has(node.1);
+        let enough = take(digest, &mut self.roster, &mut self.reports, hears, gone);
+        if !hears && !enough {
             self.hear_beats();
+        } else if hears && !self.deaf && self.reports.suffice(self.place()) {
+            tracing::debug!("others tell who lives");
+            self.beats = None;
         }
     }
 
@@ -227,3 +216,42 @@ impl Host {
         }
     }
 }
+
+/// How long it takes until all that live have said so: a few are asked, and many beat at least twice in a node timeout.
+fn says_so_within(timeout: Duration, nodes: usize) -> Duration {
+    if nodes <= FEW {
+        Reports::every(timeout)
+    } else {
+        timeout / 4 * 3
+    }
+}
+
+/// Takes over what a report says; whether that is all we need to know. Who `hears` beats may have missed some before, and
+/// relies on nobody who hears less.
+fn take(
+    digest: &Digest,
+    roster: &mut Roster,
+    reports: &mut Reports,
+    hears: bool,
+    gone: impl Fn(&Brief) -> bool,
+) -> bool {
+    let (clock, now) = (SystemTime::now(), Instant::now());
+    let mut told = digest.nodes.iter();
+    let enough = told.all(|node| {
+        let known = gone(node) || roster.knows(node);
+        known && (!hears || roster.is_as_new(node))
+    });
+    for node in &digest.nodes {
+        let seen = clock.checked_sub(node.age()).unwrap_or(clock);
+        roster.told(node, seen);
+    }
+    reports.hear(enough, digest.more);
+    if !hears && !digest.more {
+        let heard = now.checked_sub(digest.heard()).unwrap_or(now);
+        roster.contact_until(heard);
+    }
+    enough
+}
+
+#[cfg(test)]
+mod tests;

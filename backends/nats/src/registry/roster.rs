@@ -122,11 +122,11 @@ impl Roster {
         }
     }
 
-    /// Others can be heard again, and what they said meanwhile was missed: that time counts for nobody.
-    pub(crate) fn resume(&mut self) {
-        let gap = self.contact.elapsed();
+    /// Others can be heard again, and what they said meanwhile was missed: who lives says so within this time.
+    pub(crate) fn resume(&mut self, within: Duration) {
+        let deadline = from_now(within);
         for live in self.nodes.values_mut() {
-            live.deadline += gap;
+            live.deadline = live.deadline.max(deadline);
         }
         self.contact();
     }

@@ -7,6 +7,7 @@ mod feed;
 mod kv;
 mod pubsub;
 mod rights;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
