@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use crate::connection::{Connection, is_no_responders};
 use crate::{error, wire};
 
-/// A read that is not answered by then is asked again: nats-server 2.9 answers for no stream that was made just now.
-const AGAIN: Duration = Duration::from_secs(1);
+/// A read that is not answered by then is asked again, and then after twice as long each time: nats-server 2.9 answers for
+/// no stream that was made just now, and a node whose bucket was made anew is not to be silent for long.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// A message as a stream keeps it.
 #[derive(Debug)]
@@ -49,8 +50,10 @@ impl Connection {
         let subject = self.api_subject(&format!("DIRECT.GET.{stream}"));
         let payload = serde_json::to_vec(&which).expect("numbers and texts");
         let (payload, by) = (Bytes::from(payload), self.call_deadline());
+        let mut again = AGAIN;
         let answer = loop {
-            let soon = by.min(Instant::now() + AGAIN);
+            let soon = by.min(Instant::now() + again);
+            again *= 2;
             let (subject, payload) = (subject.clone(), payload.clone());
             match self.ask(operation, subject, None, payload, soon).await {
                 Err(error) if error.kind() == ErrorKind::Timeout && soon < by => {}

@@ -192,6 +192,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::print_stdout, reason = "the seed")]
     fn a_digest_is_told_in_as_many_parts_as_it_takes_and_the_last_says_so() {
         let seed = fastrand::u64(..);
         println!("seed {seed}");

@@ -247,8 +247,8 @@ fn take(
     }
     reports.hear(enough, digest.more);
     if !hears && !digest.more {
-        let heard = now.checked_sub(digest.heard()).unwrap_or(now);
-        roster.contact_until(heard);
+        let until = now.checked_sub(digest.heard()).unwrap_or(now);
+        roster.contact_until(until);
     }
     enough
 }

@@ -102,7 +102,7 @@ impl View {
 
     /// Tells everybody of a change, so that nobody else has to follow the bucket.
     pub(super) fn tell_news(&self, by: By, key: &str, revision: u64, time: SystemTime) {
-        let Ok(id) = NodeId::new(key.to_owned()) else {
+        let Ok(id) = NodeId::new(key) else {
             return;
         };
         let news = News {

@@ -1,5 +1,10 @@
 //! Many processes and their reports, in simulated time.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "a seed that fails and what is delivered are worth knowing"
+)]
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -143,7 +148,9 @@ impl World {
         // Each joins, which is told to all.
         for joins in 0..nodes {
             let node = world.all[joins].node.clone();
-            world.all.iter_mut().for_each(|process| process.hear(&node));
+            for process in &mut world.all {
+                process.hear(&node);
+            }
             world.all[joins].next = Instant::now() + HEARTBEAT.mul_f64(world.chance.f64());
         }
         world.pass(HEARTBEAT * 2).await;
@@ -173,7 +180,9 @@ impl World {
         let mut living: Vec<_> = living.filter(|one| one.dead.is_none()).collect();
         for process in &mut living {
             if process.hears {
-                beats.iter().for_each(|beat| process.hear(beat));
+                for beat in &beats {
+                    process.hear(beat);
+                }
                 self.counted.beats += beats.len();
             }
             // What is said to those who hear beats, where nobody beats.
@@ -184,7 +193,9 @@ impl World {
         let reports: Vec<Digest> = living.iter_mut().filter_map(|one| one.turn()).collect();
         for report in &reports {
             self.counted.reports += living.len();
-            living.iter_mut().for_each(|process| process.told(report));
+            for process in &mut living {
+                process.told(report);
+            }
         }
         let ages = living
             .iter()
@@ -298,7 +309,9 @@ async fn whoever_dies_is_given_up_in_time_and_nobody_else() {
             if world.all.len() < world.dead.len() + 2 + victims.len() {
                 break;
             }
-            victims.into_iter().for_each(|victim| world.kill(victim));
+            for victim in victims {
+                world.kill(victim);
+            }
             let time = Duration::from_millis(chance.u64(100..50_000));
             world.pass(time).await;
         }
