@@ -76,6 +76,13 @@ impl ServerClock {
         }
     }
 
+    /// Whether somebody else takes it for about the same.
+    pub(crate) fn is_close(&self, time: SystemTime, most: Duration) -> bool {
+        let now = self.now().unwrap_or(time);
+        let apart = now.duration_since(time);
+        apart.unwrap_or_else(|earlier| earlier.duration()) <= most
+    }
+
     /// How long ago something was written.
     pub(crate) fn age(&self, written: SystemTime) -> Duration {
         let now = self.now().unwrap_or(written);
@@ -108,6 +115,23 @@ mod tests {
         clock.heard(start);
         clock.heard(start + MINUTE);
         assert!(clock.age(start) >= MINUTE && clock.age(start) < 2 * MINUTE);
+    }
+
+    #[test]
+    fn another_clock_is_close_or_not() {
+        let clock = ServerClock::default();
+        let start = SystemTime::UNIX_EPOCH + MINUTE * 600;
+        assert!(clock.is_close(start, MINUTE));
+        clock.set(start);
+        for (time, is_close) in [
+            (start, true),
+            (start + MINUTE, true),
+            (start - MINUTE / 2, true),
+            (start + MINUTE * 3, false),
+            (start - MINUTE * 2, false),
+        ] {
+            assert_eq!(clock.is_close(time, MINUTE), is_close, "{time:?}");
+        }
     }
 
     #[test]

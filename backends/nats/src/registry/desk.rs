@@ -451,9 +451,12 @@ impl Desk {
         let bytes = entry::encode(operation, &node, &node)?;
         let at = Instant::now();
         let (bucket, key) = (&self.bucket, node.id.as_str());
-        let put = bucket
-            .put(&self.connection, operation, key, revision, bytes)
-            .await?;
+        let put = bucket.put(&self.connection, operation, key, revision, bytes);
+        // A stream that is just being deleted takes it and says nothing: who waits for that for long is given up meanwhile.
+        let Ok(put) = timeout_at(from_now(self.timeout / 4), put).await else {
+            return Ok(Put::Moved);
+        };
+        let put = put?;
         if let Put::Written(revision) = put {
             self.own.pin().insert(node.id.clone(), node.incarnation);
             self.written = Some(Written { node, revision, at });

@@ -1,6 +1,6 @@
 //! What a [`View`] is told of by those who report, and what it tells when it is one of them.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_nats::Message;
 use catga_core::NodeId;
@@ -15,6 +15,8 @@ use super::roster::{Question, Roster};
 use super::rubbish::Rubbish;
 use super::view::{Ended, View};
 
+/// So much may the server's time be off that a report tells.
+const CLOSE: Duration = Duration::from_secs(2);
 /// Under what rubbish among reports is counted.
 const REPORTS: &str = "a report";
 
@@ -169,12 +171,10 @@ impl View {
             // Another's may do.
             return true;
         };
-        // One that has heard less than we were told may name who left.
+        // One that has heard less than we were told may name who left. The server itself is asked for its time.
         let is_older = at.sequence < self.sequence;
         let knows = is_older || digest.nodes.iter().all(|node| self.roster.knows(node));
-        if !is_older {
-            self.clock.heard(at.time);
-        }
+        let knows = knows && self.clock.is_close(at.time, CLOSE);
         for node in &digest.nodes {
             let seen = at.time.checked_sub(node.age()).unwrap_or(at.time);
             self.roster.told(node, seen);

@@ -137,7 +137,8 @@ impl Crowd {
 }
 
 async fn each_node_costs_the_same_however_many_there_are(means: Means) {
-    let timeout = TIMEOUT * 2;
+    // So long that nobody misses a report on a busy machine.
+    let timeout = TIMEOUT * 8;
     let mut each = Vec::new();
     for nodes in [4_u32, 16] {
         let crowd = Crowd::of(nodes as usize, means, BEAT, timeout).await;
@@ -145,12 +146,11 @@ async fn each_node_costs_the_same_however_many_there_are(means: Means) {
         let mut watch = Following::of(&*crowd.seats[3]).await;
         crowd.until_only_reporters_listen().await;
         let [written, delivered] = crowd.per_second(SECOND * 4).await;
-        let beats = f64::from(nodes) / BEAT.as_secs_f64();
         println!(
-            "{means:?}: {nodes} nodes, {beats:.1} heartbeats/s: {written:.1} written/s, {delivered:.1} delivered/s, {:.2} for each heartbeat",
-            delivered / beats
+            "{means:?}: {nodes} nodes, each {BEAT:?}: {written:.1} written/s, {delivered:.1} delivered/s, {:.2} for each",
+            delivered / written
         );
-        each.push(delivered / beats);
+        each.push(delivered / written);
         // Nobody was lost meanwhile.
         watch.for_long(Duration::from_millis(1)).await;
         assert_eq!(watch.there.len(), nodes as usize, "{:?}", watch.log);
@@ -159,7 +159,7 @@ async fn each_node_costs_the_same_however_many_there_are(means: Means) {
     let [few, many] = each[..] else {
         panic!("{each:?}")
     };
-    // With everybody told of each heartbeat it would be twelve more.
+    // With everybody told of each heartbeat it would be four more at least, and twelve where each is one message.
     assert!(many < few + 1.0, "{few} and {many}");
 }
 
@@ -230,7 +230,7 @@ async fn left(watch: &mut Following, expected: &[&str], since: Instant) -> Durat
 fn in_time(means: Means, took: Duration) {
     println!("{means:?}: given up after {took:?}, with a timeout of {TIMEOUT:?}");
     assert!(took + BEAT >= TIMEOUT, "{took:?}");
-    assert!(took < TIMEOUT * 5 / 4 + SECOND / 2, "{took:?}");
+    assert!(took < TIMEOUT * 5 / 4 + SECOND * 2, "{took:?}");
 }
 
 async fn who_reports_may_die_and_nobody_else_is_given_up(means: Means) {
@@ -273,7 +273,7 @@ async fn who_reports_may_stand_still_and_nobody_else_is_given_up(means: Means) {
         url: format!("nats://{}", proxy.address()),
         namespace: crowd.space.namespace.clone(),
     };
-    let first = seat_with(&behind, means, "&call_timeout=1s", TIMEOUT).await;
+    let first = seat_with(&behind, means, "&call_timeout=3s", TIMEOUT).await;
     let _first = beating(&first, &node("a"), BEAT).await;
     for id in ["b", "c", "d", "e"] {
         let (seat, beating) = crowd.join(node(id), BEAT, TIMEOUT).await;
@@ -318,7 +318,7 @@ async fn who_is_told_sees_all_that_happens_at_once(means: Means) {
         here.unregister(&other).await.unwrap();
         assert_eq!(told(&mut *watch.watch).await, format!("-x{round}"));
         println!("{means:?}: joined after {joined:?}");
-        assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+        assert!(began.elapsed() < SOON / 4, "{:?}", began.elapsed());
     }
     assert_eq!(
         crowd.listeners().await,
@@ -387,10 +387,15 @@ async fn false_reports_are_counted_and_nobody_is_affected(means: Means) {
         .await;
         assert_eq!(seat.ignored(), rubbish.len() as u64);
     }
-    // In the name of one that reports: that all were silent for long, that nobody is there, and that somebody is who is not.
+    // In the name of one that reports: that all were silent for long, that nobody is there, that somebody is who is not,
+    // and that it is an hour later.
     for round in 0..30_u32 {
         let mut lie = report.clone();
-        match round % 3 {
+        match round % 4 {
+            3 if means == Means::Kv => {
+                let time = &mut lie["at"]["time"]["secs_since_epoch"];
+                *time = json!(time.as_u64().unwrap() + 3600);
+            }
             0 => {
                 for node in lie["nodes"].as_array_mut().unwrap() {
                     node[2] = json!(3_600_000);
@@ -406,4 +411,7 @@ async fn false_reports_are_counted_and_nobody_is_affected(means: Means) {
     watch.for_long(TIMEOUT).await;
     let events = ["+n000", "+n001", "+n002", "+n003"];
     assert_eq!(watch.log, events);
+    // The id of one that lives is not free, whatever the time is said to be.
+    let refused = super::kind(crowd.seats[3].register(&node("n001")).await);
+    assert_eq!(refused, catga_core::ErrorKind::DuplicateNode);
 }
