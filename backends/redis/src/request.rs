@@ -2,29 +2,25 @@
 
 use std::time::Duration;
 
-use catga_core::{Envelope, Error, ErrorKind, Headers, MessageId, QoS, RemoteError, Reply, Target};
+use catga_core::{
+    Envelope, Error, ErrorKind, Headers, MessageId, Name, QoS, RemoteError, Reply, Target,
+};
 use redis::{Cmd, Value};
 use tokio::select;
 use tokio::sync::oneshot;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::connection::Connection;
 use crate::error;
-use crate::replies::TO;
 use crate::route::hash;
 use crate::time::from_now;
-use crate::wire::{self, Read};
-use crate::writer::{Job, Then, judge};
+use crate::wire::{self, ATTEMPT, ERROR, LEFT, REPLY, Read, TO};
+use crate::writer::{Job, Outcome, Then, judge};
 
-/// Where the reply goes: a channel and a token.
-const REPLY: &str = ":reply";
-const ATTEMPT: &str = ":attempt";
-/// Milliseconds from when it was added; a caller that waits for as long as it takes has none.
-const LEFT: &str = ":left";
-/// Says that the answer is an error, and of which kind.
-const ERROR: &str = ":error";
 /// As long as it takes.
 const FAR: Duration = Duration::from_secs(86_400 * 365);
+/// Almost all answers come before this; then it is worth asking why one does not.
+const PROMPT: Duration = Duration::from_millis(100);
 /// The most requests that wait to be taken.
 const WAITING: usize = 100_000;
 
@@ -49,71 +45,148 @@ pub(crate) async fn request(
         .replies
         .expect()
         .ok_or_else(|| error::too_many_waiting("request"))?;
-    let mut add = redis::cmd("XADD");
-    add.arg(&stream)
-        .arg("NOMKSTREAM")
-        .arg("MAXLEN")
-        .arg("~")
-        .arg(WAITING)
-        .arg("*");
+    let (teller, outcome) = oneshot::channel();
     let asked = Asked {
         reply: expected.address(),
         attempt,
         time_left,
     };
-    asked.add(&mut add);
-    let id = envelope.id().unwrap_or_else(MessageId::new);
-    wire::add_fields(&mut add, envelope, Some(id), &payload);
-    let (teller, mut outcome) = oneshot::channel();
-    let job = Job {
-        before: None,
-        cmd: add,
-        slot: hash(name.as_str()),
-        then: Then::Tell(teller),
-    };
-    server.link.live("request", by).await?;
+    let job = job(&stream, envelope, &payload, &asked, teller);
+    if !server.link.is_connected() {
+        // A box, as for all that is seldom waited for: the futures of the others stay small.
+        Box::pin(server.link.live("request", by)).await?;
+    }
     // A reply to what is sent while nobody listens would be lost.
-    let since = select! {
-        biased;
-        since = connection.replies.listening_since(0) => since,
-        () = server.closed.raised() => return Err(error::closed("request")),
-        () = sleep_until(by) => return Err(error::not_connected("request", None)),
+    let since = match connection.replies.listening() {
+        Some(since) => since,
+        None => Box::pin(listening(connection, by)).await?,
     };
     let asks_again = envelope.qos() != QoS::AtMostOnce;
     connection.writer.send("request", job, by).await?;
-    let mut is_added = false;
-    loop {
+    let mut waiting = Waiting {
+        connection,
+        name,
+        to,
+        stream: &stream,
+        time_left,
+        answer: &mut expected.answer,
+        outcome: Some(outcome),
+    };
+    let prompt = by.min(Instant::now() + PROMPT);
+    match timeout_at(prompt, waiting.answer()).await {
+        Ok(answer) => answer,
+        Err(_) => Box::pin(waiting.long_answer(asks_again.then_some(since), by)).await,
+    }
+}
+
+fn job(
+    stream: &str,
+    envelope: &Envelope,
+    payload: &[u8],
+    asked: &Asked,
+    teller: oneshot::Sender<Outcome>,
+) -> Job {
+    let mut add = wire::command("XADD", 16, payload.len());
+    add.arg(stream)
+        .arg("NOMKSTREAM")
+        .arg("MAXLEN")
+        .arg("~")
+        .arg(WAITING)
+        .arg("*");
+    asked.add(&mut add);
+    let id = envelope.id().unwrap_or_else(MessageId::new);
+    wire::add_fields(&mut add, envelope, Some(id), payload);
+    Job {
+        before: None,
+        cmd: add,
+        slot: hash(envelope.name().as_str()),
+        then: Then::Tell(teller),
+    }
+}
+
+/// Waits until replies are listened to.
+async fn listening(connection: &Connection, by: Instant) -> Result<u64, Error> {
+    select! {
+        biased;
+        since = connection.replies.listening_since(0) => Ok(since),
+        () = connection.server.closed.raised() => Err(error::closed("request")),
+        () = sleep_until(by) => Err(error::not_connected("request", None)),
+    }
+}
+
+/// A request that was sent.
+struct Waiting<'a> {
+    connection: &'a Connection,
+    name: &'a Name,
+    to: &'a Target,
+    stream: &'a str,
+    time_left: Option<Duration>,
+    answer: &'a mut oneshot::Receiver<Read>,
+    /// What became of adding it, until that is known.
+    outcome: Option<oneshot::Receiver<Outcome>>,
+}
+
+impl Waiting<'_> {
+    /// Waits for the answer, or until it is known that it was not added.
+    async fn answer(&mut self) -> Result<Reply, Error> {
+        if let Some(outcome) = &mut self.outcome {
+            select! {
+                biased;
+                answer = &mut *self.answer => return self.read(answer.ok()),
+                outcome = outcome => self.added(outcome.ok())?,
+            }
+            self.outcome = None;
+        }
+        let answer = (&mut *self.answer).await;
+        self.read(answer.ok())
+    }
+
+    fn read(&self, answer: Option<Read>) -> Result<Reply, Error> {
+        let answer = answer.ok_or_else(|| error::closed_meanwhile("request"))?;
+        match read_reply(&answer) {
+            // Who was there left before it began.
+            Reply {
+                result: Err(error), ..
+            } if error.kind == ErrorKind::NoResponders.as_str() => {
+                Err(error::no_responders(self.name, self.to))
+            }
+            reply => Ok(reply),
+        }
+    }
+
+    fn added(&self, outcome: Option<Outcome>) -> Result<(), Error> {
+        let outcome = outcome.ok_or_else(|| error::closed_meanwhile("request"))?;
+        match judge(self.stream, outcome) {
+            // Nobody reads there.
+            Ok(Value::Nil) => Err(error::no_responders(self.name, self.to)),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::Timeout => Err(self.too_late()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn too_late(&self) -> Error {
+        error::request_timeout(self.name, self.time_left.unwrap_or(FAR))
+    }
+
+    /// The same, when it takes long enough that it is worth asking why. Where it may be asked again, a break in listening
+    /// `since` it was sent ends the wait.
+    async fn long_answer(mut self, since: Option<u64>, by: Instant) -> Result<Reply, Error> {
+        let (server, replies) = (&self.connection.server, &self.connection.replies);
+        let name = self.name;
+        let lost = async {
+            match since {
+                Some(since) => replies.listening_since(since).await,
+                None => std::future::pending().await,
+            }
+        };
+        let too_late = self.too_late();
         select! {
             biased;
-            answer = &mut expected.answer => return match answer {
-                Ok(read) => match read_reply(&read) {
-                    // Who was there left before it began.
-                    Reply { result: Err(error), .. } if error.kind == ErrorKind::NoResponders.as_str() => {
-                        Err(error::no_responders(name, to))
-                    }
-                    reply => Ok(reply),
-                },
-                Err(_) => Err(error::closed_meanwhile("request")),
-            },
-            outcome = &mut outcome, if !is_added => {
-                let outcome = outcome.map_err(|_| error::closed_meanwhile("request"))?;
-                match judge(&stream, outcome) {
-                    // Nobody reads there.
-                    Ok(Value::Nil) => return Err(error::no_responders(name, to)),
-                    Ok(_) => is_added = true,
-                    Err(error) if error.kind() == ErrorKind::Timeout => {
-                        return Err(error::request_timeout(name, time_left.unwrap_or(FAR)));
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            () = server.closed.raised() => return Err(error::closed_meanwhile("request")),
-            _ = connection.replies.listening_since(since), if asks_again => {
-                return Err(error::reply_may_be_lost(name));
-            }
-            () = sleep_until(by) => {
-                return Err(error::request_timeout(name, time_left.unwrap_or(FAR)));
-            }
+            answer = self.answer() => answer,
+            () = server.closed.raised() => Err(error::closed_meanwhile("request")),
+            _ = lost => Err(error::reply_may_be_lost(name)),
+            () = sleep_until(by) => Err(too_late),
         }
     }
 }
@@ -151,7 +224,7 @@ impl Asked {
 
 /// A reply as it is published: a payload as it is, with a field where its content type is not the response's default; an error as JSON, with a field. The
 /// channel comes first.
-pub(crate) fn write_reply(address: &str, reply: &Reply) -> (String, Vec<u8>) {
+pub(crate) fn write_reply<'a>(address: &'a str, reply: &Reply) -> (&'a str, Vec<u8>) {
     let (channel, token) = address.split_once(' ').unwrap_or((address, ""));
     let frame = match &reply.result {
         Ok(payload) => match &reply.content_type {
@@ -166,7 +239,7 @@ pub(crate) fn write_reply(address: &str, reply: &Reply) -> (String, Vec<u8>) {
             wire::frame(None, &[(TO, token), (ERROR, error.kind.as_str())], &json)
         }
     };
-    (channel.to_owned(), frame)
+    (channel, frame)
 }
 
 fn read_reply(read: &Read) -> Reply {
@@ -192,7 +265,6 @@ fn read_reply(read: &Read) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use catga_core::Name;
 
     #[test]
     fn a_reply_is_read_as_it_was_written() {
@@ -204,7 +276,7 @@ mod tests {
         ] {
             let (channel, frame) = write_reply("c 1f-7", &reply);
             let read = wire::read_frame(Name::from_static("r"), QoS::AtLeastOnce, frame).unwrap();
-            assert_eq!((channel.as_str(), read.text(TO)), ("c", Some("1f-7")));
+            assert_eq!((channel, read.text(TO)), ("c", Some("1f-7")));
             assert_eq!(read_reply(&read), reply);
         }
     }
