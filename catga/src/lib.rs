@@ -61,6 +61,11 @@ mod start;
 mod sync;
 mod table;
 mod time;
+#[cfg(feature = "opentelemetry")]
+mod trace;
+#[cfg(not(feature = "opentelemetry"))]
+#[path = "no_trace.rs"]
+mod trace;
 mod turn;
 mod verdict;
 mod view;

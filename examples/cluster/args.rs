@@ -9,7 +9,8 @@ use crate::node::Settings;
 pub(crate) const USAGE: &str = "\
 HTTP nodes that take orders together.
 
-usage: cluster [NODE PORT] [--quiet]       one node
+usage: cluster [NODE PORT] [--quiet] [--trace]
+                                           one node
        cluster memory [PORT PORT PORT]     three nodes in this process, which does what is said on its
                                            standard input: kill node2, stop node2, start node2
        cluster load [--orders N] [--per-second N] [--at-once N] [--answers] URL..
@@ -22,6 +23,7 @@ usage: cluster [NODE PORT] [--quiet]       one node
   NODE          the node's id (default: NODE_ID, else node1)
   PORT          where HTTP listens, 0 for any free port (default: NODE_PORT, else 5001)
   --quiet       write nothing of single orders
+  --trace       write each span of a trace as a line of JSON; built with --features trace
   --help        print this
 
 environment of one node:
@@ -74,7 +76,11 @@ pub(crate) fn parse(
 
 fn node(args: &[&str], env: Env<'_>) -> Result<Settings, String> {
     let quiet = args.contains(&"--quiet");
-    let args: Vec<_> = args.iter().filter(|arg| **arg != "--quiet").collect();
+    let trace = args.contains(&"--trace");
+    let args = args
+        .iter()
+        .filter(|arg| !matches!(**arg, "--quiet" | "--trace"));
+    let args: Vec<_> = args.collect();
     if let Some(option) = args.iter().find(|arg| arg.starts_with('-')) {
         return Err(format!("unknown option {option:?}"));
     }
@@ -102,6 +108,7 @@ fn node(args: &[&str], env: Env<'_>) -> Result<Settings, String> {
         endpoint,
         url: url(&given)?,
         quiet,
+        trace,
     })
 }
 
@@ -215,12 +222,12 @@ mod tests {
             ("NATS_URL", "nats://u:secret@here"),
             ("NODE_HOST", "0.0.0.0"),
         ];
-        let told = node("--quiet", &env);
+        let told = node("--quiet --trace", &env);
         assert_eq!((told.name.as_str(), told.port), ("node7", 6000));
         assert_eq!(told.url, "nats://u:secret@here");
         assert!(!format!("{told:?}").contains("secret"));
         assert_eq!(told.endpoint.as_deref(), Some("http://localhost:6000"));
-        assert!(told.quiet);
+        assert!(told.quiet && told.trace && !plain.trace);
         // What is typed is meant.
         let typed = node("node2 0", &env);
         assert_eq!((typed.name.as_str(), typed.port), ("node2", 0));

@@ -30,6 +30,11 @@ mod roster;
 mod signal;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "trace")]
+mod trace;
+#[cfg(not(feature = "trace"))]
+#[path = "no_trace.rs"]
+mod trace;
 mod verdict;
 mod watch;
 
