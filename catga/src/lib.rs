@@ -84,6 +84,10 @@ mod guarantees_explained {}
 #[doc = include_str!("../../docs/routing.md")]
 mod routing_explained {}
 
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/from-dotnet.md")]
+mod from_dotnet {}
+
 #[cfg(all(doctest, feature = "metrics"))]
 #[doc = include_str!("../../docs/metrics.md")]
 mod metrics_explained {}
