@@ -101,6 +101,7 @@ impl House {
             endpoint: None,
             url: format!("memory://{}", self.bus),
             quiet: false,
+            trace: false,
         };
         let room = Room {
             settings,
