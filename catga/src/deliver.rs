@@ -36,16 +36,16 @@ enum Event<T> {
     Due,
 }
 
-/// Who is asked again while others still have the request.
+/// Who is asked again while others still have the request. In boxes, since few fail: the future of a request stays small.
 #[derive(Default)]
 struct Again {
     due: Option<Instant>,
     /// Who failed last.
-    failed: Option<Hop>,
+    failed: Option<Box<Hop>>,
     /// Whether anybody failed who may not do so again.
     may_succeed: bool,
     /// Who was asked last, and says nothing.
-    silent: Option<Hop>,
+    silent: Option<Box<Hop>>,
 }
 
 impl Again {
@@ -55,7 +55,7 @@ impl Again {
             self.may_succeed = true;
             self.due = Some(from_now(pause));
         }
-        self.failed = Some(hop.clone());
+        self.failed = Some(Box::new(hop.clone()));
     }
 
     /// Somebody says nothing: there is nothing left to wait for.
@@ -63,7 +63,7 @@ impl Again {
         if self.may_succeed && self.due.is_none() {
             self.due = Some(Instant::now());
         }
-        self.silent = Some(hop.clone());
+        self.silent = Some(Box::new(hop.clone()));
     }
 }
 
@@ -205,7 +205,7 @@ impl Inner {
                     }
                     Event::Due => {
                         (again.due, patience) = (None, Some(LOOK));
-                        let idle = way.idle(running.nodes(), again.failed.as_ref());
+                        let idle = way.idle(running.nodes(), again.failed.as_deref());
                         let Some(idle) = idle.filter(|_| !attempt.is_last()) else {
                             continue;
                         };

@@ -1,5 +1,6 @@
 //! Asking, and what an answer looks like on the wire.
 
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use catga_core::{
@@ -14,9 +15,11 @@ use crate::connection::Connection;
 use crate::error;
 use crate::route::hash;
 use crate::time::from_now;
-use crate::wire::{self, ATTEMPT, ERROR, LEFT, REPLY, Read, TO};
+use crate::wire::{self, ERROR, REPLY, Read, TO};
 use crate::writer::{Job, Outcome, Then, judge};
 
+/// A caller that waits for as long as it takes.
+const UNLIMITED: &str = "-";
 /// As long as it takes.
 const FAR: Duration = Duration::from_secs(86_400 * 365);
 /// Almost all answers come before this; then it is worth asking why one does not.
@@ -48,6 +51,7 @@ pub(crate) async fn request(
     let (teller, outcome) = oneshot::channel();
     let asked = Asked {
         reply: expected.address(),
+        id: envelope.id().unwrap_or_else(MessageId::new),
         attempt,
         time_left,
     };
@@ -94,8 +98,7 @@ fn job(
         .arg(WAITING)
         .arg("*");
     asked.add(&mut add);
-    let id = envelope.id().unwrap_or_else(MessageId::new);
-    wire::add_fields(&mut add, envelope, Some(id), payload);
+    wire::add_fields(&mut add, envelope, None, payload);
     Job {
         before: None,
         cmd: add,
@@ -191,33 +194,48 @@ impl Waiting<'_> {
     }
 }
 
-/// What a request tells of its caller.
+/// What a request tells of its caller, in one field: each takes the client's parser as long as a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
+    /// A channel and a token.
     pub(crate) reply: String,
+    pub(crate) id: MessageId,
     pub(crate) attempt: u32,
     /// From when it was added; never by a clock of the caller's.
     pub(crate) time_left: Option<Duration>,
 }
 
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            reply, id, attempt, ..
+        } = self;
+        match self.time_left {
+            Some(left) => write!(f, "{reply} {id} {attempt} {}", left.as_millis()),
+            None => write!(f, "{reply} {id} {attempt} {UNLIMITED}"),
+        }
+    }
+}
+
 impl Asked {
     pub(crate) fn add(&self, cmd: &mut Cmd) {
-        cmd.arg(REPLY).arg(&self.reply);
-        if self.attempt != 1 {
-            cmd.arg(ATTEMPT).arg(self.attempt);
-        }
-        if let Some(left) = self.time_left {
-            cmd.arg(LEFT)
-                .arg(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        }
+        let mut text = String::with_capacity(self.reply.len() + 64);
+        write!(text, "{self}").expect("a string takes all");
+        cmd.arg(REPLY).arg(text);
     }
 
     /// Reads it; `None` for what nobody waits for.
     pub(crate) fn read(read: &Read) -> Option<Self> {
+        let mut words = read.text(REPLY)?.rsplitn(4, ' ');
+        let time_left = match words.next()? {
+            UNLIMITED => None,
+            left => Some(Duration::from_millis(left.parse().ok()?)),
+        };
         Some(Self {
-            reply: read.text(REPLY)?.to_owned(),
-            attempt: read.number(ATTEMPT).unwrap_or(1),
-            time_left: read.number(LEFT).map(Duration::from_millis),
+            attempt: words.next()?.parse().ok()?,
+            id: words.next()?.parse().ok()?,
+            reply: words.next()?.to_owned(),
+            time_left,
         })
     }
 }
@@ -286,6 +304,7 @@ mod tests {
         for (attempt, time_left) in [(1, None), (3, Some(Duration::from_millis(1234)))] {
             let asked = Asked {
                 reply: "c 1-1".to_owned(),
+                id: MessageId::new(),
                 attempt,
                 time_left,
             };

@@ -280,7 +280,7 @@ impl Desk {
         let age = u64::try_from(age).unwrap_or(0).saturating_sub(id.millis);
         let now = Instant::now();
         Some(Arrived {
-            envelope: read.envelope,
+            envelope: read.envelope.with_id(asked.id),
             asked,
             since: now.checked_sub(Duration::from_millis(age)).unwrap_or(now),
             by_name,
@@ -368,7 +368,7 @@ impl Desk {
         let mut add = redis::cmd("XADD");
         add.arg(&self.streams[0]).arg("NOMKSTREAM").arg("*");
         asked.add(&mut add);
-        wire::add_fields(&mut add, &envelope, envelope.id(), &payload);
+        wire::add_fields(&mut add, &envelope, None, &payload);
         let server = &self.connection.server;
         let by = server.call_deadline();
         let added = server.call("close", &self.streams[0], &add, by).await;

@@ -21,18 +21,15 @@ pub(crate) const ID: &str = ":id";
 pub(crate) const GROUP: &str = ":group";
 /// How often a message was redriven.
 pub(crate) const GENERATION: &str = ":generation";
-/// Where the reply to a request goes: a channel and a token.
+/// What a request tells of its caller: the channel and the token of the reply, its id, which try it is, and how many
+/// milliseconds its caller waits from when it was added, or `-`.
 pub(crate) const REPLY: &str = ":reply";
-/// Which try at a request it is.
-pub(crate) const ATTEMPT: &str = ":attempt";
-/// Milliseconds from when a request was added; a caller that waits for as long as it takes has none.
-pub(crate) const LEFT: &str = ":left";
 /// Says whose a reply is.
 pub(crate) const TO: &str = ":to";
 /// Says that a reply is an error, and of which kind.
 pub(crate) const ERROR: &str = ":error";
 /// The fields of ours on the message path, whose names are not allocated.
-const OURS: [&str; 7] = [GROUP, GENERATION, REPLY, ATTEMPT, LEFT, TO, ERROR];
+const OURS: [&str; 5] = [GROUP, GENERATION, REPLY, TO, ERROR];
 /// What keys, ids and names of fields take of a command.
 const ROOM: usize = 256;
 /// What a version is that nobody can read: no handler knows it.
