@@ -81,6 +81,8 @@ impl RedisOptions {
         let kept = ["--appendonly", append_only, "--appendfsync", "no"];
         kept.into_iter()
             .chain(["--save", ""])
+            // Its replicas come one by one, and it would wait 5 s for others.
+            .chain(["--repl-diskless-sync-delay", "0"])
             .chain(
                 password
                     .into_iter()
