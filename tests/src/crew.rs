@@ -261,8 +261,8 @@ impl Crew {
         self.note(What::FaultHealed { fault })
     }
 
-    /// Kills the server that has the messages when its replica has been behind for a while, waits until that has its place, and
-    /// brings it back behind the other.
+    /// Kills the server that has the messages when its replica has been behind for a while, in which the workers stand still and handle
+    /// nothing of what that does not have; waits until it has its place, and brings the other back behind it.
     pub(crate) async fn kill_and_replace(
         &self,
         servers: &mut OwnServer,
@@ -273,11 +273,17 @@ impl Crew {
             fault: fault.clone(),
         })?;
         servers.pause_replica_of(&self.message())?;
+        for process in self.workers.keys() {
+            self.pause(process)?;
+        }
         tokio::time::sleep(behind).await;
         servers.kill_server_of(&self.message())?;
         self.note(What::Killed {
             process: process.clone(),
         })?;
+        for process in self.workers.keys() {
+            self.resume(process)?;
+        }
         self.note(What::Restarted { process })?;
         servers.replace_killed()?;
         self.note(What::FaultHealed { fault })

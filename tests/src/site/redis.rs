@@ -412,7 +412,11 @@ impl Site for RedisSite {
             return Err(ServerError::new("there is no cluster"));
         };
         let index = cluster.server_of(&stream_of(message))?;
-        cluster.other_mut(index).pause()
+        cluster.other_mut(index).pause()?;
+        // Else the system would deliver what was sent to it, also from who is dead.
+        cluster.servers()[index]
+            .ask("CLIENT KILL TYPE replica")
+            .map(drop)
     }
 
     fn replace_killed(&mut self) -> Result<(), ServerError> {
