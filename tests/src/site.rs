@@ -198,6 +198,14 @@ pub trait Site: fmt::Debug + Send + Sync {
         Err(ServerError::new("no server stands by"))
     }
 
+    /// How often a server has taken the place of another.
+    ///
+    /// # Errors
+    /// When none answers, or none stands by.
+    fn fail_overs(&self) -> Result<u64, ServerError> {
+        Err(ServerError::new("no server stands by"))
+    }
+
     /// Lets the server store as much as it likes.
     ///
     /// # Errors

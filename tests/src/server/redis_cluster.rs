@@ -53,7 +53,8 @@ impl RedisCluster {
         let options = options
             .clone()
             .setting("cluster-enabled", "yes")
-            .setting("cluster-node-timeout", "1000");
+            // On a busy machine one that is alive may say nothing for a second, or two.
+            .setting("cluster-node-timeout", "3000");
         let (mut servers, mut buses) = (Vec::new(), Vec::new());
         for proxy in proxies {
             // Else it is that of clients and 10,000, which there may not be.
@@ -193,6 +194,20 @@ impl RedisCluster {
         self.wait_for("all slots are served", |info| {
             field(info, "cluster_state") == Some("ok")
         })
+    }
+
+    /// How often a server has taken the place of another since they became a cluster.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub fn fail_overs(&self) -> Result<u64, ServerError> {
+        let alive = self.servers.iter().find(|server| server.is_alive());
+        let alive = alive.ok_or_else(|| ServerError::new("no server of the cluster runs"))?;
+        let info = alive.ask("CLUSTER INFO")?;
+        // Each takes an epoch of its own; the first are those of the primaries.
+        let epoch = field(&info, "cluster_current_epoch").and_then(|epoch| epoch.parse().ok());
+        let epoch: u64 = epoch.ok_or_else(|| ServerError::new("a cluster without an epoch"))?;
+        Ok(epoch.saturating_sub(Self::PRIMARIES as u64))
     }
 
     /// Who is what, for the log of a test.

@@ -419,6 +419,13 @@ impl Site for RedisSite {
             .map(drop)
     }
 
+    fn fail_overs(&self) -> Result<u64, ServerError> {
+        match &self.servers {
+            Servers::Six(cluster, _) => cluster.fail_overs(),
+            _ => Err(ServerError::new("nobody counts them")),
+        }
+    }
+
     fn replace_killed(&mut self) -> Result<(), ServerError> {
         let Servers::Six(cluster, killed) = &mut self.servers else {
             return Err(ServerError::new("no server stands by"));
