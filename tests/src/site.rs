@@ -198,11 +198,11 @@ pub trait Site: fmt::Debug + Send + Sync {
         Err(ServerError::new("no server stands by"))
     }
 
-    /// How often a server has taken the place of another.
+    /// How many servers have taken the place of others.
     ///
     /// # Errors
-    /// When none answers, or none stands by.
-    fn fail_overs(&self) -> Result<u64, ServerError> {
+    /// When one does not answer, or none stands by.
+    fn fail_overs(&self) -> Result<usize, ServerError> {
         Err(ServerError::new("no server stands by"))
     }
 

@@ -419,7 +419,7 @@ impl Site for RedisSite {
             .map(drop)
     }
 
-    fn fail_overs(&self) -> Result<u64, ServerError> {
+    fn fail_overs(&self) -> Result<usize, ServerError> {
         match &self.servers {
             Servers::Six(cluster, _) => cluster.fail_overs(),
             _ => Err(ServerError::new("nobody counts them")),
