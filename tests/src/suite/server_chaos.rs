@@ -99,13 +99,13 @@ async fn run(bus: Bus, once: bool) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn kill_worker(crew: &mut Crew, name: &str) -> Result<()> {
+async fn kill_worker(crew: &mut Crew, name: &str) -> Result<()> {
     crew.kill(name)?;
     crew.start(name, working).await
 }
 
 /// Long enough that some are always at it.
-pub(super) fn working(part: &mut Part) {
+fn working(part: &mut Part) {
     part.takes = Duration::from_millis(40);
     part.concurrency = 64;
 }
