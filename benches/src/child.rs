@@ -21,7 +21,9 @@ impl Running {
             Needs::Nats => Some(Self::Nats(NatsServer::start()?)),
             Needs::Redis => Some(Self::Redis(RedisServer::start()?)),
             Needs::RedisOnFile => {
-                let options = RedisOptions::default().append_only();
+                let options = RedisOptions::default()
+                    .append_only()
+                    .setting("appendfsync", "everysec");
                 Some(Self::Redis(RedisServer::with(&options)?))
             }
         })

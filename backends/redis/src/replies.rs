@@ -113,7 +113,6 @@ impl Replies {
     }
 
     /// How many replies came late or twice.
-    #[cfg(test)]
     pub(crate) fn late(&self) -> u64 {
         self.late.load(Ordering::Relaxed)
     }

@@ -131,7 +131,7 @@ async fn a_claim_that_fails_is_free_for_the_next_run() {
 async fn who_lost_its_claim_completes_nothing() {
     let space = Space::new();
     let bus = space.transport().await;
-    let short = in_group(QOS, "g").with_ack_wait(SECOND / 2);
+    let short = in_group(QOS, "g").with_ack_wait(SECOND * 2);
     let mut subscription = bus.subscribe(&short).await.unwrap();
     publish(&*bus, QOS, "a").await;
     let first = next(&mut *subscription).await;
@@ -140,10 +140,8 @@ async fn who_lost_its_claim_completes_nothing() {
     let late = first.settle(done()).await.unwrap_err();
     assert_eq!(late.kind(), ErrorKind::LostOwnership);
     // Longer than its lease, and it keeps it.
-    for _ in 0..10 {
-        let mut into = Vec::new();
-        let other = tokio::time::timeout(SECOND / 5, subscription.recv(1, &mut into));
-        assert!(other.await.is_err(), "{into:?}");
+    for _ in 0..6 {
+        nothing(&mut *subscription).await;
         second.extend().await.unwrap();
     }
     second.settle(done()).await.unwrap();
@@ -208,7 +206,7 @@ async fn effects_are_committed_with_the_claim_or_not_at_all() {
         .downcast_ref::<Redis>()
         .unwrap();
     let bus = backend.transport;
-    let short = in_group(QOS, "g").with_ack_wait(SECOND / 2);
+    let short = in_group(QOS, "g").with_ack_wait(SECOND * 2);
     let mut subscription = bus.subscribe(&short).await.unwrap();
     publish(&*bus, QOS, "a").await;
     let key = redis.key(&NAME, "runs");
