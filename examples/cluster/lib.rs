@@ -48,7 +48,8 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Args::Node(settings)) => node::run(&settings),
-        Ok(Args::Memory(ports)) => memory::run(ports),
+        Ok(Args::Memory(ports)) => memory::run(ports, log::Log::Stdout),
+        Ok(Args::QuietMemory(ports)) => memory::run(ports, log::Log::Quiet),
         Ok(Args::Load(load)) => load::run(&load),
         Err(problem) => {
             complain(&format!("{problem}\n\n{USAGE}"));
