@@ -58,9 +58,7 @@ pub(crate) fn parse(
     }
     match &args[..] {
         ["memory", "--quiet"] => Ok(Args::QuietMemory([5001, 5002, 5003])),
-        ["memory", a, b, c, "--quiet"] => {
-            Ok(Args::QuietMemory([port(a)?, port(b)?, port(c)?]))
-        }
+        ["memory", a, b, c, "--quiet"] => Ok(Args::QuietMemory([port(a)?, port(b)?, port(c)?])),
         ["memory"] => Ok(Args::Memory([5001, 5002, 5003])),
         ["memory", a, b, c] => Ok(Args::Memory([port(a)?, port(b)?, port(c)?])),
         ["memory", ..] => Err("`memory` needs three ports, or none".to_owned()),
