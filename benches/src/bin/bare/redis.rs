@@ -28,11 +28,7 @@ pub struct Redis {
     place: Place,
 }
 
-/// Who waits for which answer.
-#[expect(
-    clippy::disallowed_types,
-    reason = "held for a look, as one writes it by hand"
-)]
+/// Who waits for which answer: a lock that is held for a look, as one writes it by hand.
 type Waiting = Arc<Mutex<HashMap<Uuid, oneshot::Sender<Order>>>>;
 
 /// An entry of a stream: its id, and its one field.

@@ -29,9 +29,14 @@ pub struct Times {
 }
 
 impl Times {
-    /// The defaults of an application for a window of 20 s; a tenth of them for a shorter one, as a quick run has.
-    pub fn of(milliseconds: u64) -> Self {
-        let heartbeat = Duration::from_secs(if milliseconds < 20_000 { 1 } else { 10 });
+    /// The defaults of an application for a window of 20 s; less for a shorter one, as a quick run has, but not so little that many nodes
+    /// only just come round.
+    pub fn of(milliseconds: u64, count: usize) -> Self {
+        let heartbeat = Duration::from_secs(match (milliseconds, count) {
+            (20_000.., _) => 10,
+            (_, 100..) => 5,
+            _ => 1,
+        });
         Self {
             heartbeat,
             node_timeout: heartbeat * 3,

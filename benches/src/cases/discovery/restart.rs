@@ -16,7 +16,7 @@ pub fn run(mut bench: Bench, means: Means, count: usize) -> Measured {
     bench.url = means.url(running.as_ref().map(Running::url));
     bench.server = None;
     two_cores(async move {
-        let times = Times::of(bench.operations);
+        let times = Times::of(bench.operations, count);
         let mut crew = Crew::of(means, &bench.url, count, times).await;
         crew.settle().await;
 
