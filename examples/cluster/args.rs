@@ -11,7 +11,8 @@ HTTP nodes that take orders together.
 
 usage: cluster [NODE PORT] [--quiet] [--trace]
                                            one node
-       cluster memory [PORT PORT PORT]     three nodes in this process, which does what is said on its
+       cluster memory [PORT PORT PORT] [--quiet]
+                                           three nodes in this process, which does what is said on its
                                            standard input: kill node2, stop node2, start node2
        cluster load [--orders N] [--per-second N] [--at-once N] [--answers] URL..
                                            post orders to nodes (default: 1000, 100 in a second, 16 at
@@ -41,6 +42,7 @@ pub(crate) enum Args {
     Help,
     Node(Box<Settings>),
     Memory([u16; 3]),
+    QuietMemory([u16; 3]),
     Load(Load),
     Audit(Vec<String>),
 }
@@ -61,6 +63,8 @@ pub(crate) fn parse(
         return Ok(Args::Help);
     }
     match &args[..] {
+        ["memory", "--quiet"] => Ok(Args::QuietMemory([5001, 5002, 5003])),
+        ["memory", a, b, c, "--quiet"] => Ok(Args::QuietMemory([port(a)?, port(b)?, port(c)?])),
         ["memory"] => Ok(Args::Memory([5001, 5002, 5003])),
         ["memory", a, b, c] => Ok(Args::Memory([port(a)?, port(b)?, port(c)?])),
         ["memory", ..] => Err("`memory` needs three ports, or none".to_owned()),
@@ -251,6 +255,14 @@ mod tests {
             "{problem}"
         );
         assert_eq!(node("", &[("CATGA_URL", "memory://x")]).url, "memory://x");
+    }
+
+    #[test]
+    fn three_nodes_may_be_quiet() {
+        let quiet = Args::QuietMemory([1, 2, 3]);
+        assert_eq!(read("memory 1 2 3 --quiet", &[]), Ok(quiet));
+        let quiet = Args::QuietMemory([5001, 5002, 5003]);
+        assert_eq!(read("memory --quiet", &[]), Ok(quiet));
     }
 
     #[test]

@@ -54,7 +54,8 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Args::Node(settings)) => node::run(&settings),
-        Ok(Args::Memory(ports)) => memory::run(ports),
+        Ok(Args::Memory(ports)) => memory::run(ports, log::Log::Stdout),
+        Ok(Args::QuietMemory(ports)) => memory::run(ports, log::Log::Quiet),
         Ok(Args::Load(load)) => load::run(&load),
         Ok(Args::Audit(files)) => audit::run(&files),
         Err(problem) => {
