@@ -161,6 +161,8 @@ kill_node() {
         kill -9 "${pids[$1]}"
         wait "${pids[$1]}" 2>/dev/null || true
         unset "pids[$1]"
+        # It cannot say so itself; the audit wants to know.
+        printf '\n[%s] killed\n' "$1" >>"$work/$1.log"
     fi
 }
 
@@ -215,7 +217,7 @@ field() { grep -o "\"$1\":\"[^\"]*\"" | cut -d'"' -f4; }
 start_load() {
     # More than there is time for: it is told when it is enough.
     mapfile -t targets < <(urls)
-    spawn load load.log "$cluster" load --orders 100000 --per-second 200 --at-once 16 "${targets[@]}"
+    spawn load load.log "$cluster" load --orders 100000 --per-second 200 --at-once 16 --answers "${targets[@]}"
     made_more 100
 }
 
@@ -235,7 +237,7 @@ end_load() {
     kill -TERM "${pids[load]}"
     wait "${pids[load]}" || code=$?
     unset 'pids[load]'
-    cat "$work/load.log"
+    grep -v '^answered ' "$work/load.log" || true
     [ "$code" = 0 ] || fail "the load says that something failed"
     orders=$((orders + $(sed -n 's/^made  *\([0-9]*\) .*/\1/p' "$work/load.log")))
     mv "$work/load.log" "$work/load.$SECONDS.done"
@@ -243,7 +245,8 @@ end_load() {
 
 heard() { grep -F "[$1] [QoS $2]" "$(log_of "$1")" | grep -o '[0-9a-f-]\{36\}' | sort -u | wc -l; }
 
-# check_orders: as many orders as were answered, and QoS 1 has told every node of each of them.
+# check_orders: as many orders as were answered, QoS 1 has told every node of each of them, and no node made what another had made:
+# `cluster audit` counts the runs that came to their end, and who is said to have made what.
 check_orders() {
     local node
     [ "$(made)" = "$orders" ] || fail "$(made) orders were made, and $orders were asked for"
@@ -251,6 +254,7 @@ check_orders() {
         until_true 60 "$node has heard of all $orders orders at QoS 1" at_least "$orders" heard "$node" 1
         [ "$(heard "$node" 1)" = "$orders" ] || fail "$node has heard of orders that nobody made"
     done
+    "$cluster" audit "$work"/node*.log $(compgen -G "$work/load.*.done") || fail "an order was made twice"
     echo "$orders orders were asked for and made; of each every node heard at QoS 1; at QoS 0:" \
         "$(for node in "${nodes[@]}"; do echo "$node of $(heard "$node" 0)"; done | paste -sd, | sed 's/,/, /g')"
 }

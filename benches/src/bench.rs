@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use stats_alloc::Stats;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::figure::Figure;
 use crate::latency::{Latency, Tally};
 use crate::machine::busy;
 
@@ -49,6 +50,8 @@ pub struct Measured {
     pub growth_kib: u64,
     pub server_peak_kib: Option<u64>,
     pub latency: Option<Latency>,
+    /// What else the case measures.
+    pub figures: Vec<Figure>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -60,6 +63,7 @@ pub struct Allocations {
 /// Measures from [`Bench::begin`] to [`Clock::end`].
 pub struct Clock {
     operations: u64,
+    clients: Vec<Pid>,
     server: Option<Pid>,
     client_before: Duration,
     server_before: Option<Duration>,
@@ -98,14 +102,20 @@ impl Bench {
     }
 
     pub fn begin(&self) -> Clock {
+        self.begin_with(vec![Pid::this()])
+    }
+
+    /// Of a case whose work other processes do.
+    pub fn begin_with(&self, clients: Vec<Pid>) -> Clock {
         Clock {
             operations: self.operations,
             server: self.server,
-            client_before: cpu(Pid::this()),
+            client_before: clients.iter().copied().map(cpu).sum(),
             server_before: self.server.map(cpu),
             busy_before: busy(),
             heap_before: HEAP.get().map(|stats| stats()),
-            held_before: memory_kib(Pid::this(), "VmRSS:"),
+            held_before: all_memory_kib(&clients, "VmRSS:"),
+            clients,
             began: Instant::now(),
         }
     }
@@ -139,13 +149,14 @@ impl Clock {
     pub fn stop(self) -> Measured {
         let wall = self.began.elapsed();
         let heap = HEAP.get().map(|stats| stats());
-        let client_cpu = cpu(Pid::this()).saturating_sub(self.client_before);
+        let client_cpu: Duration = self.clients.iter().copied().map(cpu).sum();
+        let client_cpu = client_cpu.saturating_sub(self.client_before);
         let server_cpu = self
             .server
             .map(|pid| cpu(pid).saturating_sub(self.server_before.unwrap_or_default()));
         let busy = busy().saturating_sub(self.busy_before);
         let others = busy.saturating_sub(client_cpu + server_cpu.unwrap_or_default());
-        let peak_kib = memory_kib(Pid::this(), "VmHWM:");
+        let peak_kib = all_memory_kib(&self.clients, "VmHWM:");
         Measured {
             operations: self.operations,
             wall,
@@ -162,14 +173,19 @@ impl Clock {
             growth_kib: peak_kib.saturating_sub(self.held_before),
             server_peak_kib: self.server.map(|pid| memory_kib(pid, "VmHWM:")),
             latency: None,
+            figures: Vec::new(),
         }
     }
 }
 
 /// What a process has used so far, to the nanosecond.
-fn cpu(pid: Pid) -> Duration {
+pub fn cpu(pid: Pid) -> Duration {
     let clock = clock_getcpuclockid(pid).unwrap_or(ClockId::CLOCK_PROCESS_CPUTIME_ID);
     clock.now().expect("a process has a clock").into()
+}
+
+fn all_memory_kib(pids: &[Pid], field: &str) -> u64 {
+    pids.iter().map(|pid| memory_kib(*pid, field)).sum()
 }
 
 fn memory_kib(pid: Pid, field: &str) -> u64 {

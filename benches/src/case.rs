@@ -1,8 +1,11 @@
 //! What a case is, and under which terms its figures hold.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
-use crate::bench::{Bench, Measured};
+use crate::bench::{Bench, Measured, Pass};
+use crate::figure::Unit;
 
 /// One row of the table.
 pub struct Case {
@@ -19,6 +22,12 @@ pub struct Case {
     pub has_latency: bool,
     /// Whether it is about a long run: `--long` makes it ten times as long.
     pub is_long: bool,
+    /// Whether allocations are counted in a pass of its own: not where other processes do the work.
+    pub has_allocations: bool,
+    /// Whether it runs in the first round only, since it takes long and repeats within what varies.
+    pub is_once: bool,
+    /// A case that has not ended by then hangs.
+    pub limit: Duration,
     pub run: fn(Bench) -> Measured,
 }
 
@@ -48,6 +57,11 @@ impl Terms {
 
     pub const fn payload(mut self, payload: &'static str) -> Self {
         self.payload = payload;
+        self
+    }
+
+    pub const fn kept(mut self, stored: &'static str) -> Self {
+        self.stored = stored;
         self
     }
 
@@ -85,6 +99,14 @@ pub enum Bar {
     MedianRatioAtMost(f64),
     /// The 99th percentile of its latencies beyond that of the case that it is held against, in nanoseconds.
     P99BeyondAtMost(f64),
+    /// One of its further figures.
+    FigureAtMost(&'static str, Unit, f64),
+    /// One of its further figures over that of another case.
+    FigureRatioAtMost {
+        figure: &'static str,
+        of: &'static str,
+        most: f64,
+    },
 }
 
 impl Case {
@@ -104,6 +126,9 @@ impl Case {
             needs: Needs::Nothing,
             has_latency: false,
             is_long: false,
+            has_allocations: true,
+            is_once: false,
+            limit: Duration::from_secs(120),
             run,
         }
     }
@@ -141,6 +166,30 @@ impl Case {
     pub fn long(mut self) -> Self {
         self.is_long = true;
         self
+    }
+
+    pub fn without_allocations(mut self) -> Self {
+        self.has_allocations = false;
+        self
+    }
+
+    pub fn once(mut self) -> Self {
+        self.is_once = true;
+        self
+    }
+
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Whether it takes part in a pass, which may be one of several rounds.
+    pub fn takes_part(&self, pass: Pass, round: usize) -> bool {
+        match pass {
+            Pass::Time => round == 0 || !self.is_once,
+            Pass::Latency => self.has_latency,
+            Pass::Allocations => self.has_allocations,
+        }
     }
 
     /// Whether it is the work of others, whose failures are theirs.

@@ -3,12 +3,15 @@
 use crate::case::Case;
 
 mod calls;
+pub mod discovery;
 mod events;
+mod http;
 mod limits;
 mod nats;
 mod ours;
 mod peers;
 mod redis;
+mod routed;
 mod routing;
 mod stored;
 mod work;
@@ -23,7 +26,10 @@ pub fn all() -> Vec<Case> {
         limits::cases(),
         nats::cases(),
         redis::cases(),
+        routed::cases(),
         peers::cases(),
+        discovery::cases(),
+        http::cases(),
     ]
     .into_iter()
     .flatten()

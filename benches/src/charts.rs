@@ -62,7 +62,7 @@ pub fn all(run: &Run) -> Vec<(&'static str, String)> {
         mark: None,
         show: time,
         rows: picked(&|row| {
-            let of = row.latency.as_ref()?;
+            let of = row.latencies()?;
             let values = [of.p50, of.p90, of.p99, of.p999];
             Some(values.iter().map(|nanos| *nanos as f64).collect())
         }),

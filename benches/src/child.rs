@@ -1,47 +1,9 @@
 //! One pass of one case, in a process of its own: what it measured is the last line that it writes.
 
-use catga_testkit::server::{NatsServer, RedisOptions, RedisServer, Server, ServerError};
-use nix::unistd::Pid;
-
 use crate::bench::{Bench, HEAP, Pass};
-use crate::case::Needs;
 use crate::cases;
 use crate::options::Child;
-
-/// The server of a case, which ends with this process.
-enum Running {
-    Nats(NatsServer),
-    Redis(RedisServer),
-}
-
-impl Running {
-    fn start(needs: Needs) -> Result<Option<Self>, ServerError> {
-        Ok(match needs {
-            Needs::Nothing => None,
-            Needs::Nats => Some(Self::Nats(NatsServer::start()?)),
-            Needs::Redis => Some(Self::Redis(RedisServer::start()?)),
-            Needs::RedisOnFile => {
-                let options = RedisOptions::default().append_only();
-                Some(Self::Redis(RedisServer::with(&options)?))
-            }
-        })
-    }
-
-    fn url(&self) -> String {
-        match self {
-            Self::Nats(server) => server.url(),
-            Self::Redis(server) => server.url(),
-        }
-    }
-
-    fn pid(&self) -> Option<Pid> {
-        let process = match self {
-            Self::Nats(server) => server.process(),
-            Self::Redis(server) => server.process(),
-        };
-        process.map(|process| Pid::from_raw(process.id()))
-    }
-}
+use crate::running::Running;
 
 pub fn run(child: &Child) -> Result<bool, String> {
     let mut all = cases::all().into_iter();

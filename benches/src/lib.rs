@@ -5,6 +5,8 @@ mod case;
 mod cases;
 mod charts;
 mod child;
+mod docs;
+mod figure;
 mod latency;
 mod machine;
 mod options;
@@ -13,6 +15,7 @@ mod recorder;
 mod report;
 mod row;
 mod runner;
+mod running;
 
 use std::process::ExitCode;
 

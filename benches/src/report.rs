@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::case::{Bar, Case};
+use crate::figure::Unit;
 use crate::machine::Machine;
 use crate::row::{Row, Spread, Verdict};
 
@@ -91,6 +92,7 @@ pub fn markdown(run: &Run) -> String {
              |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|---|\n"
         );
         rows().for_each(|row| figures(&mut text, row, run));
+        further(&mut text, &rows().collect::<Vec<_>>());
         text.push_str("\n| case | what | guarantee | kept | acknowledged | payload | settings |\n|---|---|---|---|---|---|---|\n");
         rows().for_each(|row| terms(&mut text, &row.case));
     }
@@ -119,8 +121,8 @@ fn figures(text: &mut String, row: &Row, run: &Run) {
         None => Default::default(),
     };
     let latency = |of: fn(&crate::latency::Latency) -> u64| {
-        let latency = row.latency.as_ref();
-        latency.map_or(String::new(), |latency| time(of(latency) as f64))
+        let latency = row.latencies();
+        latency.map_or(String::new(), |latency| time(of(&latency) as f64))
     };
     let ratio = row.ratio(&run.rows).map(|ratio| {
         format!(
@@ -154,6 +156,34 @@ fn figures(text: &mut String, row: &Row, run: &Run) {
     let _ = writeln!(text, "| {} |", cells.join(" | "));
 }
 
+/// The figures of a group that are its own.
+fn further(text: &mut String, rows: &[&Row]) {
+    let with: Vec<_> = rows
+        .iter()
+        .filter(|row| !row.figures().is_empty())
+        .collect();
+    let mut named: Vec<(&str, Unit)> = Vec::new();
+    for (name, unit) in with.iter().flat_map(|row| row.figures()) {
+        if !named.iter().any(|(known, _)| *known == name) {
+            named.push((name, unit));
+        }
+    }
+    if named.is_empty() {
+        return;
+    }
+    let names: Vec<_> = named.iter().map(|(name, _)| *name).collect();
+    let _ = writeln!(text, "\n| case | {} |", names.join(" | "));
+    let _ = writeln!(text, "|---|{}", "--:|".repeat(names.len()));
+    for row in with {
+        let cells = named.iter().map(|(name, unit)| {
+            let figure = row.figure(name);
+            figure.map_or(String::new(), |spread| unit.show(spread.median))
+        });
+        let cells: Vec<_> = cells.collect();
+        let _ = writeln!(text, "| `{}` | {} |", row.case.name, cells.join(" | "));
+    }
+}
+
 fn terms(text: &mut String, case: &Case) {
     let terms = &case.terms;
     let _ = writeln!(
@@ -185,6 +215,14 @@ fn asked(verdict: &Verdict) -> String {
             time(nanos),
             time(verdict.reached.max(0.0))
         ),
+        Bar::FigureAtMost(name, unit, most) => {
+            let (most, reached) = (unit.show(most), unit.show(verdict.reached));
+            format!("{name}: at most {most} ({reached})")
+        }
+        Bar::FigureRatioAtMost { figure, of, most } => {
+            let reached = verdict.reached;
+            format!("{figure}: at most {most:.2} times that of `{of}` ({reached:.2})")
+        }
     };
     format!("{bar}: {}", if verdict.met { "met" } else { "**missed**" })
 }
@@ -247,13 +285,21 @@ fn row_json(row: &Row, run: &Run) -> Value {
         "peak_mib": row.peak_mib(),
         "growth_mib": row.growth_mib(),
         "server_peak_mib": row.server_peak_mib(),
-        "latency_ns": row.latency,
+        "latency_ns": row.latencies(),
+        "figures": figures_json(row),
         "others": row.others(),
         "against": row.case.against,
         "ratio": row.ratio(&run.rows),
         "cpu_ratio": row.cpu_ratio(&run.rows),
         "bars": row.verdicts(&run.rows),
     })
+}
+
+fn figures_json(row: &Row) -> Value {
+    let figures = row.figures().into_iter();
+    figures
+        .map(|(name, unit)| json!({ "name": name, "unit": unit, "value": row.figure(name) }))
+        .collect()
 }
 
 #[cfg(test)]

@@ -4,16 +4,20 @@ use serde::Serialize;
 
 use crate::bench::{Allocations, Measured, Pass};
 use crate::case::{Bar, Case};
+use crate::figure::{Figure, Unit};
 use crate::latency::Latency;
 
 pub struct Row {
     pub case: Case,
     /// `None` where a peer failed.
     pub rounds: Vec<Option<Measured>>,
+    /// That of the pass for it.
     pub latency: Option<Latency>,
     pub allocations: Option<Allocations>,
     /// Operations of the pass that counted allocations.
     pub counted: u64,
+    /// Further figures of that pass.
+    pub counted_figures: Vec<Figure>,
     pub failure: Option<String>,
     /// How it failed in some rounds, and not in others.
     pub trouble: Option<String>,
@@ -58,6 +62,7 @@ impl Row {
             latency: None,
             allocations: None,
             counted: 0,
+            counted_figures: Vec::new(),
             failure: None,
             trouble: None,
         }
@@ -139,6 +144,51 @@ impl Row {
         Some((count as f64 / operations, bytes as f64 / operations))
     }
 
+    /// Its latencies: of the pass for them, or the middle ones of rounds that tell them by themselves.
+    pub fn latencies(&self) -> Option<Latency> {
+        if self.latency.is_some() {
+            return self.latency.clone();
+        }
+        let middle = |of: fn(&Latency) -> u64| {
+            let each = self.each(|round| round.latency.as_ref().map(|latency| of(latency) as f64));
+            each.map(|spread| spread.median as u64)
+        };
+        Some(Latency {
+            count: middle(|latency| latency.count)?,
+            p50: middle(|latency| latency.p50)?,
+            p90: middle(|latency| latency.p90)?,
+            p99: middle(|latency| latency.p99)?,
+            p999: middle(|latency| latency.p999)?,
+            max: middle(|latency| latency.max)?,
+        })
+    }
+
+    /// What it measures beside time and CPU, in the order in which it tells it.
+    pub fn figures(&self) -> Vec<(&str, Unit)> {
+        let mut named: Vec<(&str, Unit)> = Vec::new();
+        let rounds = self.measured().flat_map(|round| &round.figures);
+        for figure in rounds.chain(&self.counted_figures) {
+            if !named.iter().any(|(name, _)| *name == figure.name) {
+                named.push((&figure.name, figure.unit));
+            }
+        }
+        named
+    }
+
+    /// One of those.
+    pub fn figure(&self, name: &str) -> Option<Spread> {
+        let value = |figures: &[Figure]| {
+            let mut named = figures.iter().filter(|figure| figure.name == name);
+            named.next().map(|figure| figure.value)
+        };
+        let counted = value(&self.counted_figures);
+        Spread::of(
+            self.measured()
+                .filter_map(|round| value(&round.figures))
+                .chain(counted),
+        )
+    }
+
     /// This one's rate over that of the case that it is held against, in the same round.
     pub fn ratio(&self, rows: &[Row]) -> Option<Spread> {
         self.compare(rows, |round| per_operation(round.wall, round))
@@ -153,8 +203,7 @@ impl Row {
     }
 
     fn compare(&self, rows: &[Row], nanos: impl Fn(&Measured) -> f64) -> Option<Spread> {
-        let name = self.case.against?;
-        let other = rows.iter().find(|row| row.case.name == name)?;
+        let other = self.other(rows)?;
         let rounds = self.rounds.iter().zip(&other.rounds);
         Spread::of(
             rounds
@@ -163,10 +212,14 @@ impl Row {
     }
 
     /// Its latencies, and those of the case that it is held against.
-    fn latencies<'a>(&'a self, rows: &'a [Row]) -> Option<(&'a Latency, &'a Latency)> {
+    fn both_latencies(&self, rows: &[Row]) -> Option<(Latency, Latency)> {
+        self.latencies().zip(self.other(rows)?.latencies())
+    }
+
+    /// The case that it is held against.
+    fn other<'a>(&self, rows: &'a [Row]) -> Option<&'a Row> {
         let name = self.case.against?;
-        let other = rows.iter().find(|row| row.case.name == name)?;
-        self.latency.as_ref().zip(other.latency.as_ref())
+        rows.iter().find(|row| row.case.name == name)
     }
 
     pub fn verdicts(&self, rows: &[Row]) -> Vec<Verdict> {
@@ -190,14 +243,23 @@ impl Row {
                     (growth, growth <= most)
                 }
                 Bar::MedianRatioAtMost(most) => {
-                    let (ours, theirs) = self.latencies(rows)?;
+                    let (ours, theirs) = self.both_latencies(rows)?;
                     let ratio = ours.p50 as f64 / theirs.p50 as f64;
                     (ratio, ratio <= most)
                 }
                 Bar::P99BeyondAtMost(most) => {
-                    let (ours, theirs) = self.latencies(rows)?;
+                    let (ours, theirs) = self.both_latencies(rows)?;
                     let beyond = ours.p99 as f64 - theirs.p99 as f64;
                     (beyond, beyond <= most)
+                }
+                Bar::FigureAtMost(name, _, most) => {
+                    let figure = self.figure(name)?.median;
+                    (figure, figure <= most)
+                }
+                Bar::FigureRatioAtMost { figure, of, most } => {
+                    let other = rows.iter().find(|row| row.case.name == of)?;
+                    let ratio = self.figure(figure)?.median / other.figure(figure)?.median;
+                    (ratio, ratio <= most)
                 }
             };
             Some(Verdict {
@@ -216,7 +278,7 @@ fn per_operation(time: std::time::Duration, round: &Measured) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Row, STALLED, Spread};
+    use super::{Bar, Figure, Row, STALLED, Spread, Unit};
     use crate::bench::Pass;
     use crate::case::Case;
 
@@ -229,6 +291,28 @@ mod tests {
 
     fn row(name: &'static str) -> Row {
         Row::new(Case::new(name, "", 1, |_| unreachable!("it is not run")))
+    }
+
+    #[test]
+    fn a_figure_is_judged_by_itself_and_by_that_of_another() {
+        let with = |name, value| {
+            let mut row = row(name);
+            row.counted_figures = vec![Figure::number("messages", value)];
+            row
+        };
+        let few = with("discovery/few", 2.0);
+        let mut many = with("discovery/many", 3.0);
+        many.case = many
+            .case
+            .asked(Bar::FigureAtMost("messages", Unit::Number, 3.0))
+            .asked(Bar::FigureRatioAtMost {
+                figure: "messages",
+                of: "discovery/few",
+                most: 1.4,
+            });
+        let verdicts = many.verdicts(&[few]);
+        let told: Vec<_> = verdicts.iter().map(|v| (v.reached, v.met)).collect();
+        assert_eq!(told, [(3.0, true), (1.5, false)]);
     }
 
     #[test]

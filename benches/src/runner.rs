@@ -15,10 +15,10 @@ use crate::machine::{self, Machine};
 use crate::options::Options;
 use crate::report::{self, Run};
 use crate::row::{Row, STALLED};
-use crate::{cases, charts};
+use crate::{cases, charts, docs};
 
-/// A case that has not ended by then hangs.
-const LIMIT: Duration = Duration::from_secs(120);
+/// Groups that take long, and run when they are asked for: each has a report of its own.
+pub const BY_NAME: [&str; 2] = ["discovery", "http"];
 
 /// Runs what was asked for, and says whether all of it worked.
 pub fn run(options: &Options) -> Result<bool, String> {
@@ -36,14 +36,14 @@ pub fn run(options: &Options) -> Result<bool, String> {
         .chain([Pass::Latency, Pass::Allocations]);
     for (index, pass) in passes.enumerate() {
         for row in &mut rows {
-            if row.failure.is_some() || (pass == Pass::Latency && !row.case.has_latency) {
+            if row.failure.is_some() || !row.case.takes_part(pass, index) {
                 continue;
             }
             eprint!("\r\x1b[Kround {}: {}", index + 1, row.case.name);
             let length = if row.case.is_long { options.length } else { 1 };
             let scaled = (row.case.operations * length) as f64 * options.scale;
             let operations = scaled.ceil() as u64;
-            let limit = LIMIT * length as u32;
+            let limit = row.case.limit * length as u32;
             match programs.measure(row.case.name, pass, operations, limit) {
                 Ok(measured) => row.add(pass, measured),
                 Err(problem) => {
@@ -67,8 +67,7 @@ pub fn run(options: &Options) -> Result<bool, String> {
     };
     let table = report::markdown(&run);
     println!("{table}");
-    let complete = options.groups.is_empty() && !run.quick;
-    write(&run, &table, complete).map_err(|error| format!("the report: {error}"))?;
+    write(&run, &table, &options.groups).map_err(|error| format!("the report: {error}"))?;
     Ok(run.rows.iter().all(|row| row.failure.is_none()))
 }
 
@@ -77,7 +76,7 @@ fn chosen(groups: &[String]) -> Result<Vec<Case>, String> {
     let all = cases::all();
     let mut names: Vec<&str> = Vec::new();
     for group in groups {
-        let matching = all.iter().filter(|case| case.name.contains(group));
+        let matching = all.iter().filter(|case| is_meant(case, group));
         let before = names.len();
         names.extend(matching.map(|case| case.name));
         if names.len() == before {
@@ -90,8 +89,17 @@ fn chosen(groups: &[String]) -> Result<Vec<Case>, String> {
         names.extend(case.and_then(|case| case.against));
         next += 1;
     }
-    let wanted = |case: &Case| groups.is_empty() || names.contains(&case.name);
+    let wanted = |case: &Case| match groups.is_empty() {
+        true => !BY_NAME.contains(&case.group()),
+        false => names.contains(&case.name),
+    };
     Ok(cases::all().into_iter().filter(wanted).collect())
+}
+
+/// Whether a word means a case. `nats` does not mean what takes minutes and has it in its name.
+fn is_meant(case: &Case, word: &str) -> bool {
+    let by_name = BY_NAME.contains(&case.group());
+    case.name.contains(word) && (!by_name || word.starts_with(case.group()))
 }
 
 /// Everything that this process starts shares the last core that it may use.
@@ -174,9 +182,22 @@ fn join(text: thread::JoinHandle<String>) -> String {
     text.join().unwrap_or_default()
 }
 
-/// A complete run is kept with the documentation; part of one beside what cargo builds.
-fn write(run: &Run, table: &str, complete: bool) -> std::io::Result<()> {
+/// A complete run, and one of a whole group that has to be named, is kept with the documentation; part of one beside what cargo
+/// builds.
+fn write(run: &Run, table: &str, groups: &[String]) -> std::io::Result<()> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let whole = match groups {
+        [one] if !run.quick && !run.pinned => BY_NAME.into_iter().find(|group| group == one),
+        _ => None,
+    };
+    if let Some(group) = whole {
+        let folder = here.join("../docs/benchmarks");
+        fs::write(folder.join(format!("{group}.md")), table)?;
+        fs::write(folder.join(format!("{group}.json")), report::json(run))?;
+        eprintln!("written to {}", folder.display());
+        return docs::fill(run, &here.join("../docs/discovery.md"));
+    }
+    let complete = groups.is_empty() && !run.quick;
     let folder = match complete {
         true => here.join("../docs/benchmarks"),
         false => here.join("target/results"),
@@ -198,10 +219,12 @@ impl Row {
     fn add(&mut self, pass: Pass, measured: Measured) {
         match pass {
             Pass::Time => self.rounds.push(Some(measured)),
+            // One that tells its latencies in each round has none in a pass of its own.
             Pass::Latency => self.latency = measured.latency,
             Pass::Allocations => {
                 self.counted = measured.operations;
                 self.allocations = measured.allocations;
+                self.counted_figures = measured.figures;
             }
         }
     }

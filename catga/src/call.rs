@@ -11,7 +11,6 @@ use tracing::{Instrument, Span};
 use crate::app::{Inner, closed};
 use crate::guard::{self, Failure, First};
 use crate::invoke::{BoxFuture, Invoke};
-use crate::job::span;
 use crate::layer::Reply;
 use crate::layered::{Calling, Layered, Ready, Served};
 use crate::origin::Origin;
@@ -20,6 +19,7 @@ use crate::settle::counted;
 use crate::slots::{Slot, Slots};
 use crate::table::Entry;
 use crate::time::within;
+use crate::trace;
 use crate::{Attempt, Context, HandlerError};
 
 /// How a request came here.
@@ -162,7 +162,7 @@ impl Inner {
             Ok(request) => request,
             Err(error) => return Begun::Ended(Err(error)),
         };
-        let span = span(entry, arrival.id);
+        let span = trace::processing(entry, arrival.id);
         let context = self.context_here(entry, arrival, deadline);
         let first = {
             let _entered = span.enter();
@@ -171,6 +171,7 @@ impl Inner {
         match first {
             First::Ended(outcome) => {
                 counted(entry, &outcome);
+                trace::ended(&span, &outcome);
                 Begun::Ended(self.answer::<R>(outcome))
             }
             First::Runs(handler) => Begun::Runs(Runs {
@@ -198,7 +199,7 @@ impl Inner {
             Ok(request) => request,
             Err(error) => return Begun::Ended(Err(error)),
         };
-        let span = span(entry, arrival.id);
+        let span = trace::processing(entry, arrival.id);
         let context = self.context_here(entry, arrival, deadline);
         let call = layered.call(Payload::typed(request), R::VERSION, context);
         let first = span.in_scope(|| match ready {
@@ -209,6 +210,7 @@ impl Inner {
             Ok(outcome) => {
                 let outcome = outcome.map(response);
                 counted(entry, &outcome);
+                trace::ended(&span, &outcome);
                 Begun::Ended(self.answer::<R>(outcome))
             }
             Err(calling) => Begun::Runs(Runs {
@@ -314,6 +316,7 @@ impl Inner {
                 Handler::Layered(calling) => calling.await.map(response),
             };
             counted(&slot, &outcome);
+            trace::ended(&Span::current(), &outcome);
             drop(slot);
             // The caller may have gone.
             let _ = answer.send(outcome);

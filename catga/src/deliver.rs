@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use catga_core::{Encoded, Envelope, Error, ErrorKind, Kind, QoS, Request, Retry, Target};
+use catga_core::{Encoded, Envelope, Error, ErrorKind, Kind, NodeId, QoS, Request, Retry, Target};
 use tokio::time::{Instant, sleep_until};
 
 use crate::Attempt;
@@ -32,6 +32,39 @@ enum Event<T> {
     Silent(Hop),
     /// It is not there any more.
     Gone(Hop),
+    /// It is time to ask somebody again who failed.
+    Due,
+}
+
+/// Who is asked again while others still have the request. In boxes, since few fail: the future of a request stays small.
+#[derive(Default)]
+struct Again {
+    due: Option<Instant>,
+    /// Who failed last.
+    failed: Option<Box<Hop>>,
+    /// Whether anybody failed who may not do so again.
+    may_succeed: bool,
+    /// Who was asked last, and says nothing.
+    silent: Option<Box<Hop>>,
+}
+
+impl Again {
+    /// Somebody failed, and may be asked again after a pause.
+    fn failed(&mut self, hop: &Hop, error: &Error, pause: Duration) {
+        if error.retry() != Retry::Never && error.kind() != ErrorKind::NoResponders {
+            self.may_succeed = true;
+            self.due = Some(from_now(pause));
+        }
+        self.failed = Some(Box::new(hop.clone()));
+    }
+
+    /// Somebody says nothing: there is nothing left to wait for.
+    fn silent(&mut self, hop: &Hop) {
+        if self.may_succeed && self.due.is_none() {
+            self.due = Some(Instant::now());
+        }
+        self.silent = Some(Box::new(hop.clone()));
+    }
 }
 
 impl<T> Running<'_, T> {
@@ -39,6 +72,16 @@ impl<T> Running<'_, T> {
     fn last(&self) -> Hop {
         let last = self.0.last().expect("it is waited for");
         last.0.clone()
+    }
+
+    /// The nodes that have it.
+    fn nodes(&self) -> Vec<NodeId> {
+        let targets = self.0.iter().map(|(hop, _)| &hop.target);
+        let nodes = targets.filter_map(|target| match target {
+            Target::Node(node) => Some(node.clone()),
+            _ => None,
+        });
+        nodes.collect()
     }
 
     /// Whether nobody who is there has the request.
@@ -58,6 +101,18 @@ impl<T> Running<'_, T> {
             Poll::Pending
         })
         .await
+    }
+
+    /// As [`wait`](Self::wait), and not for longer than until somebody is to be asked again.
+    async fn wait_until(&mut self, due: Option<Instant>, patience: Option<Duration>) -> Event<T> {
+        let Some(due) = due else {
+            return self.wait(patience).await;
+        };
+        tokio::select! {
+            biased;
+            event = self.wait(patience) => event,
+            () = sleep_until(due) => Event::Due,
+        }
     }
 
     /// Waits for the next that ends, or until the node that was asked last is not there any more, or has said nothing
@@ -104,23 +159,25 @@ impl Inner {
         first: Hop,
         route: &Route,
     ) -> Result<R::Response, Error> {
-        let again = self.settings.request_retries.saturating_add(1);
         let once = R::QOS == QoS::AtMostOnce;
-        let tries = if once { 1 } else { again };
+        let most = self.settings.request_retries.saturating_add(1);
+        let tries = if once { 1 } else { most };
         let mut way = Way::<R>::new(self, route);
         let mut running = Running(Vec::new());
         let (mut hop, mut attempt) = (first, Attempt::new(1, tries));
         let mut may_have_run = false;
         // Whether nobody was there, whoever was asked.
         let mut unheard = true;
+        let mut again = Again::default();
         'asking: loop {
             way.note(&hop);
             let sending = self.try_once::<R>(hop.clone(), letter, deadline, attempt);
             running.0.push((hop, Box::pin(sending)));
             let mut patience = self.patience(deadline, once, route);
+            again.due = None;
             let (failed, error) = loop {
                 // Whom it leaves, and whether that one has not seen it, where it said so.
-                let (left, unseen) = match running.wait(patience).await {
+                let (left, unseen) = match running.wait_until(again.due, patience).await {
                     Event::Ended(_, Ok(response)) => return Ok(response),
                     Event::Ended(failed, Err(error)) => {
                         let error = error.with_context("to", &failed.target);
@@ -128,6 +185,7 @@ impl Inner {
                         unheard &= error.kind() == ErrorKind::NoResponders;
                         let final_word =
                             error.retry() == Retry::Never && error.kind() != ErrorKind::Timeout;
+                        again.failed(&failed, &error, self.pause(&error, attempt));
                         if running.are_gone() || final_word {
                             break (failed, error);
                         }
@@ -141,7 +199,23 @@ impl Inner {
                         way.forget(&hop);
                         (hop, None)
                     }
-                    Event::Silent(hop) => (hop, None),
+                    Event::Silent(hop) => {
+                        again.silent(&hop);
+                        (hop, None)
+                    }
+                    Event::Due => {
+                        (again.due, patience) = (None, Some(LOOK));
+                        let idle = way.idle(running.nodes(), again.failed.as_deref());
+                        let Some(idle) = idle.filter(|_| !attempt.is_last()) else {
+                            continue;
+                        };
+                        tracing::debug!(request = R::NAME, next = %idle.target, "asking again with the same id, beside who is silent");
+                        may_have_run |= again.silent.is_some();
+                        again.silent.take().iter().for_each(|hop| self.silent(hop));
+                        attempt = following(attempt, false);
+                        hop = idle;
+                        continue 'asking;
+                    }
                 };
                 let free = unseen == Some(true);
                 match way.fresh() {
@@ -151,6 +225,7 @@ impl Inner {
                         if unseen.is_none() {
                             (may_have_run, unheard) = (true, false);
                             self.silent(&left);
+                            again.silent = None;
                         }
                         attempt = following(attempt, free);
                         hop = fresh;
@@ -168,22 +243,15 @@ impl Inner {
             let nobody = error.kind() == ErrorKind::NoResponders;
             // Nor where it was turned away unseen, as long as there is somebody who was not asked yet.
             let unseen = is_unseen(&error) && is_fresh;
-            let wait = match error.retry() {
-                _ if nobody || unseen => Duration::ZERO,
-                Retry::After(delay) => delay.max(self.settings.backoff.delay(attempt.number())),
-                _ => self.settings.backoff.delay(attempt.number()),
-            };
+            let wait = (!nobody && !unseen).then(|| self.pause(&error, attempt));
+            let wait = wait.unwrap_or_default();
             let in_time = deadline.is_none_or(|deadline| after(Instant::now(), wait) < deadline);
             let in_vain = error.retry() == Retry::Never
                 || (nobody && (follower.target == failed.target || (unheard && !is_fresh)))
                 // What one has not seen is not tried twice when another begins it.
                 || (attempt.is_last() && !(unseen && !(once && may_have_run)));
             if !in_time || in_vain {
-                return Err(if may_have_run {
-                    error.with_unknown_outcome()
-                } else {
-                    error
-                });
+                return Err(told(error, may_have_run));
             }
             tracing::debug!(request = R::NAME, failed = %failed.target, next = %follower.target, %error, ?wait, "trying again with the same id");
             tokio::time::sleep(wait).await;
@@ -192,6 +260,15 @@ impl Inner {
             }
             hop = follower;
             attempt = following(attempt, unseen);
+        }
+    }
+
+    /// How long to wait before it is tried again after an error.
+    fn pause(&self, error: &Error, attempt: Attempt) -> Duration {
+        let delay = self.settings.backoff.delay(attempt.number());
+        match error.retry() {
+            Retry::After(least) => least.max(delay),
+            _ => delay,
         }
     }
 
@@ -277,6 +354,15 @@ impl Inner {
         let bytes = letter.payload().as_bytes().expect("a letter is encoded");
         let payload = Encoded::new(&self.codecs, letter.content_type(), bytes);
         R::from_version(letter.version(), &payload)
+    }
+}
+
+/// An error as the caller is told of it.
+fn told(error: Error, may_have_run: bool) -> Error {
+    if may_have_run {
+        error.with_unknown_outcome()
+    } else {
+        error
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context as TaskContext, Poll, Waker};
 
 use catga_core::{Bytes, Claim, Delivery, Effects, Error, ErrorKind, Retry, Settlement};
 use tokio::time::{Instant, sleep};
-use tracing::{Instrument, Span};
+use tracing::Span;
 
 use crate::app::Inner;
 use crate::claim;
@@ -21,6 +21,7 @@ use crate::settle::{counted, report, settle, try_settle, was_begun};
 use crate::slots::Slot;
 use crate::table::{Counters, Entry};
 use crate::time::{FAR, after, from_now, within};
+use crate::trace;
 use crate::verdict::{Verdict, answer, judge};
 use crate::{Attempt, Context, HandlerError};
 
@@ -221,7 +222,8 @@ impl Job {
         let again = id.filter(|_| acknowledged);
         let claimed = self.claim.is_some() || self.delivery.is_claimed();
         self.origin = again.map(|id| Arc::new(Origin::new(id, Arc::clone(entry), claimed)));
-        let span = span(entry, id);
+        let span = trace::processing(entry, id);
+        trace::follow(&span, &headers);
         self.began = entry.metrics.clock();
         let context = Context::new(
             Arc::clone(&self.inner),
@@ -240,7 +242,10 @@ impl Job {
             let first = handler.poll(&self.inner, entry, &mut self.origin, &mut cx);
             drop(entered);
             return Ok(match first {
-                Poll::Ready(outcome) => Begun::Ended(outcome),
+                Poll::Ready(outcome) => {
+                    trace::ended(&span, &outcome);
+                    Begun::Ended(outcome)
+                }
                 Poll::Pending => Begun::Runs(handler, span),
             });
         }
@@ -252,14 +257,17 @@ impl Job {
         };
         let first = span.in_scope(|| caller.begin(self.inner.address(), arrived, context));
         Ok(match first {
-            First::Ended(outcome) => Begun::Ended(outcome),
+            First::Ended(outcome) => {
+                trace::ended(&span, &outcome);
+                Begun::Ended(outcome)
+            }
             First::Runs(handler) => Begun::Runs(Handler::Direct(handler), span),
         })
     }
 
     /// Runs the handler to its end, or to the end of its time, with the lease renewed meanwhile.
     async fn finish(mut self, handler: Handler, span: Span) {
-        let outcome = self.run(handler).instrument(span).await;
+        let outcome = trace::finished(span, self.run(handler)).await;
         self.conclude(outcome).await;
     }
 
@@ -456,16 +464,4 @@ async fn keep_lease(inner: &Inner, delivery: &mut Delivery, mut claim: Option<&m
         tracing::debug!(%error, "the lease could not be renewed, trying again");
         wait = lease / 12;
     }
-}
-
-/// The span of one handling ([OpenTelemetry, messaging spans](https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/)).
-#[inline]
-pub(crate) fn span(entry: &Entry, id: Option<catga_core::MessageId>) -> Span {
-    tracing::info_span!(
-        "process",
-        messaging.operation.type = "process",
-        messaging.destination.name = entry.message.as_str(),
-        messaging.consumer.group.name = entry.group.as_str(),
-        messaging.message.id = id.map(display),
-    )
 }

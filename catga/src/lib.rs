@@ -61,6 +61,11 @@ mod start;
 mod sync;
 mod table;
 mod time;
+#[cfg(feature = "opentelemetry")]
+mod trace;
+#[cfg(not(feature = "opentelemetry"))]
+#[path = "no_trace.rs"]
+mod trace;
 mod turn;
 mod verdict;
 mod view;
@@ -78,6 +83,10 @@ mod guarantees_explained {}
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/routing.md")]
 mod routing_explained {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/from-dotnet.md")]
+mod from_dotnet {}
 
 #[cfg(all(doctest, feature = "metrics"))]
 #[doc = include_str!("../../docs/metrics.md")]

@@ -9,7 +9,7 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::table::Entry;
 
 /// The headers of a trace ([W3C Trace Context](https://www.w3.org/TR/trace-context/)).
-const TRACE: [&str; 2] = [Headers::TRACEPARENT, "tracestate"];
+pub(crate) const TRACE: [&str; 2] = [Headers::TRACEPARENT, "tracestate"];
 
 /// A message that may be handled again, by the handler that has it now.
 ///

@@ -10,7 +10,9 @@ use tokio::time::Instant;
 
 use crate::Context;
 use crate::app::Inner;
+use crate::origin::TRACE;
 use crate::time::{after, from_now, time_left};
+use crate::trace;
 
 /// An event on its way out, with an id or headers of the caller's choice.
 #[must_use = "nothing is published before `.publish()`"]
@@ -90,13 +92,15 @@ impl Inner {
         envelope: &mut Envelope,
         origin: Option<&Context>,
     ) -> Result<Published, Error> {
-        if let Err(error) = self.prepare(envelope, origin) {
+        let span = trace::publishing(envelope.name().as_str(), origin);
+        if let Err(error) = span.in_scope(|| self.prepare(envelope, origin)) {
             let refused = Err(error.with_envelope(envelope.take()));
             self.metrics.published(envelope.name(), &refused);
             return refused;
         }
-        match self.backend.transport.try_publish(envelope) {
+        match span.in_scope(|| self.backend.transport.try_publish(envelope)) {
             Some(Ok(published)) => {
+                trace::end(span);
                 self.metrics.published(envelope.name(), &Ok(published));
                 // Without it a loop of publishes would never let a consumer on the same thread run.
                 consume_budget().await;
@@ -104,7 +108,8 @@ impl Inner {
             }
             // A box, since few have to wait: the futures of the others stay small.
             tried => {
-                let waited = Box::pin(self.publish_waiting(envelope.take(), tried)).await;
+                let waiting = self.publish_waiting(envelope.take(), tried);
+                let waited = Box::pin(trace::within(span, waiting)).await;
                 self.metrics.published(envelope.name(), &waited);
                 waited
             }
@@ -139,10 +144,12 @@ impl Inner {
         let limit = self.settings.publish_deadline;
         let deadline = from_now(limit);
         let name = events.first().map(|event| event.name().clone());
+        let name_or_none = name.as_ref().map_or("", |name| name.as_str());
+        let span = trace::publishing(name_or_none, origin);
         let mut outcomes = Vec::with_capacity(events.len());
         let (mut ready, mut places) = (Vec::with_capacity(events.len()), Vec::new());
         for (place, mut envelope) in events.into_iter().enumerate() {
-            match self.prepare(&mut envelope, origin) {
+            match span.in_scope(|| self.prepare(&mut envelope, origin)) {
                 Ok(()) => {
                     outcomes.push(Ok(()));
                     places.push(place);
@@ -152,7 +159,8 @@ impl Inner {
             }
         }
         let left = time_left(deadline);
-        let published = self.backend.transport.publish_many(&mut ready, left).await;
+        let published = self.backend.transport.publish_many(&mut ready, left);
+        let published = trace::around(&span, published).await;
         let mut published = published.into_iter();
         for (place, envelope) in places.into_iter().zip(ready) {
             let error = match published.next() {
@@ -164,7 +172,7 @@ impl Inner {
                 Err(error.with_envelope(envelope))
             } else {
                 let again = self.publish_stored(envelope, deadline, Some(error));
-                again.await.map(drop)
+                trace::around(&span, again).await.map(drop)
             };
         }
         if let Some(name) = name {
@@ -192,6 +200,7 @@ impl Inner {
             ));
         }
         if qos == QoS::AtMostOnce && self.takes_values {
+            trace::inject(envelope.headers_mut())?;
             return match origin {
                 Some(origin) => stamp(envelope.headers_mut(), origin),
                 None => Ok(()),
@@ -218,6 +227,7 @@ impl Inner {
             };
             envelope.set_id(id);
         }
+        trace::inject(envelope.headers_mut())?;
         if let Some(origin) = origin {
             stamp(envelope.headers_mut(), origin)?;
         }
@@ -295,5 +305,13 @@ pub(crate) fn stamp(headers: &mut Headers, origin: &Context) -> Result<(), Error
         headers.insert(Headers::CORRELATION_ID, origin.correlation_id())?;
     }
     headers.insert(Headers::CAUSATION_ID, origin.id().to_string())?;
+    // Whoever says nothing of a trace passes it on.
+    if headers.get(Headers::TRACEPARENT).is_none() {
+        for name in TRACE {
+            if let Some(value) = origin.headers().get(name) {
+                headers.insert(name, value)?;
+            }
+        }
+    }
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::call::{Arrival, Begun, Pass, too_late};
 use crate::deliver::is_idempotent;
 use crate::members::Departed;
 use crate::time::after;
+use crate::trace;
 use crate::view::{Picked, Question};
 use crate::way::{Hop, Route};
 
@@ -66,7 +67,8 @@ impl Inner {
             return self.metrics.answered::<R>(began, result);
         }
         // A box, so that the futures of those who are answered here stay small.
-        let result = Box::pin(self.send_away(request, picked, deadline, origin)).await;
+        let sent = self.send_away(request, picked, deadline, origin);
+        let result = Box::pin(trace::within(trace::sending(R::NAME, origin), sent)).await;
         self.metrics.answered::<R>(began, result)
     }
 
@@ -163,7 +165,8 @@ impl Inner {
         self.check_open("send", origin.is_some())?;
         let began = self.metrics.clock();
         let deadline = self.deadline::<R>(origin)?;
-        let letter = self.letter(envelope, node, origin)?;
+        let span = trace::sending(R::NAME, origin);
+        let letter = span.in_scope(|| self.letter(envelope, node, origin))?;
         let first = match (node, &route) {
             (Some(node), _) => self.node_hop(node),
             (None, Route::Routed(key)) => self
@@ -172,7 +175,10 @@ impl Inner {
             (None, Route::Fixed) => unreachable!("a letter without a node is routed"),
         };
         let result = match first {
-            Ok(first) => self.deliver::<R>(&letter, deadline, first, &route).await,
+            Ok(first) => {
+                let sent = self.deliver::<R>(&letter, deadline, first, &route);
+                trace::within(span, sent).await
+            }
             Err(nobody) => Err(nobody),
         };
         self.metrics.answered::<R>(began, result)
@@ -204,9 +210,11 @@ impl Inner {
             return self.metrics.answered::<R>(began, result);
         }
         let hop = self.node_hop(node)?;
-        let letter = self.letter(Envelope::without_id(request), Some(node), origin)?;
+        let span = trace::sending(R::NAME, origin);
+        let letter = Envelope::without_id(request);
+        let letter = span.in_scope(|| self.letter(letter, Some(node), origin))?;
         let sent = self.deliver::<R>(&letter, deadline, hop, &Route::Fixed);
-        let result = Box::pin(sent).await;
+        let result = Box::pin(trace::within(span, sent)).await;
         self.metrics.answered::<R>(began, result)
     }
 
@@ -223,7 +231,9 @@ impl Inner {
         let answering = self.members.view().answering(R::NAME).cloned();
         let answering = answering.ok_or_else(|| self.no_handler::<R>())?;
         let deadline = self.deadline::<R>(None)?;
-        let letter = self.letter(Envelope::without_id(request), None, None)?;
+        let span = trace::sending(R::NAME, None);
+        let letter = Envelope::without_id(request);
+        let letter = span.in_scope(|| self.letter(letter, None, None))?;
         let mut calls = JoinSet::new();
         let mut asked = HashMap::new();
         for member in answering.all() {
@@ -232,11 +242,12 @@ impl Inner {
             // Nobody else has the id of this copy: it needs no claim.
             let direct = node == self.node.id && !self.must_claim::<R>(None);
             let hop = Hop::to(member, false).called_directly(direct);
-            let call = calls.spawn(async move {
+            let asked_one = async move {
                 let began = inner.metrics.clock();
                 let result = inner.deliver::<R>(&copy, deadline, hop, &Route::Fixed);
                 inner.metrics.answered::<R>(began, result.await)
-            });
+            };
+            let call = calls.spawn(trace::around(&span, asked_one));
             asked.insert(call.id(), node);
         }
         let mut outcomes = Vec::with_capacity(asked.len());

@@ -89,6 +89,24 @@ impl<'a, R: Request> Way<'a, R> {
 
     /// Somebody who was not asked yet.
     pub(crate) fn fresh(&self) -> Option<Hop> {
+        self.another(&self.asked)
+    }
+
+    /// Somebody who is not busy with it, when all were asked; and not who failed last if there is another.
+    pub(crate) fn idle(&mut self, mut busy: Vec<NodeId>, last: Option<&Hop>) -> Option<Hop> {
+        let others = busy.len();
+        if let Some(Target::Node(last)) = last.map(|last| &last.target) {
+            busy.push(last.clone());
+        }
+        let idle = self
+            .another(&busy)
+            .or_else(|| self.another(&busy[..others]));
+        self.again |= idle.is_some();
+        idle
+    }
+
+    /// Somebody who is not among those.
+    fn another(&self, but: &[NodeId]) -> Option<Hop> {
         let Route::Routed(key) = self.route else {
             return None;
         };
@@ -99,7 +117,7 @@ impl<'a, R: Request> Way<'a, R> {
             entry: entry.map(|(entry, _)| &**entry),
         };
         let view = self.inner.members.view();
-        let member = view.answering(R::NAME)?.another(question, &self.asked)?;
+        let member = view.answering(R::NAME)?.another(question, but)?;
         Some(Hop::to(member, false))
     }
 

@@ -51,6 +51,8 @@ enum Mood {
     /// It answers after so long.
     Slow(Duration),
     Fails,
+    /// And answers from then on.
+    FailsOnce,
 }
 
 #[derive(Clone)]
@@ -64,7 +66,8 @@ impl Desk {
         let run = self.runs.fetch_add(1, Ordering::SeqCst);
         match self.mood {
             Mood::SilentOnce if run == 0 => pending().await,
-            Mood::SilentOnce | Mood::Answers => {}
+            Mood::FailsOnce if run == 0 => return Err("out of order").retry(),
+            Mood::SilentOnce | Mood::FailsOnce | Mood::Answers => {}
             Mood::Silent => pending().await,
             Mood::Slow(time) => tokio::time::sleep(time).await,
             Mood::Fails => return Err("out of order").retry(),
@@ -345,6 +348,47 @@ async fn beside_a_silent_node_all_others_are_asked() {
     let took = began.elapsed();
     assert!(took < Duration::from_millis(3_500), "{took:?}");
     assert_eq!(silent.runs(), 1);
+}
+
+/// There are two, of which one hangs: the other is asked again when it failed, whoever was asked first.
+#[tokio::test(start_paused = true)]
+async fn beside_a_silent_node_who_failed_is_asked_again() {
+    for (bus, hangs, fails) in [("hangs", "a", "b"), ("fails", "b", "a")] {
+        let (_silent, silent) = serving(bus, hangs, Mood::Silent).await;
+        let (_failing, failing) = serving(bus, fails, Mood::FailsOnce).await;
+        let caller = asking(bus, First, 3).await;
+        let began = Instant::now();
+        assert_eq!(caller.send(Ask { key: 0 }).await.unwrap(), fails);
+        let took = began.elapsed();
+        // A third of the time for the one that hangs, and a back-off for the other.
+        let third = Duration::from_secs(3);
+        assert!((third..third * 2).contains(&took), "{bus}: {took:?}");
+        assert_eq!((silent.runs(), failing.runs()), (1, 2), "{bus}");
+    }
+}
+
+/// As often as any request, and no more often; then it may still be answered by the one that is silent.
+#[tokio::test(start_paused = true)]
+async fn beside_a_silent_node_who_fails_is_asked_so_often() {
+    let (_a, silent) = serving("so-often", "a", Mood::Silent).await;
+    let (_b, failing) = serving("so-often", "b", Mood::Fails).await;
+    let caller = asking("so-often", First, 3).await;
+    let began = Instant::now();
+    let error = caller.send(Ask { key: 0 }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
+    let took = began.elapsed();
+    let limit = Duration::from_secs(10);
+    assert!(
+        (limit..limit + Duration::from_millis(300)).contains(&took),
+        "{took:?}"
+    );
+    assert_eq!((silent.runs(), failing.runs()), (1, 3));
+
+    let (_c, slow) = serving("in-the-end", "a", Mood::Slow(Duration::from_secs(9))).await;
+    let (_d, failing) = serving("in-the-end", "b", Mood::Fails).await;
+    let caller = asking("in-the-end", First, 3).await;
+    assert_eq!(caller.send(Ask { key: 0 }).await.unwrap(), "a");
+    assert_eq!((slow.runs(), failing.runs()), (1, 3));
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ use crate::book::Book;
 use crate::messages::{CreateOrder, MAX_QUANTITY, Order};
 use crate::reply::{self, Refusal};
 use crate::roster::Roster;
-use crate::{find, health, metrics, watch};
+use crate::{find, health, metrics, trace, watch};
 
 /// A body that is larger is no order.
 const MAX_BODY_BYTES: usize = 16 * 1024;
@@ -77,9 +77,17 @@ async fn create(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
+    trace::within("POST /orders", &headers, make(&app, &headers, body)).await
+}
+
+async fn make(
+    app: &App,
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
     let body = body.map_err(|error| Refusal::new(error.status(), error.body_text()))?;
     let asked = read(&body)?;
-    let order = match key(&headers)? {
+    let order = match key(headers)? {
         None => app.catga.send(asked).await?,
         Some(key) => {
             // The key is the id of the request, and so of the order: whichever node is asked again, and whichever answers, it is one.

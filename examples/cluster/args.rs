@@ -9,16 +9,22 @@ use crate::node::Settings;
 pub(crate) const USAGE: &str = "\
 HTTP nodes that take orders together.
 
-usage: cluster [NODE PORT] [--quiet]       one node
-       cluster memory [PORT PORT PORT]     three nodes in this process, which does what is said on its
+usage: cluster [NODE PORT] [--quiet] [--trace]
+                                           one node
+       cluster memory [PORT PORT PORT] [--quiet]
+                                           three nodes in this process, which does what is said on its
                                            standard input: kill node2, stop node2, start node2
-       cluster load [--orders N] [--per-second N] [--at-once N] URL..
+       cluster load [--orders N] [--per-second N] [--at-once N] [--answers] URL..
                                            post orders to nodes (default: 1000, 100 in a second, 16 at
-                                           once), and see that none fails and none is made twice
+                                           once), and see that none fails and none is made twice;
+                                           --answers also writes down each
+       cluster audit FILE..                read what nodes and loads wrote down, and see that no
+                                           order was made twice
 
   NODE          the node's id (default: NODE_ID, else node1)
   PORT          where HTTP listens, 0 for any free port (default: NODE_PORT, else 5001)
   --quiet       write nothing of single orders
+  --trace       write each span of a trace as a line of JSON; built with --features trace
   --help        print this
 
 environment of one node:
@@ -36,7 +42,9 @@ pub(crate) enum Args {
     Help,
     Node(Box<Settings>),
     Memory([u16; 3]),
+    QuietMemory([u16; 3]),
     Load(Load),
+    Audit(Vec<String>),
 }
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -55,17 +63,28 @@ pub(crate) fn parse(
         return Ok(Args::Help);
     }
     match &args[..] {
+        ["memory", "--quiet"] => Ok(Args::QuietMemory([5001, 5002, 5003])),
+        ["memory", a, b, c, "--quiet"] => Ok(Args::QuietMemory([port(a)?, port(b)?, port(c)?])),
         ["memory"] => Ok(Args::Memory([5001, 5002, 5003])),
         ["memory", a, b, c] => Ok(Args::Memory([port(a)?, port(b)?, port(c)?])),
         ["memory", ..] => Err("`memory` needs three ports, or none".to_owned()),
         ["load", rest @ ..] => load(rest).map(Args::Load),
+        ["audit"] => Err("`audit` needs the files that nodes and loads wrote".to_owned()),
+        ["audit", files @ ..] => {
+            let files = files.iter().map(|file| (*file).to_owned());
+            Ok(Args::Audit(files.collect()))
+        }
         _ => node(&args, env).map(|node| Args::Node(Box::new(node))),
     }
 }
 
 fn node(args: &[&str], env: Env<'_>) -> Result<Settings, String> {
     let quiet = args.contains(&"--quiet");
-    let args: Vec<_> = args.iter().filter(|arg| **arg != "--quiet").collect();
+    let trace = args.contains(&"--trace");
+    let args = args
+        .iter()
+        .filter(|arg| !matches!(**arg, "--quiet" | "--trace"));
+    let args: Vec<_> = args.collect();
     if let Some(option) = args.iter().find(|arg| arg.starts_with('-')) {
         return Err(format!("unknown option {option:?}"));
     }
@@ -93,6 +112,7 @@ fn node(args: &[&str], env: Env<'_>) -> Result<Settings, String> {
         endpoint,
         url: url(&given)?,
         quiet,
+        trace,
     })
 }
 
@@ -135,6 +155,7 @@ fn load(args: &[&str]) -> Result<Load, String> {
         orders: 1000,
         per_second: 100,
         at_once: 16,
+        answers: false,
         nodes: Vec::new(),
     };
     let mut args = args.iter();
@@ -149,6 +170,7 @@ fn load(args: &[&str]) -> Result<Load, String> {
             "--orders" => load.orders = number(1_000_000)?.into(),
             "--per-second" => load.per_second = number(100_000)?,
             "--at-once" => load.at_once = number(1_000)? as usize,
+            "--answers" => load.answers = true,
             url => {
                 let node = url
                     .strip_prefix("http://")
@@ -204,12 +226,12 @@ mod tests {
             ("NATS_URL", "nats://u:secret@here"),
             ("NODE_HOST", "0.0.0.0"),
         ];
-        let told = node("--quiet", &env);
+        let told = node("--quiet --trace", &env);
         assert_eq!((told.name.as_str(), told.port), ("node7", 6000));
         assert_eq!(told.url, "nats://u:secret@here");
         assert!(!format!("{told:?}").contains("secret"));
         assert_eq!(told.endpoint.as_deref(), Some("http://localhost:6000"));
-        assert!(told.quiet);
+        assert!(told.quiet && told.trace && !plain.trace);
         // What is typed is meant.
         let typed = node("node2 0", &env);
         assert_eq!((typed.name.as_str(), typed.port), ("node2", 0));
@@ -236,17 +258,28 @@ mod tests {
     }
 
     #[test]
+    fn three_nodes_may_be_quiet() {
+        let quiet = Args::QuietMemory([1, 2, 3]);
+        assert_eq!(read("memory 1 2 3 --quiet", &[]), Ok(quiet));
+        let quiet = Args::QuietMemory([5001, 5002, 5003]);
+        assert_eq!(read("memory --quiet", &[]), Ok(quiet));
+    }
+
+    #[test]
     fn a_load_has_bounds() {
         let load = Load {
             orders: 7,
             per_second: 100,
             at_once: 2,
+            answers: true,
             nodes: vec!["127.0.0.1:1".to_owned(), "h:2".to_owned()],
         };
-        let args = "load --orders 7 http://127.0.0.1:1/ --at-once 2 http://h:2";
+        let args = "load --orders 7 http://127.0.0.1:1/ --answers --at-once 2 http://h:2";
         assert_eq!(read(args, &[]), Ok(Args::Load(load)));
         assert_eq!(read("memory 1 2 3", &[]), Ok(Args::Memory([1, 2, 3])));
         assert_eq!(read("load -h", &[]), Ok(Args::Help));
+        let files = vec!["a.log".to_owned(), "b.log".to_owned()];
+        assert_eq!(read("audit a.log b.log", &[]), Ok(Args::Audit(files)));
     }
 
     #[test]
@@ -258,6 +291,7 @@ mod tests {
             ("--loud", "\"--loud\""),
             ("memory 1 2", "three ports"),
             ("load", "needs the URL"),
+            ("audit", "needs the files"),
             ("load localhost:1", "\"localhost:1\""),
             (
                 "load --orders 0 http://h:1",

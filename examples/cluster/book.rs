@@ -20,9 +20,25 @@ pub(crate) const PAGE: usize = 500;
 #[derive(Clone, Debug)]
 pub(crate) struct Book(mpsc::Sender<Job>);
 
+/// What stands in the book after an order was entered.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    /// The order: that which was entered first under its id.
+    pub(crate) order: Order,
+    /// Whether it was not there before.
+    pub(crate) is_new: bool,
+}
+
+/// A line of the book.
+struct Line {
+    order: Order,
+    is_shipped: bool,
+}
+
 #[derive(Debug)]
 enum Job {
-    Enter(Order, oneshot::Sender<()>),
+    Enter(Order, oneshot::Sender<Entered>),
+    Ship(Order, oneshot::Sender<bool>),
     Find(MessageId, oneshot::Sender<Option<Order>>),
     Page(Option<MessageId>, oneshot::Sender<Vec<Order>>),
 }
@@ -34,9 +50,14 @@ impl Book {
         Self(book)
     }
 
-    /// Enters an order; one that is there already stays as it is.
-    pub(crate) async fn enter(&self, order: Order) -> Result<()> {
+    /// Enters an order; one that is there already stays as it is, and is what one gets.
+    pub(crate) async fn enter(&self, order: Order) -> Result<Entered> {
         self.ask(|done| Job::Enter(order, done)).await
+    }
+
+    /// Notes that an order was shipped, and enters it where it is not there. Says whether that is news: an order is shipped once.
+    pub(crate) async fn ship(&self, order: Order) -> Result<bool> {
+        self.ask(|done| Job::Ship(order, done)).await
     }
 
     pub(crate) async fn find(&self, id: MessageId) -> Result<Option<Order>> {
@@ -57,31 +78,65 @@ impl Book {
 }
 
 async fn clerk(mut jobs: mpsc::Receiver<Job>, remembered: usize) {
-    let mut orders = BTreeMap::new();
-    let mut entered = VecDeque::new();
+    let mut pages = Pages::of(remembered);
     // Whoever asked may have given up meanwhile: the book says the same.
     while let Some(job) = jobs.recv().await {
         match job {
             Job::Enter(order, done) => {
-                let id = order.id;
-                if let Entry::Vacant(place) = orders.entry(id) {
-                    place.insert(order);
-                    entered.push_back(id);
-                }
-                if entered.len() > remembered
-                    && let Some(oldest) = entered.pop_front()
-                {
-                    orders.remove(&oldest);
-                }
-                let _ = done.send(());
+                let (line, is_new) = pages.line(order);
+                let order = line.order.clone();
+                let _ = done.send(Entered { order, is_new });
+            }
+            Job::Ship(order, done) => {
+                let (line, _) = pages.line(order);
+                let _ = done.send(!std::mem::replace(&mut line.is_shipped, true));
             }
             Job::Find(id, done) => {
-                let _ = done.send(orders.get(&id).cloned());
+                let line = pages.lines.get(&id);
+                let _ = done.send(line.map(|line| line.order.clone()));
             }
             Job::Page(after, done) => {
                 let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-                let page = orders.range((from, Bound::Unbounded)).take(PAGE);
-                let _ = done.send(page.map(|(_, order)| order.clone()).collect());
+                let page = pages.lines.range((from, Bound::Unbounded)).take(PAGE);
+                let _ = done.send(page.map(|(_, line)| line.order.clone()).collect());
+            }
+        }
+    }
+}
+
+/// What the clerk writes in.
+struct Pages {
+    remembered: usize,
+    lines: BTreeMap<MessageId, Line>,
+    /// The oldest first.
+    entered: VecDeque<MessageId>,
+}
+
+impl Pages {
+    fn of(remembered: usize) -> Self {
+        Self {
+            remembered,
+            lines: BTreeMap::new(),
+            entered: VecDeque::new(),
+        }
+    }
+
+    /// The line of an order, and whether it is new.
+    fn line(&mut self, order: Order) -> (&mut Line, bool) {
+        let id = order.id;
+        if !self.lines.contains_key(&id) {
+            self.entered.push_back(id);
+            if self.entered.len() > self.remembered
+                && let Some(oldest) = self.entered.pop_front()
+            {
+                self.lines.remove(&oldest);
+            }
+        }
+        match self.lines.entry(id) {
+            Entry::Occupied(line) => (line.into_mut(), false),
+            Entry::Vacant(place) => {
+                let is_shipped = false;
+                (place.insert(Line { order, is_shipped }), true)
             }
         }
     }
@@ -114,11 +169,28 @@ mod tests {
     #[tokio::test]
     async fn an_order_is_entered_once() {
         let book = book(10);
-        for maker in ["node1", "node2"] {
-            assert!(book.enter(order("lamp", maker)).await.is_ok());
+        for (maker, is_first) in [("node1", true), ("node2", false)] {
+            let Ok(entered) = book.enter(order("lamp", maker)).await else {
+                panic!("the clerk is there");
+            };
+            let told = (entered.order.processed_by.as_str(), entered.is_new);
+            assert_eq!(told, ("node1", is_first));
         }
         assert_eq!(by(&book, "lamp").await.as_deref(), Some("node1"));
         assert_eq!(by(&book, "desk").await, None);
+    }
+
+    #[tokio::test]
+    async fn an_order_is_shipped_once() {
+        let book = book(10);
+        assert!(book.enter(order("lamp", "node1")).await.is_ok());
+        let mut news = Vec::new();
+        for (key, maker) in [("lamp", "node1"), ("lamp", "node2"), ("desk", "node2")] {
+            news.push(book.ship(order(key, maker)).await.ok());
+        }
+        assert_eq!(news, [Some(true), Some(false), Some(true)]);
+        assert_eq!(by(&book, "lamp").await.as_deref(), Some("node1"));
+        assert_eq!(by(&book, "desk").await.as_deref(), Some("node2"));
     }
 
     #[tokio::test]

@@ -29,13 +29,25 @@ pub(crate) async fn create_order(
             order.id, order.quantity, order.product_id
         ),
     );
-    // A run that was cut short here, at this node or another, entered and published the same under the same ids.
-    book.enter(order.clone()).await?;
-    ctx.publish(OrderCreated { order_id: order.id }).await?;
+    // A run that was cut short, here or at a node that died, may have been heard of: what it made is the order.
+    let entered = book.enter(order).await?;
+    let order = entered.order;
+    if entered.is_new {
+        ctx.publish(OrderCreated { order_id: order.id }).await?;
+    }
     let shipped = OrderShipped {
         order: order.clone(),
     };
-    ctx.publish(shipped).await?;
+    // By the order, and not by what it says: should two nodes have made it, it is shipped once.
+    let id = order.id.derive(b"shipped");
+    ctx.message(shipped).id(id).publish().await?;
+    log.say(
+        ctx.node(),
+        format_args!(
+            "Processed order {}: made by {}",
+            order.id, order.processed_by
+        ),
+    );
     Ok(order)
 }
 
@@ -57,11 +69,18 @@ pub(crate) async fn on_shipped(
     State(book): State<Book>,
     State(log): State<Log>,
 ) -> Result<()> {
-    let id = event.order.id;
-    book.enter(event.order).await?;
+    let order = event.order;
+    let what = if book.ship(order.clone()).await? {
+        "(guaranteed)"
+    } else {
+        "again (without effect)"
+    };
     log.say(
         ctx.node(),
-        format_args!("[QoS 1] order shipped received (guaranteed): {id}"),
+        format_args!(
+            "[QoS 1] order shipped received {what}: {}, made by {}",
+            order.id, order.processed_by
+        ),
     );
     Ok(())
 }

@@ -12,6 +12,7 @@
 
 mod api;
 mod args;
+mod audit;
 mod book;
 mod catch_up;
 mod client;
@@ -29,6 +30,11 @@ mod roster;
 mod signal;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "trace")]
+mod trace;
+#[cfg(not(feature = "trace"))]
+#[path = "no_trace.rs"]
+mod trace;
 mod verdict;
 mod watch;
 
@@ -48,8 +54,10 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Args::Node(settings)) => node::run(&settings),
-        Ok(Args::Memory(ports)) => memory::run(ports),
+        Ok(Args::Memory(ports)) => memory::run(ports, log::Log::Stdout),
+        Ok(Args::QuietMemory(ports)) => memory::run(ports, log::Log::Quiet),
         Ok(Args::Load(load)) => load::run(&load),
+        Ok(Args::Audit(files)) => audit::run(&files),
         Err(problem) => {
             complain(&format!("{problem}\n\n{USAGE}"));
             return ExitCode::from(2);

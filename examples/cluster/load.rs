@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::client::{Ask, ask};
 use crate::signal;
-use crate::verdict::{Placed, Verdict};
+use crate::verdict::{Answered, Placed, Verdict};
 
 /// How often a request goes round all nodes before its order counts as failed, and the pause between two rounds.
 const ROUNDS: usize = 20;
@@ -25,6 +25,8 @@ pub(crate) struct Load {
     pub(crate) orders: u64,
     pub(crate) per_second: u32,
     pub(crate) at_once: usize,
+    /// Write down each answer, for `cluster audit`.
+    pub(crate) answers: bool,
     /// `host:port` of each node.
     pub(crate) nodes: Vec<String>,
 }
@@ -40,12 +42,18 @@ struct Accepted {
 #[serde(rename_all = "camelCase")]
 struct Shown {
     product_id: String,
+    processed_by: String,
 }
 
 /// Posts until all orders are made, or the process is asked to end; says whether none failed and none was made twice.
 #[tokio::main]
 pub(crate) async fn run(load: &Load) -> Result<bool, String> {
     let verdict = post_until(load, signal::asked_to_end()).await?;
+    if load.answers {
+        for answered in verdict.answers() {
+            crate::print(format!("{answered}\n"));
+        }
+    }
     crate::print(&verdict);
     Ok(verdict.is_good())
 }
@@ -81,8 +89,8 @@ pub(crate) async fn post_until(
         verdict.note(joined(placed));
     }
     verdict.took = began.elapsed();
-    for (id, number) in verdict.orders() {
-        verdict.looked_up(client.find(&id, number).await);
+    for (number, answered) in verdict.orders() {
+        verdict.looked_up(client.find(&answered, number).await);
     }
     Ok(verdict)
 }
@@ -91,6 +99,15 @@ fn joined(
     placed: Result<Result<Placed, String>, tokio::task::JoinError>,
 ) -> Result<Placed, String> {
     placed.unwrap_or_else(|panic| Err(panic.to_string()))
+}
+
+impl From<Accepted> for Answered {
+    fn from(accepted: Accepted) -> Self {
+        Self {
+            id: accepted.order_id,
+            by: accepted.processed_by,
+        }
+    }
 }
 
 /// Who posts; each run has products and keys of its own.
@@ -116,14 +133,13 @@ impl Client {
         let (accepted, tries) = self.post(number, 0).await?;
         let took = began.elapsed();
         let again = if number.is_multiple_of(AGAIN) {
-            Some(self.post(number, 1).await?.0.order_id)
+            Some(self.post(number, 1).await?.0.into())
         } else {
             None
         };
         Ok(Placed {
             number,
-            id: accepted.order_id,
-            by: accepted.processed_by,
+            answered: accepted.into(),
             again,
             tries,
             took,
@@ -163,8 +179,11 @@ impl Client {
     }
 
     /// Looks for an order at another node than the one it was posted to.
-    async fn find(&self, id: &str, number: u64) -> Result<(), String> {
-        let path = format!("/orders/{id}");
+    async fn find(&self, order: &Answered, number: u64) -> Result<(), String> {
+        let path = format!("/orders/{}", order.id);
+        let is_it = |shown: &Shown| {
+            shown.product_id == self.product(number) && shown.processed_by == order.by
+        };
         let mut why = String::new();
         for turn in 1..=self.nodes.len() {
             let node = self.node(number, turn);
@@ -172,10 +191,10 @@ impl Client {
                 Ok(answer) if answer.status == 200 => {
                     let shown: Result<Shown, _> = serde_json::from_str(&answer.body);
                     return match shown {
-                        Ok(shown) if shown.product_id == self.product(number) => Ok(()),
+                        Ok(shown) if is_it(&shown) => Ok(()),
                         _ => Err(format!(
-                            "{node} has another order at {path}: {}",
-                            answer.body
+                            "{node} has another order at {path} than {} told of: {}",
+                            order.by, answer.body
                         )),
                     };
                 }

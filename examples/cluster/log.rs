@@ -18,17 +18,45 @@ pub(crate) enum Log {
 #[derive(Clone, Debug)]
 pub(crate) struct Lines {
     pub(crate) tell: tokio::sync::mpsc::UnboundedSender<String>,
-    /// Whoever wrote that it begins an order stands still while this is true.
-    pub(crate) holds: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    pub(crate) hold: std::sync::Arc<Hold>,
+}
+
+/// Where whoever writes a line stands still.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Hold {
+    /// A line with this in it.
+    at: std::sync::OnceLock<&'static str>,
+    ended: std::sync::atomic::AtomicBool,
+}
+
+#[cfg(test)]
+impl Hold {
+    /// From now on.
+    pub(crate) fn begin(&self, at: &'static str) {
+        self.at.set(at).expect("a test does this once");
+    }
+
+    pub(crate) fn end(&self) {
+        self.ended.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn stops(&self, line: &str) -> bool {
+        self.at.get().is_some_and(|at| line.contains(at))
+    }
+
+    fn lasts(&self) -> bool {
+        !self.ended.load(std::sync::atomic::Ordering::Relaxed)
+    }
 }
 
 #[cfg(test)]
 impl Lines {
     fn write(&self, line: String) {
-        let begins = line.contains("Processing order");
+        let stops = self.hold.stops(&line);
         // The test may have seen enough.
         let _ = self.tell.send(line);
-        while begins && self.holds.load(std::sync::atomic::Ordering::Relaxed) {
+        while stops && self.hold.lasts() {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
     }

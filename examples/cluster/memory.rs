@@ -25,8 +25,8 @@ const DYING: Duration = Duration::from_secs(5);
 /// Runs three nodes until the process is asked to end, and does what is said on standard input: `kill node2`,
 /// `stop node2`, `start node2`.
 #[tokio::main]
-pub(crate) async fn run(ports: [u16; 3]) -> Result<bool, String> {
-    let mut house = House::open("cluster", Log::Stdout).await?;
+pub(crate) async fn run(ports: [u16; 3], log: Log) -> Result<bool, String> {
+    let mut house = House::open("cluster", log).await?;
     for (name, port) in NAMES.into_iter().zip(ports) {
         house.start(name, port).await?;
     }
@@ -101,6 +101,7 @@ impl House {
             endpoint: None,
             url: format!("memory://{}", self.bus),
             quiet: false,
+            trace: false,
         };
         let room = Room {
             settings,

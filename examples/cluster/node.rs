@@ -19,7 +19,7 @@ use crate::book::Book;
 use crate::catch_up::catch_up;
 use crate::log::Log;
 use crate::roster::Roster;
-use crate::{metrics, signal};
+use crate::{metrics, signal, trace};
 
 /// Shorter than the defaults (10 s, 30 s and 30 s), so that one can watch how a dead node is noticed, and so that the order that it
 /// had begun is taken over while its client waits: after the node was given up another claims it, when its lease is over.
@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) url: String,
     /// Write nothing of single orders.
     pub(crate) quiet: bool,
+    /// Write each span.
+    pub(crate) trace: bool,
 }
 
 impl fmt::Debug for Settings {
@@ -56,6 +58,7 @@ impl fmt::Debug for Settings {
             .field("port", &self.port)
             .field("endpoint", &self.endpoint)
             .field("quiet", &self.quiet)
+            .field("trace", &self.trace)
             .finish_non_exhaustive()
     }
 }
@@ -78,6 +81,9 @@ pub(crate) async fn run(settings: &Settings) -> Result<bool, String> {
     } else {
         Log::Stdout
     };
+    if settings.trace {
+        trace::install(&settings.name)?;
+    }
     let mut node = Node::start(settings, log).await?;
     let ended = tokio::select! {
         biased;

@@ -7,7 +7,6 @@ mod orders;
 mod reports;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -15,7 +14,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::{Answer, Ask, ask};
-use crate::log::{Lines, Log};
+use crate::log::{Hold, Lines, Log};
 use crate::memory::House;
 
 const NODES: [&str; 3] = ["node1", "node2", "node3"];
@@ -26,8 +25,8 @@ const LONG: Duration = Duration::from_secs(30);
 struct Rig {
     house: House,
     lines: UnboundedReceiver<String>,
-    /// Whether who begins an order stands still.
-    holds: Arc<AtomicBool>,
+    /// Where a node stands still.
+    hold: Arc<Hold>,
     /// The lines that were read.
     seen: Vec<String>,
 }
@@ -36,10 +35,10 @@ impl Rig {
     /// On a bus of its own.
     async fn start(nodes: &[&str]) -> Self {
         let (tell, lines) = mpsc::unbounded_channel();
-        let holds = Arc::default();
+        let hold = Arc::default();
         let log = Log::Lines(Lines {
             tell,
-            holds: Arc::clone(&holds),
+            hold: Arc::clone(&hold),
         });
         let bus = format!("test-{}", catga::MessageId::new());
         let mut house = House::open(&bus, log).await.unwrap();
@@ -49,7 +48,7 @@ impl Rig {
         let rig = Self {
             house,
             lines,
-            holds,
+            hold,
             seen: Vec::new(),
         };
         for node in nodes {
@@ -94,14 +93,25 @@ impl Rig {
 
     /// Waits for a line.
     async fn says(&mut self, line: &str) {
+        self.says_times(line, 1, |seen| seen == line).await;
+    }
+
+    /// Waits for a line that begins so.
+    async fn says_of(&mut self, begin: &str) {
+        self.says_times(begin, 1, |seen| seen.starts_with(begin))
+            .await;
+    }
+
+    /// Waits for so many lines.
+    async fn says_times(&mut self, what: &str, times: usize, is_it: impl Fn(&str) -> bool) {
         let waited = timeout(LONG, async {
-            while !self.seen.iter().any(|seen| seen == line) {
+            while self.seen.iter().filter(|seen| is_it(seen)).count() < times {
                 let next = self.lines.recv().await;
                 self.seen.push(next.expect("the log is open"));
             }
         });
         let waited = waited.await;
-        assert!(waited.is_ok(), "{line:?} is not among {:#?}", self.seen);
+        assert!(waited.is_ok(), "{what:?} is not among {:#?}", self.seen);
     }
 }
 

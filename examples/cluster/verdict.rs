@@ -7,15 +7,28 @@ use std::time::Duration;
 /// So many problems are shown; the others are counted.
 const SHOWN: usize = 5;
 
+/// What was answered to an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answered {
+    pub(crate) id: String,
+    /// The node that made it.
+    pub(crate) by: String,
+}
+
+impl fmt::Display for Answered {
+    /// As `cluster audit` reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "answered {}: made by {}", self.id, self.by)
+    }
+}
+
 /// An order that was made.
 #[derive(Debug)]
 pub(crate) struct Placed {
     pub(crate) number: u64,
-    pub(crate) id: String,
-    /// The node that made it.
-    pub(crate) by: String,
-    /// The id of the answer when it was posted once more with its key.
-    pub(crate) again: Option<String>,
+    pub(crate) answered: Answered,
+    /// The answer when it was posted once more with its key.
+    pub(crate) again: Option<Answered>,
     pub(crate) tries: usize,
     pub(crate) took: Duration,
 }
@@ -23,8 +36,8 @@ pub(crate) struct Placed {
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     pub(crate) took: Duration,
-    /// By id.
-    made: BTreeMap<String, u64>,
+    /// By id: its number, and who made it.
+    made: BTreeMap<String, (u64, String)>,
     by: BTreeMap<String, u64>,
     failed: u64,
     twice: u64,
@@ -45,27 +58,45 @@ impl Verdict {
                 return self.problem(problem);
             }
         };
-        let Placed { number, id, .. } = &placed;
-        if let Some(again) = &placed.again {
+        let Placed {
+            number,
+            answered: Answered { id, by },
+            again,
+            ..
+        } = placed;
+        if let Some(again) = again {
             self.again += 1;
-            if again != id {
+            // Both from the one run that it may have had.
+            if (&again.id, &again.by) != (&id, &by) {
                 self.twice += 1;
-                self.problem(format!("order {number} was made as {id} and as {again}"));
+                let Answered { id: other, by: who } = again;
+                self.problem(format!(
+                    "order {number} was made as {id} by {by} and as {other} by {who}"
+                ));
             }
         }
-        if let Some(other) = self.made.insert(id.clone(), *number) {
+        *self.by.entry(by.clone()).or_default() += 1;
+        if let Some((other, _)) = self.made.insert(id.clone(), (number, by)) {
             self.twice += 1;
             self.problem(format!("{id} is order {number} and order {other}"));
         }
-        *self.by.entry(placed.by).or_default() += 1;
         self.went_on += u64::from(placed.tries > 1);
         self.slowest = self.slowest.max(placed.took);
     }
 
-    /// The orders that were made: id and number.
-    pub(crate) fn orders(&self) -> Vec<(String, u64)> {
+    /// The orders that were made, with their numbers.
+    pub(crate) fn orders(&self) -> Vec<(u64, Answered)> {
         let made = self.made.iter();
-        made.map(|(id, number)| (id.clone(), *number)).collect()
+        let orders = made.map(|(id, (number, by))| {
+            let (id, by) = (id.clone(), by.clone());
+            (*number, Answered { id, by })
+        });
+        orders.collect()
+    }
+
+    /// What was answered.
+    pub(crate) fn answers(&self) -> impl Iterator<Item = Answered> {
+        self.orders().into_iter().map(|(_, answered)| answered)
     }
 
     pub(crate) fn looked_up(&mut self, found: Result<(), String>) {
@@ -128,12 +159,18 @@ impl fmt::Display for Verdict {
 mod tests {
     use super::*;
 
-    fn placed(number: u64, id: &str, again: Option<&str>) -> Placed {
+    fn answered(id: &str, by: &str) -> Answered {
+        Answered {
+            id: id.to_owned(),
+            by: by.to_owned(),
+        }
+    }
+
+    fn placed(number: u64, id: &str, again: Option<Answered>) -> Placed {
         Placed {
             number,
-            id: id.to_owned(),
-            by: "node1".to_owned(),
-            again: again.map(str::to_owned),
+            answered: answered(id, "node1"),
+            again,
             tries: 1,
             took: Duration::from_millis(1),
         }
@@ -144,14 +181,16 @@ mod tests {
         assert!(!Verdict::default().is_good(), "nothing was made");
         let good = || {
             let mut verdict = Verdict::default();
-            verdict.note(Ok(placed(1, "a", Some("a"))));
+            verdict.note(Ok(placed(1, "a", Some(answered("a", "node1")))));
             verdict.note(Ok(placed(2, "b", None)));
             verdict.looked_up(Ok(()));
             assert!(verdict.is_good());
             verdict
         };
         for wrong in [
-            Ok(placed(3, "c", Some("d"))),
+            Ok(placed(3, "c", Some(answered("d", "node1")))),
+            // The handler ran again, elsewhere.
+            Ok(placed(3, "c", Some(answered("c", "node2")))),
             Ok(placed(3, "a", None)),
             Err("no node took it".to_owned()),
         ] {

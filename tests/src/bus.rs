@@ -124,6 +124,15 @@ impl Bus {
         Ok(OwnServer::new(started?, self.clone()))
     }
 
+    /// Servers of the backend's kind that share the work, and that nobody else uses.
+    pub(crate) fn own_cluster(&self) -> Result<OwnServer> {
+        let Some(started) = self.subject.start_cluster(&SiteOptions::default()) else {
+            let lacking = Lacking("nobody says how servers are started that share work".to_owned());
+            return Err(HandlerError::terminal(lacking));
+        };
+        Ok(OwnServer::new(started?, self.clone()))
+    }
+
     /// The same bus with a limit that not every backend lets its users set: a scenario that needs it does not
     /// run elsewhere.
     pub(crate) fn limited(self, option: &str) -> Result<Self> {

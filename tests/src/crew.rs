@@ -20,7 +20,7 @@ use crate::site::OwnServer;
 use crate::worker::{self, ATTEMPTS, CREW, ONCE, Part, READY, STORED, Stop};
 
 /// How long a worker keeps what it does not settle.
-const LEASE: Duration = Duration::from_secs(1);
+pub(crate) const LEASE: Duration = Duration::from_secs(1);
 /// How long anything may take that a worker is to do.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -175,6 +175,24 @@ impl Crew {
         Ok(())
     }
 
+    /// Lets a worker stand still (SIGSTOP).
+    pub(crate) fn pause(&self, process: &str) -> Result<()> {
+        let fault = format!("{process} stands");
+        self.note(What::FaultBegun { fault })?;
+        Ok(self.worker(process).pause()?)
+    }
+
+    /// Lets a worker go on that stands.
+    pub(crate) fn resume(&self, process: &str) -> Result<()> {
+        self.worker(process).resume()?;
+        let fault = format!("{process} stands");
+        self.note(What::FaultHealed { fault })
+    }
+
+    fn worker(&self, process: &str) -> &Process {
+        self.workers.get(process).expect("it was started")
+    }
+
     /// Whether a publish was begun of which nobody knows how it ended.
     pub(crate) fn has_open_publish(&self) -> Result<bool> {
         let mut open = BTreeSet::new();
@@ -240,6 +258,34 @@ impl Crew {
         })?;
         self.note(What::Restarted { process })?;
         server.restart()?;
+        self.note(What::FaultHealed { fault })
+    }
+
+    /// Kills the server that has the messages when its replica has been behind for a while, in which the workers stand still and handle
+    /// nothing of what that does not have; waits until it has its place, and brings the other back behind it.
+    pub(crate) async fn kill_and_replace(
+        &self,
+        servers: &mut OwnServer,
+        behind: Duration,
+    ) -> Result<()> {
+        let (fault, process) = ("fail-over".to_owned(), "server".to_owned());
+        self.note(What::FaultBegun {
+            fault: fault.clone(),
+        })?;
+        servers.pause_replica_of(&self.message())?;
+        for process in self.workers.keys() {
+            self.pause(process)?;
+        }
+        tokio::time::sleep(behind).await;
+        servers.kill_server_of(&self.message())?;
+        self.note(What::Killed {
+            process: process.clone(),
+        })?;
+        for process in self.workers.keys() {
+            self.resume(process)?;
+        }
+        self.note(What::Restarted { process })?;
+        servers.replace_killed()?;
         self.note(What::FaultHealed { fault })
     }
 
@@ -324,7 +370,16 @@ impl Crew {
     }
 
     /// Ends all workers, and judges the run of so many messages by every invariant.
-    pub(crate) async fn judge(mut self, ids: Range<u64>) -> Result<(Verdict, Vec<Event>)> {
+    pub(crate) async fn judge(self, ids: Range<u64>) -> Result<(Verdict, Vec<Event>)> {
+        self.judge_by(ids, |_| {}).await
+    }
+
+    /// As [`judge`](Self::judge), by rules that differ.
+    pub(crate) async fn judge_by(
+        mut self,
+        ids: Range<u64>,
+        change: impl FnOnce(&mut Rules),
+    ) -> Result<(Verdict, Vec<Event>)> {
         // What comes twice, or too late, comes within a lease.
         tokio::time::sleep(2 * LEASE).await;
         for process in self.workers.keys().cloned().collect::<Vec<_>>() {
@@ -352,6 +407,7 @@ impl Crew {
         let mut rules = Rules::new().group(CREW, group);
         rules.lease = LEASE;
         rules.recovery = recovery_bound(LEASE, LEASE, LEASE, 3);
+        change(&mut rules);
         let verdict = check(&events, &rules).map_err(HandlerError::terminal)?;
         Ok((verdict, events))
     }

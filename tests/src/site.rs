@@ -171,6 +171,41 @@ pub trait Site: fmt::Debug + Send + Sync {
         Err(ServerError::new("no server stands by"))
     }
 
+    /// Kills the server that has the messages of a name (SIGKILL).
+    ///
+    /// # Errors
+    /// When it does not run.
+    fn kill_server_of(&mut self, message: &Name) -> Result<(), ServerError> {
+        let _ = message;
+        self.server_mut().kill()
+    }
+
+    /// Lets the replica of the server that has the messages of a name stand still (SIGSTOP), until it is to take over: then it has
+    /// not what was stored meanwhile.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn pause_replica_of(&mut self, message: &Name) -> Result<(), ServerError> {
+        let _ = message;
+        Err(ServerError::new("there is no replica"))
+    }
+
+    /// Waits until another server has the place of the one that was killed, and brings that back behind it.
+    ///
+    /// # Errors
+    /// When none takes over, or none stands by.
+    fn replace_killed(&mut self) -> Result<(), ServerError> {
+        Err(ServerError::new("no server stands by"))
+    }
+
+    /// How many servers have taken the place of others.
+    ///
+    /// # Errors
+    /// When one does not answer, or none stands by.
+    fn fail_overs(&self) -> Result<usize, ServerError> {
+        Err(ServerError::new("no server stands by"))
+    }
+
     /// Lets the server store as much as it likes.
     ///
     /// # Errors

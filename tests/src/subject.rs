@@ -40,6 +40,9 @@ struct Parts {
     bugs: Vec<Bug>,
     embedded: bool,
     site: Option<Arc<Start>>,
+    cluster: Option<Arc<Start>>,
+    /// Of how many messages that a member has handled the acks may be on their way.
+    acks: Option<usize>,
 }
 
 /// Starts a server for one scenario.
@@ -85,6 +88,8 @@ impl Subject {
             bugs: Vec::new(),
             embedded: false,
             site: None,
+            cluster: None,
+            acks: None,
         }))
     }
 
@@ -126,6 +131,27 @@ impl Subject {
             Ok(site)
         };
         self.with(|parts| parts.site = Some(Arc::new(start)))
+    }
+
+    /// Says how several servers are started that share the work of one scenario, and of which another takes the place of one that
+    /// fails.
+    #[must_use]
+    pub fn with_cluster<S: Site + 'static>(
+        self,
+        start: impl Fn(&SiteOptions) -> Result<S, ServerError> + Send + Sync + 'static,
+    ) -> Self {
+        let start = move |options: &SiteOptions| {
+            let site: Box<dyn Site> = Box::new(start(options)?);
+            Ok(site)
+        };
+        self.with(|parts| parts.cluster = Some(Arc::new(start)))
+    }
+
+    /// Says of how many messages that a member has handled the acks may be on their way at QoS 1, beside those that are in its
+    /// handlers: after a crash they are handled again, and no more.
+    #[must_use]
+    pub fn with_acks_on_their_way(self, most: usize) -> Self {
+        self.with(|parts| parts.acks = Some(most))
     }
 
     /// Says which rows of the guarantees mean nothing on it, and why.
@@ -220,6 +246,19 @@ impl Subject {
         options: &SiteOptions,
     ) -> Option<Result<Box<dyn Site>, ServerError>> {
         self.0.site.as_ref().map(|start| start(options))
+    }
+
+    /// Starts the servers of one scenario that share its work, where it is known how.
+    pub(crate) fn start_cluster(
+        &self,
+        options: &SiteOptions,
+    ) -> Option<Result<Box<dyn Site>, ServerError>> {
+        self.0.cluster.as_ref().map(|start| start(options))
+    }
+
+    /// Of how many messages that a member has handled the acks may be on their way.
+    pub(crate) fn acks_on_their_way(&self) -> Option<usize> {
+        self.0.acks
     }
 
     /// Whether a row means nothing on it.

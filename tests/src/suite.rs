@@ -1,5 +1,6 @@
 //! The scenarios, a file per behaviour.
 
+mod acks;
 mod attempts;
 mod back_pressure;
 mod balance;
@@ -48,6 +49,7 @@ mod retried_requests;
 mod round_trip;
 mod server_access;
 mod server_chaos;
+mod server_cluster;
 mod server_failover;
 mod server_outage;
 mod server_permissions;
@@ -55,6 +57,7 @@ mod server_publishing;
 mod server_registry;
 mod server_resources;
 mod server_room;
+mod standstill;
 mod start;
 mod store_windows;
 mod versions;
@@ -118,6 +121,7 @@ pub fn suite() -> Vec<Scenario> {
         member_processes::SCENARIOS,
         server_access::SCENARIOS,
         server_chaos::SCENARIOS,
+        server_cluster::SCENARIOS,
         server_failover::SCENARIOS,
         server_outage::SCENARIOS,
         server_permissions::SCENARIOS,
@@ -125,6 +129,8 @@ pub fn suite() -> Vec<Scenario> {
         server_registry::SCENARIOS,
         server_resources::SCENARIOS,
         server_room::SCENARIOS,
+        acks::SCENARIOS,
+        standstill::SCENARIOS,
     ]
     .concat()
 }

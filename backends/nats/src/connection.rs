@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, response::Response};
-use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
+use async_nats::{Client, HeaderMap, Message, PublishError, StatusCode, Subject, Subscriber};
 use catga_core::{Bytes, ConnectionState, Error, Name};
 use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
@@ -295,8 +295,8 @@ impl Connection {
         &self,
         operation: &'static str,
         subject: Subject,
-        tail: &impl fmt::Display,
-        headers: Option<HeaderMap>,
+        tail: &(impl fmt::Display + Sync),
+        headers: impl Fn() -> Option<HeaderMap> + Send + Sync,
         payload: Bytes,
         by: Instant,
     ) -> Result<Sent, Error> {
@@ -309,46 +309,58 @@ impl Connection {
         let expected = expected.ok_or_else(|| error::too_many_waiting(operation))?;
         let sent = Sent {
             operation,
-            subject: subject.clone(),
+            subject,
             expected,
             refused: self.link.refused(),
             lost: Some(self.link.lost()),
             at: Instant::now(),
         };
-        let reply = sent.expected.subject_with(tail);
-        let handed = timeout_at(by, async {
-            match headers {
-                None => {
-                    self.client
-                        .publish_with_reply(subject, reply, payload)
-                        .await
-                }
-                Some(headers) => {
-                    self.client
-                        .publish_with_reply_and_headers(subject, reply, headers, payload)
-                        .await
-                }
-            }
-        });
-        match handed.await {
+        let reply = Subject::from(sent.expected.subject_with(tail));
+        let asking = |headers| self.ask_client(&sent.subject, &reply, headers, &payload);
+        // As in `try_publish`: the client's queue is seldom full.
+        let handed = match unconstrained(asking(headers())).now_or_never() {
+            Some(handed) => Ok(handed),
+            None => Box::pin(timeout_at(by, asking(headers()))).await,
+        };
+        match handed {
             Ok(Ok(())) => Ok(sent),
             Ok(Err(error)) => Err(error::not_sent(operation, error)),
             Err(_) => Err(error::queue_full(operation)),
         }
     }
 
+    /// Hands a question to the client.
+    async fn ask_client(
+        &self,
+        subject: &Subject,
+        reply: &Subject,
+        headers: Option<HeaderMap>,
+        payload: &Bytes,
+    ) -> Result<(), PublishError> {
+        let (client, subject, reply) = (&self.client, subject.clone(), reply.clone());
+        let payload = payload.clone();
+        match headers {
+            None => client.publish_with_reply(subject, reply, payload).await,
+            Some(headers) => {
+                client
+                    .publish_with_reply_and_headers(subject, reply, headers, payload)
+                    .await
+            }
+        }
+    }
+
     /// Waits for the answer. It does not come by another connection than the question went by: when that is lost
     /// the caller asks again, with the same id.
-    pub(crate) async fn answer(&self, mut sent: Sent, by: Instant) -> Result<Message, Error> {
+    pub(crate) async fn answer(&self, sent: &mut Sent, by: Instant) -> Result<Message, Error> {
         let operation = sent.operation;
-        let answer = &mut sent.expected.answer;
-        match timeout_at(by.min(sent.at + PROMPT), answer).await {
+        let prompt = by.min(sent.at + PROMPT);
+        match timeout_at(prompt, &mut sent.expected.answer).await {
             Ok(answer) => answer.map_err(|_| error::closed_meanwhile(operation)),
             Err(_) => Box::pin(self.late_answer(sent, by)).await,
         }
     }
 
-    async fn late_answer(&self, mut sent: Sent, by: Instant) -> Result<Message, Error> {
+    async fn late_answer(&self, sent: &mut Sent, by: Instant) -> Result<Message, Error> {
         let operation = sent.operation;
         let answer = &mut sent.expected.answer;
         let (subject, since, before) = (&sent.subject, sent.refused, sent.lost);
@@ -375,10 +387,10 @@ impl Connection {
         payload: Bytes,
         by: Instant,
     ) -> Result<Message, Error> {
-        let sent = self
-            .send(operation, subject, &"", headers, payload, by)
+        let mut sent = self
+            .send(operation, subject, &"", || headers.clone(), payload, by)
             .await?;
-        self.answer(sent, by).await
+        self.answer(&mut sent, by).await
     }
 
     /// Makes sure that the server has seen what was sent before.

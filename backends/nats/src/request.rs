@@ -29,7 +29,7 @@ pub(crate) async fn request(
 ) -> Result<Reply, Error> {
     let name = envelope.name();
     let payload = wire::payload("request", envelope, connection.max_payload())?;
-    let headers = wire::headers(envelope, None);
+    let headers = || wire::headers(envelope, None);
     let subject = match to {
         Target::Node(node) => connection.names.to_node(node, name),
         Target::Service(service) => {
@@ -48,11 +48,11 @@ pub(crate) async fn request(
         let sent = connection
             .send("request", subject, &asked, headers, payload, by)
             .await?;
-        let sent = match envelope.qos() {
+        let mut sent = match envelope.qos() {
             QoS::AtMostOnce => sent.only_once(),
             _ => sent,
         };
-        connection.answer(sent, by).await
+        connection.answer(&mut sent, by).await
     };
     let answer = answer.await.map_err(|error| match error.kind() {
         ErrorKind::Timeout => error::request_timeout(name, time_left.unwrap_or(FAR)),

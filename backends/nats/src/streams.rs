@@ -41,6 +41,11 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
+    /// The stream of a message, where it was found before.
+    pub(crate) fn known(&self, message: &Name) -> Option<Arc<Route>> {
+        self.known.load().get(message).map(Arc::clone)
+    }
+
     /// The stream of a message, which is there.
     pub(crate) async fn route(
         &self,
@@ -48,8 +53,8 @@ impl Routes {
         operation: &'static str,
         message: &Name,
     ) -> Result<Arc<Route>, Error> {
-        if let Some(route) = self.known.load().get(message) {
-            return Ok(Arc::clone(route));
+        if let Some(route) = self.known(message) {
+            return Ok(route);
         }
         let asked = message_stream(connection, message);
         let info = ensure(connection, operation, &asked, &connection.settings.stream).await?;

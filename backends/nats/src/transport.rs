@@ -17,6 +17,7 @@ use crate::registry::NatsRegistry;
 use crate::request;
 use crate::ring::RingSubscription;
 use crate::serve::ServeSubscription;
+use crate::streams::Route;
 use crate::subscription::StreamSubscription;
 use crate::time::from_now;
 use crate::{error, store, wire};
@@ -90,13 +91,14 @@ impl NatsTransport {
         let connection = &*self.connection;
         let payload = wire::payload("publish", envelope, connection.max_payload())?;
         let id = envelope.id_or_new().to_string();
-        let headers = wire::headers(envelope, Some(&id));
+        let envelope = &*envelope;
+        let headers = || wire::headers(envelope, Some(&id));
         let name = envelope.name();
-        let route = connection.routes.route(connection, "publish", name);
-        let route = timeout_at(by, route)
-            .await
-            .map_err(|_| no_route(name))?
-            .map_err(certain)?;
+        let route = match connection.routes.known(name) {
+            Some(route) => route,
+            // A box, as for all that is seldom waited for: the futures of the others stay small.
+            None => Box::pin(self.find_route(name, by)).await?,
+        };
         let subject = match envelope.partition() {
             None | Some(0) => route.subject.clone(),
             Some(partition) => connection.names.stored(name, partition),
@@ -106,13 +108,25 @@ impl NatsTransport {
             .await
     }
 
-    /// QoS 1 and 2, second half: waits until it is stored.
-    async fn stored(&self, name: &Name, sent: Sent, by: Instant) -> Result<Published, Error> {
+    /// The stream of a message that was not published to before.
+    async fn find_route(&self, name: &Name, by: Instant) -> Result<Arc<Route>, Error> {
         let connection = &*self.connection;
-        let subject = sent.subject().clone();
+        let route = connection.routes.route(connection, "publish", name);
+        let route = timeout_at(by, route).await;
+        route.map_err(|_| no_route(name))?.map_err(certain)
+    }
+
+    /// QoS 1 and 2, second half: waits until it is stored.
+    async fn stored(&self, name: &Name, sent: &mut Sent, by: Instant) -> Result<Published, Error> {
+        let connection = &*self.connection;
         let by = by.min(sent.at() + ANSWER);
         let answer = connection.answer(sent, by).await?;
-        let stored = store::read("publish", &subject, &answer, connection.settings.manage);
+        let stored = store::read(
+            "publish",
+            sent.subject(),
+            &answer,
+            connection.settings.manage,
+        );
         match stored.as_ref().map_err(Error::kind) {
             Err(ErrorKind::NotFound) => connection.routes.forget(name),
             Err(ErrorKind::LimitReached) => connection.full.notify_one(),
@@ -125,16 +139,17 @@ impl NatsTransport {
     async fn begin(&self, envelope: &mut Envelope, by: Instant) -> Begun {
         self.connection.check_open("publish")?;
         match envelope.qos() {
-            QoS::AtMostOnce => self.emit(envelope, by).await.map(|()| None),
+            QoS::AtMostOnce => Box::pin(self.emit(envelope, by)).await.map(|()| None),
             QoS::AtLeastOnce | QoS::ExactlyOnce => self.send(envelope, by).await.map(Some),
         }
     }
 
     /// Either guarantee, second half.
-    async fn end(&self, name: &Name, begun: Begun, by: Instant) -> Result<Published, Error> {
-        match begun? {
-            None => Ok(Published::new()),
-            Some(sent) => self.stored(name, sent, by).await,
+    async fn end(&self, name: &Name, begun: &mut Begun, by: Instant) -> Result<Published, Error> {
+        match begun {
+            Ok(None) => Ok(Published::new()),
+            Ok(Some(sent)) => self.stored(name, sent, by).await,
+            Err(_) => std::mem::replace(begun, Ok(None)).map(|_| Published::new()),
         }
     }
 }
@@ -182,8 +197,8 @@ impl Transport for NatsTransport {
         deadline: Duration,
     ) -> Result<Published, Error> {
         let by = from_now(deadline);
-        let begun = self.begin(envelope, by).await;
-        self.end(envelope.name(), begun, by).await
+        let mut begun = self.begin(envelope, by).await;
+        self.end(envelope.name(), &mut begun, by).await
     }
 
     fn try_publish(&self, envelope: &mut Envelope) -> Option<Result<Published, Error>> {
@@ -214,15 +229,15 @@ impl Transport for NatsTransport {
         let mut window: VecDeque<(Name, Begun)> = VecDeque::with_capacity(WINDOW);
         for envelope in envelopes {
             if window.len() == WINDOW
-                && let Some((name, begun)) = window.pop_front()
+                && let Some((name, mut begun)) = window.pop_front()
             {
-                outcomes.push(self.end(&name, begun, by).await);
+                outcomes.push(self.end(&name, &mut begun, by).await);
             }
             let begun = self.begin(envelope, by).await;
             window.push_back((envelope.name().clone(), begun));
         }
-        for (name, begun) in window {
-            outcomes.push(self.end(&name, begun, by).await);
+        for (name, mut begun) in window {
+            outcomes.push(self.end(&name, &mut begun, by).await);
         }
         outcomes
     }

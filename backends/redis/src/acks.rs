@@ -20,7 +20,8 @@ use crate::wire::EntryId;
 
 /// The most acks of one command.
 const BATCH: usize = 1000;
-/// With more that wait, whoever acks waits too: no more than this and one batch are handled again after a crash.
+/// With so many that wait or are on their way, whoever acks waits too: after a crash no more than these are handled again, and
+/// what waits, which is as much as is handled at once. The README says so, and a scenario counts.
 pub(crate) const QUEUE: usize = 1000;
 /// How long to wait before acks are tried again that were not taken.
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
@@ -50,10 +51,14 @@ impl Acks {
 
     /// Queues an ack, when there is room.
     pub(crate) fn try_push(&self, source: &Arc<Source>, id: EntryId) -> bool {
-        if self.open.load(Ordering::SeqCst) >= QUEUE || self.ended.load(Ordering::SeqCst) {
+        if self.ended.load(Ordering::SeqCst) {
             return false;
         }
-        self.open.fetch_add(1, Ordering::SeqCst);
+        let one_more = |open: usize| (open < QUEUE).then_some(open + 1);
+        let order = Ordering::SeqCst;
+        if self.open.fetch_update(order, order, one_more).is_err() {
+            return false;
+        }
         self.pending.add();
         self.queue.push((Arc::clone(source), id));
         self.arrived.notify_one();

@@ -114,6 +114,10 @@ impl Connection {
         }
         let flushed = self.flush("close").await;
         self.server.closed.raise();
+        let late = self.replies.late();
+        if late > 0 {
+            tracing::info!(late, "answers came late or twice and were dropped");
+        }
         flushed
     }
 

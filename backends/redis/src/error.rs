@@ -8,6 +8,17 @@ use std::time::Duration;
 use catga_core::{Capability, Error, ErrorKind, Name, QoS, Retry, Target};
 use redis::{RedisError, ServerErrorKind};
 
+/// The same error, for another who waits for the same answer.
+pub(crate) fn once_more(error: &Error) -> Error {
+    let again = Error::new(error.kind(), error.operation(), error.message());
+    let again = again.with_retry(error.retry());
+    if error.may_be_stored() {
+        again.with_unknown_outcome()
+    } else {
+        again
+    }
+}
+
 /// Whether the server answered, if with an error: a command that it refused changed nothing.
 pub(crate) fn is_answer(error: &RedisError) -> bool {
     matches!(

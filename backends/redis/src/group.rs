@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::acks::Acks;
 use crate::claims::{self, Entry, Verdict};
 use crate::closed::Closed;
+use crate::completions::Completions;
 use crate::connection::Connection;
 use crate::receipt::{Held, StreamReceipt};
 use crate::room::Room;
@@ -35,6 +36,7 @@ pub(crate) struct Group {
     pub(crate) claims: bool,
     pub(crate) sources: Sources,
     pub(crate) acks: Arc<Acks>,
+    pub(crate) completions: Completions,
     pub(crate) room: Arc<Room>,
     pub(crate) max_in_flight: AtomicUsize,
     /// Raised when nothing more is to be fetched.
@@ -110,6 +112,7 @@ impl Group {
         sources: Vec<Arc<Source>>,
     ) -> Self {
         let pending = Arc::clone(&connection.server.pending);
+        let completions = Completions::spawn(&connection.server, &who.group);
         Self {
             connection,
             message,
@@ -120,6 +123,7 @@ impl Group {
             claims,
             sources: Sources::new(sources),
             acks: Arc::new(Acks::new(pending)),
+            completions,
             room: Arc::default(),
             max_in_flight: AtomicUsize::new(max_in_flight.max(1)),
             left: Closed::default(),

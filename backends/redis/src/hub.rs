@@ -120,13 +120,19 @@ impl Hub {
         operation: &'static str,
         by: Instant,
     ) -> Result<(), Error> {
+        if self.listening.initialized() {
+            return Ok(());
+        }
         let listen = async || {
             let replies = Arc::clone(&self.replies);
             let listener: Listener = Arc::new(move |frame| replies.deliver(frame));
             let channel = self.replies.channel().to_owned();
             self.listen(operation, channel, listener, by).await
         };
-        self.listening.get_or_try_init(listen).await.map(drop)
+        // A box, as for all that is seldom waited for: the futures of requests stay small.
+        Box::pin(self.listening.get_or_try_init(listen))
+            .await
+            .map(drop)
     }
 }
 

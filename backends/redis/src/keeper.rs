@@ -21,6 +21,8 @@ use crate::value;
 const DUE: Duration = Duration::from_millis(200);
 /// How often it is looked for what others left behind: a part of the lease, within bounds.
 const REAP: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long to wait for a place for more of what is there to be taken.
+const PLACE: Duration = Duration::from_millis(20);
 /// How often it is looked for partitions that are published to for the first time.
 const PARTITIONS: Duration = Duration::from_secs(1);
 /// The most that is taken at once.
@@ -33,6 +35,8 @@ pub(crate) async fn keep(group: Arc<Group>, every_partition: bool) {
     let mut due_at = Instant::now();
     let mut reap_at = Instant::now() + jittered(reap_every);
     let mut partitions_at = Instant::now() + PARTITIONS;
+    // Whether others left more than there were places for.
+    let mut is_more = false;
     loop {
         let next = due_at.min(reap_at).min(partitions_at);
         select! {
@@ -69,15 +73,20 @@ pub(crate) async fn keep(group: Arc<Group>, every_partition: bool) {
             due_at = Instant::now() + wait;
         }
         if reap_at <= now {
-            let shortest = match reap(&group, &server, MOST).await {
-                Ok(shortest) => shortest,
-                Err(error) => {
+            let wait = if is_more && group.free() == 0 {
+                PLACE
+            } else {
+                let reaped = reap(&group, &server, MOST).await.unwrap_or_else(|error| {
                     complain(&group, error);
-                    group.idle
+                    (false, group.idle)
+                });
+                is_more = reaped.0;
+                match reaped {
+                    (true, _) => PLACE,
+                    (false, shortest) => jittered((shortest / 4).clamp(REAP.0, REAP.1)),
                 }
             };
-            let wait = (shortest / 4).clamp(REAP.0, REAP.1);
-            reap_at = Instant::now() + jittered(wait);
+            reap_at = Instant::now() + wait;
         }
         if partitions_at <= now {
             if every_partition && let Err(error) = partitions(&group, &server).await {
@@ -102,7 +111,7 @@ async fn due(group: &Group, server: &Server) -> Result<Duration, Error> {
         let free = group.free().min(MOST);
         if free == 0 {
             // What is due comes as soon as there is a place.
-            return Ok(Duration::from_millis(20));
+            return Ok(PLACE);
         }
         let take = source.due(server, &group.who, free).await?;
         let next = take.rest.first().and_then(value::int).unwrap_or(-1);
@@ -114,13 +123,18 @@ async fn due(group: &Group, server: &Server) -> Result<Duration, Error> {
     Ok(wait)
 }
 
-/// Takes over at most so many of each stream, forgets members that are gone, and counts what is behind. Returns the shortest
-/// silence after which a member's messages may be taken.
-pub(crate) async fn reap(group: &Group, server: &Server, most: usize) -> Result<Duration, Error> {
-    let (mut behind, mut shortest) = (0, group.idle);
+/// Takes over at most so many of each stream, forgets members that are gone, and counts what is behind. Returns whether there may be
+/// more than there were places for, and the shortest silence after which a member's messages may be taken.
+pub(crate) async fn reap(
+    group: &Group,
+    server: &Server,
+    most: usize,
+) -> Result<(bool, Duration), Error> {
+    let (mut behind, mut shortest, mut is_more) = (0, group.idle, false);
     for source in group.sources.all().iter() {
         let free = group.free().min(most);
         let take = source.reap(server, &group.who, group.idle, free).await?;
+        is_more |= free > 0 && take.taken.len() >= free;
         behind += take.rest.first().map_or(0, value::count);
         if let Some(silence) = take.rest.get(1) {
             shortest = shortest.min(Duration::from_millis(value::count(silence)));
@@ -136,7 +150,7 @@ pub(crate) async fn reap(group: &Group, server: &Server, most: usize) -> Result<
         group.took(source, take).await;
     }
     group.counters.behind.store(behind, Ordering::Relaxed);
-    Ok(shortest)
+    Ok((is_more, shortest))
 }
 
 /// Adds the partitions that were not there before.

@@ -5,6 +5,7 @@ mod acks;
 mod claims;
 mod client;
 mod closed;
+mod completions;
 mod connection;
 mod dead_letter;
 mod driver;

@@ -151,6 +151,22 @@ impl StreamReceipt {
         }
     }
 
+    /// The claim, where completing it is all that a settlement does.
+    fn completes_alone(&mut self, settlement: &Settlement) -> Option<Held> {
+        let is_alone = match settlement {
+            Settlement::Ack => true,
+            Settlement::Complete(completion) => {
+                completion.claim.is_none() && completion.effects.is_none()
+            }
+            _ => false,
+        };
+        if is_alone && !self.source.is_ordered {
+            self.held.take()
+        } else {
+            None
+        }
+    }
+
     /// Puts the entry off.
     async fn park(&self, after: Duration, change: i32, ran: bool, how: &str) -> Result<(), Error> {
         let (group, source) = (&*self.group, &*self.source);
@@ -194,7 +210,7 @@ impl StreamReceipt {
         let mut call = script::COMPLETE.call(2);
         call.arg(&self.source.stream).arg(&held.key);
         call.arg(&self.group.who.group).arg(self.id.to_string());
-        call.arg(&held.owner).arg(held.keep);
+        call.arg(&held.owner);
         store::add(&mut call, effects);
         self.run("settle", &script::COMPLETE, &call).await
     }
@@ -249,8 +265,7 @@ impl StreamReceipt {
             Settlement::Release { began: true } => self.park(Duration::ZERO, -1, true, "s").await,
             Settlement::DeadLetter { reason, .. } => self.bury(envelope, &reason).await,
             Settlement::Term => {
-                let mut call = self.call(&script::TERM, &[&self.source.stream]);
-                call.arg(self.held.as_ref().map_or(0, |held| held.keep));
+                let call = self.call(&script::TERM, &[&self.source.stream]);
                 self.run("settle", &script::TERM, &call).await
             }
             _ => Err(error::unknown_settlement()),
@@ -273,6 +288,11 @@ impl Receipt for StreamReceipt {
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), Error> {
+        if let Some(held) = self.completes_alone(&settlement) {
+            let _until_it_is_settled = self.place.take();
+            let completions = &self.group.completions;
+            return completions.complete(&self.source, self.id, held).await;
+        }
         // Not left half-way when nobody waits for it any more.
         let underway = self.group.connection.server.pending.begin();
         let settling = tokio::spawn(async move {

@@ -7,10 +7,8 @@ use catga_core::{Name, QoS};
 use sharded_slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
-use crate::wire::{self, Read};
+use crate::wire::{self, Read, TO};
 
-/// Says whose reply it is.
-pub(crate) const TO: &str = ":to";
 /// What a reply is called here: its request knows.
 const REPLY: Name = Name::from_static("reply");
 
@@ -58,14 +56,21 @@ impl Replies {
         }
     }
 
+    /// Since when the channel is listened to, while it is.
+    pub(crate) fn listening(&self) -> Option<u64> {
+        let turns = self.turns.load(Ordering::SeqCst);
+        (turns % 2 == 1).then_some(turns)
+    }
+
     /// Waits until the channel is listened to, and not without a break since `before`: what was published in a break is
     /// lost. Returns since when, for the next time; 0 is before the first.
     pub(crate) async fn listening_since(&self, before: u64) -> u64 {
         loop {
             // Made before it is read: a turn between the two still wakes it.
             let turned = self.turned.notified();
-            let turns = self.turns.load(Ordering::SeqCst);
-            if turns % 2 == 1 && turns != before {
+            if let Some(turns) = self.listening()
+                && turns != before
+            {
                 return turns;
             }
             turned.await;
@@ -108,7 +113,6 @@ impl Replies {
     }
 
     /// How many replies came late or twice.
-    #[cfg(test)]
     pub(crate) fn late(&self) -> u64 {
         self.late.load(Ordering::Relaxed)
     }

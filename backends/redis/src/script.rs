@@ -13,22 +13,31 @@ pub(crate) struct Script {
 }
 
 macro_rules! scripts {
-    (after $prelude:literal: $($(#[$doc:meta])* $name:ident = $file:literal;)*) => {$(
+    (after $prelude:tt: $($(#[$doc:meta])* $name:ident = $file:literal;)*) => {$(
         $(#[$doc])*
         pub(crate) static $name: Script = Script {
             name: $file,
-            body: concat!(
-                include_str!(concat!("scripts/", $prelude, ".lua")),
-                include_str!(concat!("scripts/", $file, ".lua"))
-            ),
+            body: scripts!(@body $prelude $file),
             hash: LazyLock::new(|| redis::Script::new($name.body).get_hash().to_owned()),
         };
     )*};
+    (@body [] $file:literal) => {
+        include_str!(concat!("scripts/", $file, ".lua"))
+    };
+    (@body [$prelude:literal] $file:literal) => {
+        concat!(
+            include_str!(concat!("scripts/", $prelude, ".lua")),
+            include_str!(concat!("scripts/", $file, ".lua"))
+        )
+    };
 }
 
-scripts! { after "prelude":
+scripts! { after []:
     /// Adds a message whose id was not added before.
     ADD_ONCE = "add_once";
+}
+
+scripts! { after ["prelude"]:
     /// Parks entries that are to come again later.
     PARK = "park";
     /// Takes what is due.
@@ -55,8 +64,10 @@ scripts! { after "prelude":
     CLAIM = "claim";
     /// Renews, completes or gives up a claim.
     RECORD = "record";
-    /// Completes a claim and acks.
+    /// Completes a claim with its effects, and acks.
     COMPLETE = "complete";
+    /// Completes many claims, and acks.
+    COMPLETE_ALL = "complete_all";
     /// Gives a claim up and parks the entry.
     GIVE_UP = "give_up";
     /// The next entry of a partition, in order.
@@ -73,7 +84,7 @@ scripts! { after "prelude":
     RETIRE = "retire";
 }
 
-scripts! { after "nodes":
+scripts! { after ["nodes"]:
     /// Makes a node known.
     NODE_REGISTER = "node_register";
     /// Says that a node is there.

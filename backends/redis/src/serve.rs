@@ -280,7 +280,7 @@ impl Desk {
         let age = u64::try_from(age).unwrap_or(0).saturating_sub(id.millis);
         let now = Instant::now();
         Some(Arrived {
-            envelope: read.envelope,
+            envelope: read.envelope.with_id(asked.id),
             asked,
             since: now.checked_sub(Duration::from_millis(age)).unwrap_or(now),
             by_name,
@@ -294,13 +294,15 @@ impl Desk {
         if left.is_some_and(|left| left.is_zero()) {
             return None;
         }
+        let attempt = arrived.asked.attempt;
         let receipt = RequestReceipt {
             desk: Arc::clone(self),
-            arrived: Some(arrived.clone()),
+            asked: Some(arrived.asked),
+            since: arrived.since,
+            by_name: arrived.by_name,
             _place: self.room.take(),
         };
-        let delivery = Delivery::new(arrived.envelope, Box::new(receipt));
-        let delivery = delivery.with_count(arrived.asked.attempt);
+        let delivery = Delivery::new(arrived.envelope, Box::new(receipt)).with_count(attempt);
         Some(match left {
             Some(left) => delivery.with_time_left(left),
             None => delivery,
@@ -319,12 +321,12 @@ impl Desk {
             let error = RemoteError::new(&error.with_unknown_outcome());
             (_, frame) = write_reply(address, &Reply::err(error));
         }
-        let mut publish = redis::cmd("PUBLISH");
-        publish.arg(&channel).arg(frame);
+        let mut publish = wire::command("PUBLISH", 3, frame.len());
+        publish.arg(channel).arg(frame);
         Job {
             before: None,
             cmd: publish,
-            slot: hash(&channel),
+            slot: hash(channel),
             then: Then::Nothing,
         }
     }
@@ -366,7 +368,7 @@ impl Desk {
         let mut add = redis::cmd("XADD");
         add.arg(&self.streams[0]).arg("NOMKSTREAM").arg("*");
         asked.add(&mut add);
-        wire::add_fields(&mut add, &envelope, envelope.id(), &payload);
+        wire::add_fields(&mut add, &envelope, None, &payload);
         let server = &self.connection.server;
         let by = server.call_deadline();
         let added = server.call("close", &self.streams[0], &add, by).await;
@@ -493,14 +495,17 @@ impl Drop for ServeSubscription {
 #[derive(Debug)]
 struct RequestReceipt {
     desk: Arc<Desk>,
-    arrived: Option<Arrived>,
+    /// Taken when it is settled.
+    asked: Option<Asked>,
+    since: Instant,
+    by_name: bool,
     _place: Place,
 }
 
 impl RequestReceipt {
     async fn answer(&mut self, reply: &Reply) -> Result<(), Error> {
-        let arrived = self.arrived.take().expect("settled once, by value");
-        self.desk.answer(&arrived.asked.reply, reply).await
+        let asked = self.asked.take().expect("settled once, by value");
+        self.desk.answer(&asked.reply, reply).await
     }
 
     async fn fail(&mut self, kind: ErrorKind, message: impl Into<String>) -> Result<(), Error> {
@@ -512,9 +517,15 @@ impl RequestReceipt {
     }
 
     /// It waits here, and comes again; where this node leaves meanwhile, its caller asks somebody else.
-    fn put_off(&mut self, after: Duration, began: bool) {
-        let Some(arrived) = self.arrived.take() else {
+    fn put_off(&mut self, envelope: Envelope, after: Duration, began: bool) {
+        let Some(asked) = self.asked.take() else {
             return;
+        };
+        let arrived = Arrived {
+            envelope,
+            asked,
+            since: self.since,
+            by_name: self.by_name,
         };
         let desk = Arc::clone(&self.desk);
         tokio::spawn(async move {
@@ -536,8 +547,8 @@ impl RequestReceipt {
 
 impl Drop for RequestReceipt {
     fn drop(&mut self) {
-        if let Some(arrived) = self.arrived.take() {
-            self.desk.refuse(&arrived.asked.reply, true);
+        if let Some(asked) = self.asked.take() {
+            self.desk.refuse(&asked.reply, true);
         }
     }
 }
@@ -546,7 +557,7 @@ impl Drop for RequestReceipt {
 impl Receipt for RequestReceipt {
     async fn settle(
         mut self: Box<Self>,
-        _envelope: Envelope,
+        envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), Error> {
         match settlement {
@@ -566,11 +577,11 @@ impl Receipt for RequestReceipt {
                 self.fail(ErrorKind::Handler, text).await
             }
             Settlement::Nak { after } => {
-                self.put_off(after, true);
+                self.put_off(envelope, after, true);
                 Ok(())
             }
             Settlement::Defer { after } => {
-                self.put_off(after, false);
+                self.put_off(envelope, after, false);
                 Ok(())
             }
             Settlement::Release { began } => {
@@ -591,6 +602,22 @@ impl Receipt for RequestReceipt {
             }
             _ => Err(error::unknown_settlement()),
         }
+    }
+
+    /// An answer is queued: no task is made to wait for nothing.
+    fn try_settle(&mut self, settlement: &Settlement) -> Option<Result<(), Error>> {
+        let Settlement::Complete(completion) = settlement else {
+            return None;
+        };
+        let server = &self.desk.connection.server;
+        if completion.claim.is_some() || server.closed.is_raised() || !server.link.is_connected() {
+            return None;
+        }
+        let response = completion.response.as_ref()?;
+        let job = self.desk.job(&self.asked.as_ref()?.reply, response);
+        let told = self.desk.connection.writer.try_send("settle", job)?;
+        self.asked = None;
+        Some(told)
     }
 
     /// A request has no lease: its caller's deadline bounds it.

@@ -68,7 +68,7 @@ impl RedisTransport {
         let max = connection.server.settings.max_payload;
         let payload = wire::payload("publish", envelope, max)?;
         let route = connection.route(envelope.name());
-        let mut publish = redis::cmd("PUBLISH");
+        let mut publish = wire::command("PUBLISH", 3, payload.len());
         publish
             .arg(&route.event)
             .arg(wire::frame(Some(envelope), &[], &payload));
@@ -80,7 +80,7 @@ impl RedisTransport {
                 then: Then::Note(route),
             });
         }
-        let mut add = redis::cmd("XADD");
+        let mut add = wire::command("XADD", 16, payload.len());
         add.arg(&route.event)
             .arg("NOMKSTREAM")
             .arg("MAXLEN")
@@ -134,7 +134,7 @@ impl RedisTransport {
                 add
             }
         } else {
-            let mut add = redis::cmd("XADD");
+            let mut add = wire::command("XADD", 8, payload.len());
             add.arg(&stream);
             if !settings.manage {
                 add.arg("NOMKSTREAM");
@@ -176,8 +176,9 @@ impl RedisTransport {
             }
         };
         // What is handed on at QoS 0 waits for a connection, or is lost.
-        if begun.is_some() {
-            server.link.live("publish", by).await?;
+        if begun.is_some() && !server.link.is_connected() {
+            // A box: the futures of the others stay small.
+            Box::pin(server.link.live("publish", by)).await?;
         }
         self.connection.writer.send("publish", job, by).await?;
         Ok(begun)
@@ -192,8 +193,11 @@ impl RedisTransport {
     ) -> Result<Published, Error> {
         match self.end(begun, by).await {
             Err(error) if error.context("code") == Some("NOSCRIPT") => {
-                let begun = self.begin(envelope, true, by).await?;
-                self.end(begun, by).await
+                let again = async {
+                    let begun = self.begin(envelope, true, by).await?;
+                    self.end(begun, by).await
+                };
+                Box::pin(again).await
             }
             ended => ended,
         }

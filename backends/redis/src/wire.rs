@@ -3,6 +3,7 @@
 //! An entry of a stream has a field for each header, and those of our own, which begin with a colon: no header does.
 //! Where there are no fields, in what is published to a channel, they stand before the payload, a line for each.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
@@ -20,6 +21,17 @@ pub(crate) const ID: &str = ":id";
 pub(crate) const GROUP: &str = ":group";
 /// How often a message was redriven.
 pub(crate) const GENERATION: &str = ":generation";
+/// What a request tells of its caller: the channel and the token of the reply, its id, which try it is, and how many
+/// milliseconds its caller waits from when it was added, or `-`.
+pub(crate) const REPLY: &str = ":reply";
+/// Says whose a reply is.
+pub(crate) const TO: &str = ":to";
+/// Says that a reply is an error, and of which kind.
+pub(crate) const ERROR: &str = ":error";
+/// The fields of ours on the message path, whose names are not allocated.
+const OURS: [&str; 5] = [GROUP, GENERATION, REPLY, TO, ERROR];
+/// What keys, ids and names of fields take of a command.
+const ROOM: usize = 256;
 /// What a version is that nobody can read: no handler knows it.
 const UNREADABLE_VERSION: u32 = u32::MAX;
 
@@ -70,6 +82,13 @@ pub(crate) fn payload(
     Ok(bytes.clone())
 }
 
+/// A command with room for a message and so many words: the client's own grows with each of them.
+pub(crate) fn command(name: &str, words: usize, payload: usize) -> Cmd {
+    let mut cmd = Cmd::with_capacity(words, ROOM + payload);
+    cmd.arg(name);
+    cmd
+}
+
 /// Adds a message's fields to a command, the payload last.
 pub(crate) fn add_fields(
     cmd: &mut Cmd,
@@ -96,13 +115,13 @@ pub(crate) fn add_fields(
 pub(crate) struct Read {
     pub(crate) envelope: Envelope,
     /// Fields of ours beside id and payload.
-    pub(crate) ours: Vec<(String, String)>,
+    pub(crate) ours: Vec<(Cow<'static, str>, String)>,
 }
 
 impl Read {
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         let mut ours = self.ours.iter();
-        ours.find_map(|(known, value)| (known == name).then_some(value.as_str()))
+        ours.find_map(|(known, value)| (*known == name).then_some(value.as_str()))
     }
 
     pub(crate) fn number<T: FromStr>(&self, name: &str) -> Option<T> {
@@ -120,7 +139,7 @@ struct Parts {
     id: Option<MessageId>,
     version: Option<u32>,
     headers: Headers,
-    ours: Vec<(String, String)>,
+    ours: Vec<(Cow<'static, str>, String)>,
 }
 
 impl Parts {
@@ -128,7 +147,11 @@ impl Parts {
         match name {
             ID => self.id = value.parse().ok(),
             Headers::VERSION => self.version = Some(value.parse().unwrap_or(UNREADABLE_VERSION)),
-            name if name.starts_with(':') => self.ours.push((name.to_owned(), value.to_owned())),
+            name if name.starts_with(':') => {
+                let known = OURS.into_iter().find(|known| *known == name);
+                let name = known.map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed);
+                self.ours.push((name, value.to_owned()));
+            }
             name => {
                 let _ = self.headers.insert(name, value);
             }
@@ -173,7 +196,12 @@ pub(crate) fn entry(name: &Name, qos: QoS, entry: Value) -> Option<(EntryId, Rea
 
 /// What is published to a channel: a line for each field, an empty one, and the payload.
 pub(crate) fn frame(envelope: Option<&Envelope>, ours: &[(&str, &str)], payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(payload.len() + 1);
+    let lines = if envelope.is_some() || !ours.is_empty() {
+        ROOM
+    } else {
+        1
+    };
+    let mut frame = Vec::with_capacity(payload.len() + lines);
     let mut line = |name: &str, value: &str| {
         frame.extend_from_slice(name.as_bytes());
         frame.push(b' ');

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use catga_core::Error;
 use futures_util::StreamExt;
+use futures_util::future::{Either, ready};
 use futures_util::stream::FuturesUnordered;
 use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisError, Value};
@@ -27,9 +28,9 @@ use crate::value;
 /// How many jobs wait before their senders do.
 const QUEUE: usize = 4096;
 /// The most jobs of a pipeline.
-const BATCH: usize = 512;
+const BATCH: usize = 64;
 /// The most pipelines that are on their way.
-const IN_FLIGHT: usize = 4;
+const IN_FLIGHT: usize = 8;
 
 /// What is told to who published.
 pub(crate) type Outcome = Result<Answer, Error>;
@@ -85,16 +86,23 @@ impl Writer {
     }
 
     /// Takes a job, when there is room in time. What fails here was not handed over.
-    pub(crate) async fn send(
+    pub(crate) fn send(
         &self,
         operation: &'static str,
         job: Job,
         by: Instant,
-    ) -> Result<(), Error> {
-        match timeout_at(by, self.queue.send(Order::Job(job))).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(error::closed(operation)),
-            Err(_) => Err(error::queue_full(operation)),
+    ) -> impl Future<Output = Result<(), Error>> + Send + use<'_> {
+        match self.queue.try_send(Order::Job(job)) {
+            Ok(()) => Either::Left(ready(Ok(()))),
+            Err(TrySendError::Closed(_)) => Either::Left(ready(Err(error::closed(operation)))),
+            // A box, as for all that is seldom waited for: the futures of the others stay small.
+            Err(TrySendError::Full(order)) => Either::Right(Box::pin(async move {
+                match timeout_at(by, self.queue.send(order)).await {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(_)) => Err(error::closed(operation)),
+                    Err(_) => Err(error::queue_full(operation)),
+                }
+            })),
         }
     }
 
@@ -274,8 +282,7 @@ fn tell(then: Then, outcome: Outcome) {
 /// None of them was begun.
 fn tell_all(jobs: Vec<Job>, error: &Error) {
     for job in jobs {
-        let again = Error::new(error.kind(), error.operation(), error.message());
-        tell(job.then, Err(again.with_retry(error.retry())));
+        tell(job.then, Err(error::once_more(error)));
     }
 }
 

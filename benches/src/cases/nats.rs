@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::case::Case;
 
-pub(super) use requests::respond;
+pub(super) use requests::{request_to_one_of, respond};
 
 mod core;
 mod kv;

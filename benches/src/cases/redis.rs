@@ -5,6 +5,8 @@ use redis::{AsyncConnectionConfig, Client, Value};
 
 use crate::case::Case;
 
+pub(super) use requests::by_stream_to_one_of;
+
 mod ours;
 mod pubsub;
 mod requests;

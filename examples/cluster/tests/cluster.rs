@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::*;
+use crate::audit::{Audit, Findings};
 use crate::load::{Load, post_until};
 use crate::verdict::Verdict;
 
@@ -26,6 +27,7 @@ impl Posting {
             orders,
             per_second: 100,
             at_once: 8,
+            answers: false,
             nodes: NODES.iter().map(|node| rig.address(node)).collect(),
         };
         let enough = Arc::new(Notify::new());
@@ -44,6 +46,32 @@ impl Posting {
         self.enough.notify_one();
         self.posting.await.unwrap()
     }
+}
+
+/// Looks whether an order was made twice, by what nodes wrote down and clients were answered.
+fn audit(rig: &mut Rig, verdict: &Verdict) {
+    assert!(verdict.is_good(), "{verdict}");
+    while let Ok(line) = rig.lines.try_recv() {
+        rig.seen.push(line);
+    }
+    let good = findings(&rig.seen, verdict);
+    assert!(good.is_good(), "{good}");
+
+    // One more run of an order that was made would be found.
+    let made = |line: &&String| line.contains("] Processed order");
+    let once_more = rig.seen.iter().rfind(made).expect("an order was made");
+    let (_, rest) = once_more.split_once(']').expect("begun with a node");
+    let bad = [rig.seen.clone(), vec![format!("[node4]{rest}")]].concat();
+    let bad = findings(&bad, verdict).to_string();
+    assert!(bad.contains("was made 2 times"), "{bad}");
+}
+
+fn findings(seen: &[String], verdict: &Verdict) -> Findings {
+    let mut audit = Audit::default();
+    audit.read(seen.iter().map(String::as_str));
+    let answers: Vec<_> = verdict.answers().map(|told| told.to_string()).collect();
+    audit.read(answers.iter().map(String::as_str));
+    audit.end()
 }
 
 /// Waits until so many more orders were made.
@@ -73,19 +101,20 @@ async fn no_order_is_lost_or_made_twice_when_a_node_dies() {
     rig.sees("node1", 3).await;
     made(&mut rig, 50).await;
     let verdict = posting.end().await;
-    assert!(verdict.is_good(), "{verdict}");
+    audit(&mut rig, &verdict);
     rig.house.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_a_dead_node_had_begun_is_made_by_another() {
     let mut rig = Rig::start(&NODES).await;
-    rig.holds.store(true, Ordering::Relaxed);
+    rig.hold.begin("Processing order");
     // One order, which is posted once more when it is made.
     let posting = Posting::orders(&rig, 1);
     let begun = timeout(LONG, async {
         loop {
             let line = rig.lines.recv().await.expect("the log is open");
+            rig.seen.push(line.clone());
             if let Some((node, order)) = line.split_once("] Processing order ") {
                 break (node.replace('[', ""), order.to_owned());
             }
@@ -93,21 +122,62 @@ async fn an_order_that_a_dead_node_had_begun_is_made_by_another() {
     });
     let (node, order) = begun.await.unwrap();
     rig.house.kill(&node).await.unwrap();
-    rig.holds.store(false, Ordering::Relaxed);
+    rig.hold.end();
     let verdict = posting.posting.await.unwrap();
-    assert!(verdict.is_good(), "{verdict}");
 
     // Begun twice, by two nodes, as one order.
-    let others: Vec<_> = NODES.into_iter().filter(|name| *name != node).collect();
-    for other in &others {
-        let (id, _) = order.split_once(':').unwrap();
+    let (id, _) = order.split_once(':').unwrap();
+    let maker = verdict.answers().next().unwrap().by;
+    assert_ne!(maker, node);
+    for other in NODES.into_iter().filter(|name| *name != node) {
         let shipped = "[QoS 1] order shipped received (guaranteed)";
-        rig.says(&format!("[{other}] {shipped}: {id}")).await;
+        rig.says(&format!("[{other}] {shipped}: {id}, made by {maker}"))
+            .await;
     }
-    let begun = rig.seen.iter();
-    let begun: Vec<_> = begun.filter(|line| line.contains("Processing")).collect();
-    assert_eq!(begun.len(), 1, "{begun:?}");
-    assert!(begun[0].ends_with(&format!("Processing order {order}")));
+    let begun = format!("Processing order {order}");
+    let begun = rig.seen.iter().filter(|line| line.ends_with(&begun));
+    assert_eq!(begun.count(), 2);
+    audit(&mut rig, &verdict);
+    rig.house.close().await.unwrap();
+}
+
+/// A node that dies when it has made an order and told of it, and has not answered: another runs, and makes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_a_dead_node_had_made_is_not_made_again() {
+    let mut rig = Rig::start(&NODES).await;
+    rig.hold.begin("Processed order");
+    let posting = Posting::orders(&rig, 1);
+    let (node, id) = timeout(LONG, async {
+        loop {
+            let line = rig.lines.recv().await.expect("the log is open");
+            rig.seen.push(line.clone());
+            if let Some((node, order)) = line.split_once("] Processed order ") {
+                let (id, _) = order.split_once(':').unwrap();
+                break (node.replace('[', ""), id.to_owned());
+            }
+        }
+    })
+    .await
+    .unwrap();
+    let shipped = "[QoS 1] order shipped received (guaranteed)";
+    for other in NODES.into_iter().filter(|name| *name != node) {
+        rig.says(&format!("[{other}] {shipped}: {id}, made by {node}"))
+            .await;
+    }
+    rig.house.kill(&node).await.unwrap();
+    // As long as it stands still it cannot answer after all.
+    let begun = format!("] Processing order {id}");
+    rig.says_times(&begun, 2, |line| line.contains(&begun))
+        .await;
+    rig.hold.end();
+    let verdict = posting.posting.await.unwrap();
+    audit(&mut rig, &verdict);
+    assert_eq!(verdict.answers().next().unwrap().by, node);
+    let runs = rig.seen.iter().filter(|line| line.contains(&begun));
+    assert_eq!(runs.count(), 2, "{:#?}", rig.seen);
+    // The second told of it as well, without effect.
+    let effects = rig.seen.iter().filter(|line| line.contains(shipped));
+    assert!(effects.count() <= 3, "{:#?}", rig.seen);
     rig.house.close().await.unwrap();
 }
 
@@ -125,7 +195,7 @@ async fn a_rolling_restart_fails_nobody_and_loses_no_order() {
     }
     made(&mut rig, 20).await;
     let verdict = posting.end().await;
-    assert!(verdict.is_good(), "{verdict}");
+    audit(&mut rig, &verdict);
     // Each node has another book than the one that it had entered it in.
     for node in NODES {
         let answer = rig.get(node, &format!("/orders/{before}")).await;

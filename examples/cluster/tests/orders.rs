@@ -24,7 +24,8 @@ async fn an_order_is_answered_as_documented_and_every_node_hears_of_it() {
             let created = "[QoS 0] order created received (may be lost)";
             rig.says(&format!("[{node}] {created}: {id}")).await;
             let shipped = "[QoS 1] order shipped received (guaranteed)";
-            rig.says(&format!("[{node}] {shipped}: {id}")).await;
+            rig.says(&format!("[{node}] {shipped}: {id}, made by {maker}"))
+                .await;
             let shown = json(&rig.get(node, &format!("/orders/{id}")).await);
             assert_eq!(shown["processedBy"], maker);
             assert_eq!(
@@ -105,7 +106,7 @@ async fn one_key_is_one_order() {
     let id = ids.first().unwrap().clone();
     for node in NODES {
         let shipped = "[QoS 1] order shipped received (guaranteed)";
-        rig.says(&format!("[{node}] {shipped}: {id}")).await;
+        rig.says_of(&format!("[{node}] {shipped}: {id}")).await;
     }
     let runs = rig.seen.iter();
     let runs = runs.filter(|line| line.contains(&format!("Processing order {id}")));

@@ -111,6 +111,7 @@ clauses! {
         TooManyDeliveries "a message is delivered at most `max_deliver` times, and once more for each crash of its consumer",
         NotDeadLettered "after the last attempt a message is dead-lettered",
         HandledDead "a dead letter is never handled again",
+        TooManyAgain "of what a process had handled before it was killed no more comes again than is said",
     }
     I9 {
         OutOfOrder "first deliveries are in the order of publishing",

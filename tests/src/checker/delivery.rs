@@ -29,6 +29,9 @@ pub(super) fn check(history: &History<'_>, report: &mut Report) {
         if rules.ordered {
             in_order(history, report, group, rules);
         }
+        if let Some(most) = rules.again {
+            comes_again(history, report, group, most);
+        }
     }
 }
 
@@ -79,6 +82,10 @@ fn arrives(
         }
         Promise::AtLeastOnce => {
             let arrived = handling.and_then(|h| h.dead().map(|_| stored).or(h.done()));
+            if arrived.is_none() && history.may_be_lost(stored) {
+                report.held(Clause::Lost);
+                return;
+            }
             (Clause::Lost, arrived, "should handle or dead-letter")
         }
         _ => return,
@@ -120,6 +127,20 @@ fn bounded(
         let dead = handling.dead().map(|_| failed);
         report.expect_by(Clause::NotDeadLettered, due, dead, history.end, Topic::Message(id), || {
             format!("message {id} failed for the last time in group {group}, and should be dead-lettered")
+        });
+    }
+}
+
+/// I8: of what a process had handled, what comes again after its kill.
+fn comes_again(history: &History<'_>, report: &mut Report, group: &str, most: usize) {
+    for kill in &history.kills {
+        let again = history.again(group, kill);
+        let topic = Topic::Process(kill.process.clone());
+        report.expect(Clause::TooManyAgain, again <= most, kill.at, topic, || {
+            format!(
+                "group {group} got {again} messages again that {} had handled when it was killed; {most} are allowed",
+                kill.process
+            )
         });
     }
 }

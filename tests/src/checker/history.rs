@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::SLACK;
 use super::clause::Clause;
 use super::faults::{Faults, us};
 use super::report::{Report, Topic};
@@ -31,6 +32,8 @@ pub(super) struct History<'a> {
     pub(super) faults: Faults,
     /// What went wrong with links and servers.
     pub(super) outages: Faults,
+    /// When servers were killed, which write no evidence.
+    server_kills: Vec<u64>,
     contradictions: Vec<(u64, Topic, String)>,
 }
 
@@ -135,6 +138,7 @@ impl<'a> History<'a> {
             kills: Vec::new(),
             faults: Faults::default(),
             outages: Faults::default(),
+            server_kills: Vec::new(),
             contradictions: Vec::new(),
         };
         super::replay::replay(&mut history);
@@ -171,6 +175,35 @@ impl<'a> History<'a> {
     pub(super) fn killed_after(&self, process: &str, at: u64) -> Option<u64> {
         let kills = self.kills.iter().filter(|kill| kill.process == process);
         kills.map(|kill| kill.at).find(|kill| *kill >= at)
+    }
+
+    /// Whether what was stored at that time may be lost with a server that was killed: no replica may have had it.
+    pub(super) fn may_be_lost(&self, stored: u64) -> bool {
+        let Some(window) = self.rules.replication else {
+            return false;
+        };
+        let mut kills = self.server_kills.iter();
+        // What was stored just before is noted just behind.
+        kills.any(|kill| (kill.saturating_sub(us(window))..=kill + SLACK).contains(&stored))
+    }
+
+    /// The messages that a group had handled in a process when that was killed, and that came again.
+    pub(super) fn again(&self, group: &str, kill: &Kill) -> usize {
+        let kills = self.kills.iter().filter(|one| one.process == kill.process);
+        let before = kills.map(|one| one.at).filter(|at| *at < kill.at).max();
+        let life = before.unwrap_or_default()..=kill.at;
+        let of_group = self.handlings.iter().filter(|((of, _), _)| *of == group);
+        let came_again = |handling: &&Handling<'_>| {
+            let handled = handling.runs.iter().any(|run| {
+                let done = run.done().is_some_and(|done| life.contains(&done));
+                done && run.process == kill.process
+            });
+            handled && handling.runs.iter().any(|run| run.started > kill.at)
+        };
+        of_group
+            .map(|(_, handling)| handling)
+            .filter(came_again)
+            .count()
     }
 
     pub(super) fn contradiction(&mut self, at: u64, topic: Topic, text: impl Into<String>) {
@@ -230,6 +263,9 @@ impl<'a> History<'a> {
                 },
                 What::Killed { process } => {
                     open.insert((true, process), *at);
+                    if !writers.contains(process.as_str()) {
+                        self.server_kills.push(*at);
+                    }
                 }
                 What::Restarted { process } => {
                     if let Some(begun) = open.remove(&(true, process.as_str())) {

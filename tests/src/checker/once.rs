@@ -213,6 +213,10 @@ fn settles(history: &History<'_>, report: &mut Report, (group, id): (&str, u64),
         };
         handling.dead().map(|_| stored).or(completed)
     });
+    if settled.is_none() && history.may_be_lost(stored) {
+        report.held(Clause::Unsettled);
+        return;
+    }
     let due = history.faults.due(stored, history.rules.recovery);
     report.expect_by(Clause::Unsettled, due, settled, history.end, Topic::Message(id), || {
         format!("message {id}, of which the publish returned Ok, should complete or be dead-lettered in group {group}")

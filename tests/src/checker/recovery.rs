@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::clause::Clause;
+use super::faults::us;
 use super::history::{End, Handling, History};
 use super::report::{Report, Topic};
 use crate::evidence::{Event, What};
@@ -56,8 +57,12 @@ fn comes_back(
     killed: Option<&str>,
 ) {
     let done = handling.runs.iter().any(|run| {
-        let acks =
-            |done| killed == Some(run.process) || history.killed_after(run.process, done).is_none();
+        // An ack is told within a lease, or its process was killed before.
+        let acks = |done| {
+            let lives = history.killed_after(run.process, done);
+            let lease = us(history.rules.lease);
+            killed == Some(run.process) || lives.is_none_or(|kill| kill > done + lease)
+        };
         run.done().is_some_and(|done| done <= at && acks(done))
     });
     let runs = handling.runs.iter();

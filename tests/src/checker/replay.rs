@@ -246,6 +246,7 @@ impl<'a> Open<'a> {
             handlers: self.runs.len(),
             own_publishes: 0,
             own_handlers: 0,
+            again: 0,
         };
         self.dead.insert(process);
         self.runs.retain(|_, (group, id, place)| {

@@ -23,6 +23,9 @@ pub struct Rules {
     pub sweep: Duration,
     /// How long a delivery may take while somebody else is in trouble. Default: 2 s.
     pub isolation: Duration,
+    /// How long before the kill of a server what was stored there may be lost with it: where replicas follow, and nobody waits
+    /// for them. Default: nothing may be lost.
+    pub replication: Option<Duration>,
     /// Credentials, in each spelling in which they would give something away; their percent-encoded form is looked for too.
     pub secrets: Vec<String>,
     /// Which names may reach the wire. Default: those of letters, digits and `_-.=~:{}$`.
@@ -45,6 +48,9 @@ pub struct GroupRules {
     pub max_deliver: Option<usize>,
     /// How many handlers may run at once in one process. Default: without a bound.
     pub concurrency: Option<usize>,
+    /// How many of the messages that a process had handled may come again after it was killed: those whose acks were still on
+    /// their way. Default: without a bound.
+    pub again: Option<usize>,
 }
 
 /// How messages of a group are delivered.
@@ -73,6 +79,7 @@ impl Rules {
             node_timeout: Duration::from_secs(1),
             sweep: Duration::from_millis(200),
             isolation: Duration::from_secs(2),
+            replication: None,
             secrets: Vec::new(),
             wire_name: plain_name,
         }
@@ -103,6 +110,7 @@ impl GroupRules {
             keeps_up: false,
             max_deliver: None,
             concurrency: None,
+            again: None,
         }
     }
 
@@ -131,6 +139,13 @@ impl GroupRules {
     #[must_use]
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.concurrency = Some(handlers);
+        self
+    }
+
+    /// With so many messages at most that come again after the kill of a process that had handled them.
+    #[must_use]
+    pub fn again(mut self, messages: usize) -> Self {
+        self.again = Some(messages);
         self
     }
 

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 
 use super::{Clause, Invariant, check};
 use plants::plants;
-use world::{Weather, World};
+use story::done;
+use world::{BEGIN, Weather, World};
 
 /// The seeds of the random runs.
 const SEEDS: std::ops::Range<u64> = 0..40;
@@ -103,6 +104,45 @@ fn kills_tell_what_they_hit() {
     assert!(verdict.worst_recovery.is_some());
     let text = verdict.to_string();
     assert!(text.contains("kill of c1: "), "{text}");
+}
+
+#[test]
+fn what_a_killed_server_had_not_told_its_replica_may_be_lost_and_is_counted() {
+    for (subject, id) in [("orders", 1_601), ("payments", 2_601)] {
+        let mut world = World::new(3, Weather::Storm);
+        let before = check(&world.events, &world.rules).unwrap();
+        assert_eq!(before.lost, 0);
+        // The server is killed 6 s after the begin.
+        world.publish(subject, id, (BEGIN + 5_950_000, BEGIN + 5_960_000));
+        world.sort();
+        let verdict = check(&world.events, &world.rules).unwrap();
+        assert_eq!(verdict.lost, 1, "{subject}");
+        assert_eq!(verdict.may_be_lost, before.may_be_lost + 1, "{subject}");
+        assert!(verdict.to_string().contains("lost with it: 1\n"));
+        world.rules.replication = None;
+        let violation = check(&world.events, &world.rules).unwrap_err();
+        assert_eq!(violation.message(), Some(id));
+    }
+}
+
+#[test]
+fn what_comes_again_after_a_kill_is_counted() {
+    let mut world = World::new(3, Weather::Storm);
+    let before = check(&world.events, &world.rules).unwrap().kills[0].again;
+    let kill = world.kill;
+    world.publish("orders", 1_601, (kill - 50_000, kill - 40_000));
+    world.run("least", 1_601, "c1", (kill - 20_000, kill - 10_000), done);
+    world.run(
+        "least",
+        1_601,
+        "c2",
+        (kill + 1_500_000, kill + 1_510_000),
+        done,
+    );
+    world.sort();
+    let verdict = check(&world.events, &world.rules).unwrap();
+    assert_eq!(verdict.kills[0].again, before + 1);
+    assert!(verdict.kills[1..].iter().all(|kill| kill.again == 0));
 }
 
 #[test]

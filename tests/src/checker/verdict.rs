@@ -26,6 +26,10 @@ pub struct Verdict {
     pub duplicates: usize,
     /// Messages in the dead-letter store at the end, counted for each group.
     pub dead_lettered: usize,
+    /// Messages that were stored at a server just before it was killed, so that they may be lost with it, counted for each group.
+    pub may_be_lost: usize,
+    /// Those of them that were lost.
+    pub lost: usize,
     /// Each kill, and what it hit.
     pub kills: Vec<Kill>,
     /// The longest time from the end of a fault until a message that was stored before was settled.
@@ -49,6 +53,8 @@ pub struct Kill {
     pub own_publishes: usize,
     /// How many of the handlers were its own.
     pub own_handlers: usize,
+    /// How many messages came again that it had handled, counted for each group.
+    pub again: usize,
 }
 
 impl Verdict {
@@ -80,6 +86,27 @@ pub(super) fn of(history: &History<'_>, report: Report) -> Verdict {
         checked: report.checked,
         ..Verdict::default()
     };
+    for kill in &mut verdict.kills {
+        let again = |group: &String| history.again(group, kill);
+        kill.again = history.rules.groups.keys().map(again).sum();
+    }
+    for (group, rules) in history
+        .rules
+        .groups
+        .iter()
+        .filter(|(_, rules)| rules.is_durable())
+    {
+        for id in history.messages.keys() {
+            let stored = history.stored(*id, &rules.subject);
+            if stored.is_none_or(|at| !history.may_be_lost(at)) {
+                continue;
+            }
+            let handling = history.handlings.get(&(group.as_str(), *id));
+            let arrived = handling.is_some_and(|h| h.done().is_some() || h.dead().is_some());
+            verdict.may_be_lost += 1;
+            verdict.lost += usize::from(!arrived);
+        }
+    }
     for publishes in history.messages.values() {
         let count = |outcome| {
             let returned = publishes.iter().filter_map(|publish| publish.returned);
@@ -127,11 +154,23 @@ impl fmt::Display for Verdict {
             self.duplicates,
             self.dead_lettered
         )?;
+        if self.may_be_lost > 0 {
+            writeln!(
+                f,
+                "stored just before the kill of their server: {}; lost with it: {}",
+                self.may_be_lost, self.lost
+            )?;
+        }
         for kill in &self.kills {
             writeln!(
                 f,
-                "kill of {}: {} publishes in flight ({} its own), {} handlers ({} its own)",
-                kill.process, kill.publishes, kill.own_publishes, kill.handlers, kill.own_handlers
+                "kill of {}: {} publishes in flight ({} its own), {} handlers ({} its own); {} messages came again that it had handled",
+                kill.process,
+                kill.publishes,
+                kill.own_publishes,
+                kill.handlers,
+                kill.own_handlers,
+                kill.again
             )?;
         }
         if let Some(worst) = self.worst_recovery {

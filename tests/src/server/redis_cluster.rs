@@ -53,7 +53,8 @@ impl RedisCluster {
         let options = options
             .clone()
             .setting("cluster-enabled", "yes")
-            .setting("cluster-node-timeout", "1000");
+            // On a busy machine one that is alive may say nothing for a second, or two.
+            .setting("cluster-node-timeout", "3000");
         let (mut servers, mut buses) = (Vec::new(), Vec::new());
         for proxy in proxies {
             // Else it is that of clients and 10,000, which there may not be.
@@ -135,18 +136,26 @@ impl RedisCluster {
         &mut self.servers[index]
     }
 
+    /// The other of a primary and its replica.
+    ///
+    /// # Panics
+    /// When there is no such server: there are six.
+    pub fn other_mut(&mut self, index: usize) -> &mut RedisServer {
+        &mut self.servers[(index + Self::PRIMARIES) % Self::SERVERS]
+    }
+
     /// Where clients reach the servers, as URLs.
     #[must_use]
     pub fn urls(&self) -> Vec<String> {
         self.servers.iter().map(RedisServer::url).collect()
     }
 
-    /// Waits until the replica of a primary of the beginning has taken its place, and all slots are served.
+    /// Waits until the other of a primary and its replica is the primary, and all slots are served.
     ///
     /// # Errors
     /// When it does not in time.
     pub fn wait_for_fail_over(&self, primary: usize) -> Result<usize, ServerError> {
-        let replica = primary + Self::PRIMARIES;
+        let replica = (primary + Self::PRIMARIES) % Self::SERVERS;
         wait_for("the replica takes over", || {
             let role = self.servers[replica].role().ok();
             Ok((role == Some(Role::Primary)).then_some(()))
@@ -155,6 +164,47 @@ impl RedisCluster {
             field(info, "cluster_state") == Some("ok")
         })?;
         Ok(replica)
+    }
+
+    /// Which server has a key and takes writes.
+    ///
+    /// # Errors
+    /// When none does in time.
+    pub fn server_of(&self, key: &str) -> Result<usize, ServerError> {
+        wait_for(&format!("a server has `{key}`"), || {
+            let has = |server: &RedisServer| {
+                // The others say where it is; a replica says so, too.
+                server.is_alive() && server.ask(&format!("EXISTS {key}")).is_ok()
+            };
+            Ok(self.servers.iter().position(has))
+        })
+    }
+
+    /// Starts a server again that was killed, and waits until it follows the one that took its place.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn bring_back(&mut self, index: usize) -> Result<(), ServerError> {
+        self.servers[index].restart()?;
+        wait_for("it follows who took its place", || {
+            let info = self.servers[index].ask("INFO replication");
+            let follows = info.is_ok_and(|info| field(&info, "master_link_status") == Some("up"));
+            Ok(follows.then_some(()))
+        })?;
+        self.wait_for("all slots are served", |info| {
+            field(info, "cluster_state") == Some("ok")
+        })
+    }
+
+    /// How many of the replicas of the beginning are primaries now.
+    ///
+    /// # Errors
+    /// When one does not answer.
+    pub fn fail_overs(&self) -> Result<usize, ServerError> {
+        let replicas = self.servers[Self::PRIMARIES..].iter();
+        let roles: Result<Vec<_>, _> = replicas.map(RedisServer::role).collect();
+        let is_primary = |role: &Role| *role == Role::Primary;
+        Ok(roles?.into_iter().filter(is_primary).count())
     }
 
     /// Who is what, for the log of a test.

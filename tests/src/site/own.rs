@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use catga::Name;
 use catga::prelude::Result;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::block_in_place;
@@ -102,6 +103,21 @@ impl OwnServer {
     /// Puts the server that stands by in the place of the first, which is killed, or asked to step down.
     pub(crate) fn fail_over(&mut self, killed: bool) -> Result<()> {
         self.change(|site| site.fail_over(killed))
+    }
+
+    /// Kills the server that has the messages of a name (SIGKILL).
+    pub(crate) fn kill_server_of(&mut self, message: &Name) -> Result<()> {
+        self.change(|site| site.kill_server_of(message))
+    }
+
+    /// Lets the replica of the server that has the messages of a name stand still until it is to take over.
+    pub(crate) fn pause_replica_of(&mut self, message: &Name) -> Result<()> {
+        self.change(|site| site.pause_replica_of(message))
+    }
+
+    /// Waits until another has the place of the one that was killed, and brings that back behind it.
+    pub(crate) fn replace_killed(&mut self) -> Result<()> {
+        self.change(|site| site.replace_killed())
     }
 
     /// Lets the server store as much as it likes.

@@ -6,7 +6,7 @@ use tempfile::NamedTempFile;
 
 use super::nodes::{self, Discovery};
 use super::{Backlog, Client, Counts, Lack, Secret, Site, SiteOptions};
-use crate::server::{RedisOptions, RedisSentinel, RedisServer, Server, ServerError};
+use crate::server::{RedisCluster, RedisOptions, RedisSentinel, RedisServer, Server, ServerError};
 
 /// The password of who administers.
 const ADMIN: &str = "admin";
@@ -19,11 +19,12 @@ const BASE: u64 = 4 << 20;
 /// Counts groups and their members.
 const CONSUMERS: &str = "local n=0 for _,key in ipairs(redis.call('KEYS','*')) do if redis.call('TYPE',key).ok=='stream' then for _,g in ipairs(redis.call('XINFO','GROUPS',key)) do n=n+1+g[4] end end end return n";
 
-/// One server, or two of which one stands by.
+/// One server, two of which one stands by, or a cluster, and which of its servers was killed.
 #[derive(Debug)]
 enum Servers {
     One(Box<RedisServer>),
     Two(Box<RedisSentinel>),
+    Six(Box<RedisCluster>, Option<usize>),
 }
 
 /// A `redis-server` with the append-only file, and its administrator.
@@ -93,9 +94,28 @@ impl RedisSite {
         Ok(this)
     }
 
-    /// The server that takes writes.
+    /// Starts a cluster. What an administrator looks at is at the server of each name, and there is no user but everybody.
+    ///
+    /// # Errors
+    /// When there is no server, or they do not become a cluster.
+    pub fn cluster(options: &SiteOptions) -> Result<Self, ServerError> {
+        let servers = RedisCluster::start(&RedisOptions::default().append_only())?;
+        Ok(Self {
+            servers: Servers::Six(Box::new(servers), None),
+            options: options.clone(),
+            permissions: Vec::new(),
+            discovery: Discovery::SortedSet,
+            _users: NamedTempFile::with_prefix("catga-users-")?,
+        })
+    }
+
+    /// The server that takes writes; of a cluster, the one that has the nodes.
     fn primary(&self) -> &RedisServer {
         match &self.servers {
+            Servers::Six(cluster, _) => {
+                let index = cluster.server_of(nodes::KEYS).unwrap_or(0);
+                &cluster.servers()[index]
+            }
             Servers::One(server) => server,
             Servers::Two(servers) => &servers.servers()[servers.primary().unwrap_or(0)],
         }
@@ -176,6 +196,10 @@ impl Site for RedisSite {
                 let primary = servers.primary().unwrap_or(0);
                 servers.server_mut(primary)
             }
+            Servers::Six(cluster, _) => {
+                let index = cluster.server_of(nodes::KEYS).unwrap_or(0);
+                cluster.server_mut(index)
+            }
         }
     }
 
@@ -183,6 +207,12 @@ impl Site for RedisSite {
         // What is gone is to be noticed soon.
         let mut options = vec!["call_timeout=2s".to_owned()];
         options.extend(self.discovery.option().map(str::to_owned));
+        if let Servers::Six(cluster, _) = &self.servers {
+            let urls = cluster.urls();
+            let hosts = urls.iter().map(|url| url.trim_start_matches("redis://"));
+            let (hosts, options) = (hosts.collect::<Vec<_>>().join(","), options.join("&"));
+            return format!("redis://{hosts}?cluster=true&{options}");
+        }
         if let Servers::Two(servers) = &self.servers {
             let sentinels: Vec<_> = servers
                 .sentinels()
@@ -361,7 +391,52 @@ impl Site for RedisSite {
             Servers::One(_) => Err(ServerError::new("no server stands by")),
             Servers::Two(servers) if killed => servers.kill_primary(),
             Servers::Two(servers) => servers.step_down(),
+            Servers::Six(..) => Err(ServerError::new(
+                "of a cluster the server of one name is killed",
+            )),
         }
+    }
+
+    fn kill_server_of(&mut self, message: &Name) -> Result<(), ServerError> {
+        let Servers::Six(cluster, killed) = &mut self.servers else {
+            return self.server_mut().kill();
+        };
+        let index = cluster.server_of(&stream_of(message))?;
+        cluster.server_mut(index).kill()?;
+        *killed = Some(index);
+        Ok(())
+    }
+
+    fn pause_replica_of(&mut self, message: &Name) -> Result<(), ServerError> {
+        let Servers::Six(cluster, _) = &mut self.servers else {
+            return Err(ServerError::new("there is no cluster"));
+        };
+        let index = cluster.server_of(&stream_of(message))?;
+        cluster.other_mut(index).pause()?;
+        // Else the system would deliver what was sent to it, also from who is dead.
+        cluster.servers()[index]
+            .ask("CLIENT KILL TYPE replica")
+            .map(drop)
+    }
+
+    fn fail_overs(&self) -> Result<usize, ServerError> {
+        match &self.servers {
+            Servers::Six(cluster, _) => cluster.fail_overs(),
+            _ => Err(ServerError::new("nobody counts them")),
+        }
+    }
+
+    fn replace_killed(&mut self) -> Result<(), ServerError> {
+        let Servers::Six(cluster, killed) = &mut self.servers else {
+            return Err(ServerError::new("no server stands by"));
+        };
+        let index = killed
+            .take()
+            .ok_or_else(|| ServerError::new("no server was killed"))?;
+        // It may stand.
+        cluster.other_mut(index).resume()?;
+        cluster.wait_for_fail_over(index)?;
+        cluster.bring_back(index)
     }
 
     fn make_room(&mut self) -> Result<(), ServerError> {

@@ -38,7 +38,7 @@ impl Plan {
 }
 
 /// So many messages by the second: `CATGA_RATE`, else what a busy machine with two cores keeps up with.
-fn rate(once: bool) -> u32 {
+pub(super) fn rate(once: bool) -> u32 {
     let given = std::env::var("CATGA_RATE").ok();
     let usual = if once { 150 } else { 300 };
     given.and_then(|rate| rate.parse().ok()).unwrap_or(usual)
@@ -111,6 +111,6 @@ fn working(part: &mut Part) {
 }
 
 #[allow(clippy::print_stdout, reason = "the verdict is what such a run is for")]
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     println!("{text}");
 }

@@ -2,9 +2,15 @@
 
 local DUE = '~due'
 
+-- Time stands still while a script runs.
+local clock
+
 local function now()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  if not clock then
+    local time = redis.call('TIME')
+    clock = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  return clock
 end
 
 -- How often an entry was delivered, if this consumer owns it.
@@ -48,37 +54,45 @@ local function take(stream, group, consumer, idle, ids, into, ran)
   return lost
 end
 
--- A record of the inbox: state (r running, i idle, c completed, d dead), owner, end of the lease, generation, attempts,
--- whether it ran.
+-- A record of the inbox, a string: state (r running, i idle, c completed, d dead), owner, end of the lease, generation,
+-- attempts, whether it ran; when it was completed with an answer, a line each for whether that is an error, whether it was
+-- too large to be kept, its type, and the answer.
+local RECORD = '^(%a) (%S*) (%d+) (%d+) (%d+) (%d)'
+
 local function record(key)
-  local r = redis.call('HMGET', key, 's', 'o', 'l', 'g', 'a', 'r')
-  if not r[1] then return nil end
+  local text = redis.call('GET', key)
+  if not text then return nil end
+  local state, owner, lease, generation, attempts, ran = string.match(text, RECORD)
+  if not state then error('a key of the inbox is no record: ' .. key) end
   local this = {
-    state = r[1], owner = r[2] or '', lease = tonumber(r[3]) or 0,
-    generation = tonumber(r[4]) or 0, attempts = tonumber(r[5]) or 0, ran = r[6] == '1',
+    text = text, state = state, owner = owner, lease = tonumber(lease),
+    generation = tonumber(generation), attempts = tonumber(attempts), ran = ran == '1',
   }
-  if this.state == 'r' and this.lease <= now() then
+  if state == 'r' and this.lease <= now() then
     this.state, this.owner, this.ran = 'i', '', true
   end
   return this
 end
 
+local function written(state, owner, lease, generation, attempts, ran)
+  return string.format('%s %s %.0f %.0f %.0f %d', state, owner, lease, generation, attempts, ran and 1 or 0)
+end
+
 local function write(key, this, keep)
-  redis.call('HSET', key, 's', this.state, 'o', this.owner, 'l', this.lease,
-    'g', this.generation, 'a', this.attempts, 'r', this.ran and 1 or 0)
-  redis.call('PEXPIRE', key, keep)
+  local text = written(this.state, this.owner, this.lease, this.generation, this.attempts, this.ran)
+  redis.call('SET', key, text, 'PX', keep)
 end
 
 local GRANTED, RUNNING, COMPLETED, DEAD = 0, 1, 2, 3
 
 local function claim(key, owner, lease, generation, keep)
+  generation = tonumber(generation)
+  local first = written('r', owner, now() + lease, generation, 1, false)
+  if redis.call('SET', key, first, 'PX', keep + lease, 'NX') then return { GRANTED, 1, 0, generation } end
   local this = record(key)
-  if not this then
-    this = { state = 'i', owner = '', generation = generation, attempts = 0, ran = false }
-  end
   if this.state == 'c' then
-    local kept = redis.call('HMGET', key, 'body', 'type', 'failed', 'large')
-    return { COMPLETED, kept[1], kept[2], kept[3], kept[4] }
+    local failed, large, kind, body = string.match(this.text, '\n(%d)\n(%d)\n([^\n]*)\n(.*)$')
+    return { COMPLETED, body, kind, failed, large }
   end
   if generation < this.generation and this.state ~= 'd' then return { COMPLETED } end
   if this.state == 'd' and generation <= this.generation then return { DEAD, this.generation } end
@@ -105,14 +119,19 @@ end
 -- 1: completed now, 2: by the same owner before, 0: not its own.
 local function completable(key, owner)
   local this = record(key)
-  if not this or this.owner ~= owner then return 0, this end
-  if this.state == 'c' then return 2, this end
+  if not this or this.owner ~= owner then return 0 end
+  if this.state == 'c' then return 2 end
   return this.state == 'r' and 1 or 0, this
 end
 
-local function complete(key, this, keep)
-  this.state = 'c'
-  write(key, this, keep)
+-- Kept for as long as the claim said, whose lease is added; or, with an answer, for as long as that is kept.
+local function complete(key, this, answer, keep)
+  local text = 'c' .. string.sub(this.text, 2)
+  if answer then
+    redis.call('SET', key, text .. answer, 'PX', keep)
+  else
+    redis.call('SET', key, text, 'KEEPTTL')
+  end
 end
 
 -- Gives a claim up: n not begun, s stopped, f failed, d dead.

@@ -11,8 +11,7 @@ while i <= #ARGV do
   redis.call(unpack(ARGV, i + 1, i + words))
   i = i + words + 1
 end
-if ARGV[6] ~= '' then
-  redis.call('HSET', key, 'body', ARGV[4], 'type', ARGV[5], 'failed', ARGV[6], 'large', ARGV[7])
-end
-complete(key, this, keep)
+local answer = ''
+if ARGV[6] ~= '' then answer = table.concat({ '', ARGV[6], ARGV[7], ARGV[5], ARGV[4] }, '\n') end
+complete(key, this, answer, keep)
 return 1

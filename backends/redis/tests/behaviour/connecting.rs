@@ -3,7 +3,9 @@ use std::io::Write as _;
 use catga_core::{ConnectionState, Driver as _, ErrorKind, QoS, Retry};
 use catga_testkit::server::{RedisOptions, RedisServer, Server as _};
 
-use crate::{SECOND, SOON, Space, in_group, message, next, on_node, publish, raw, text, until};
+use crate::{
+    SECOND, SOON, Space, in_group, message, next, nothing, on_node, publish, raw, text, until,
+};
 
 /// How many clients a server has, without the one that asks.
 pub(crate) fn clients(server: &RedisServer) -> usize {
@@ -60,7 +62,15 @@ async fn weak_settings_are_refused_where_durability_is_asked_for() {
     let error = Space::new().try_connect("?durable=true").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.message().contains("appendonly no"), "{error}");
-    let kept = RedisServer::with(&RedisOptions::default().append_only()).unwrap();
+    let synced = |how: &str| {
+        let options = RedisOptions::default().append_only();
+        RedisServer::with(&options.setting("appendfsync", how)).unwrap()
+    };
+    let not_synced = Space::at(&synced("no").url())
+        .try_connect("?durable=true")
+        .await;
+    assert!(not_synced.unwrap_err().message().contains("appendfsync no"));
+    let kept = synced("everysec");
     Space::at(&kept.url())
         .try_connect("?durable=true")
         .await
@@ -151,10 +161,12 @@ async fn there_are_as_many_connections_as_are_told_and_none_is_left() {
     let space = Space::at(&server.url());
     let bus = space.transport().await;
     assert_eq!(clients(&server), 2, "for commands, and for channels");
-    let stored = bus
+    let mut stored = bus
         .subscribe(&in_group(QoS::AtLeastOnce, "g"))
         .await
         .unwrap();
+    // It is made for who receives.
+    nothing(&mut *stored).await;
     let more = bus
         .subscribe(&in_group(QoS::AtMostOnce, "g"))
         .await

@@ -1,10 +1,14 @@
-use catga_core::{Completion, Effects, ErrorKind, MessageId, QoS, Reason, ReasonKind, Settlement};
+use catga_core::{
+    Completion, Delivery, Effects, ErrorKind, MessageId, QoS, Reason, ReasonKind, Settlement,
+};
 use catga_redis::{Redis, RedisTransaction};
 
 use catga_core::Driver as _;
 use catga_testkit::server::{RedisOptions, RedisServer, Server as _};
 
-use crate::{SECOND, SOON, Space, ack, in_group, message, next, nothing, publish, text};
+use crate::{
+    NAME, SECOND, SOON, Space, ack, in_group, message, next, nothing, number, publish, raw, text,
+};
 
 const QOS: QoS = QoS::ExactlyOnce;
 
@@ -127,7 +131,7 @@ async fn a_claim_that_fails_is_free_for_the_next_run() {
 async fn who_lost_its_claim_completes_nothing() {
     let space = Space::new();
     let bus = space.transport().await;
-    let short = in_group(QOS, "g").with_ack_wait(SECOND / 2);
+    let short = in_group(QOS, "g").with_ack_wait(SECOND * 2);
     let mut subscription = bus.subscribe(&short).await.unwrap();
     publish(&*bus, QOS, "a").await;
     let first = next(&mut *subscription).await;
@@ -136,14 +140,59 @@ async fn who_lost_its_claim_completes_nothing() {
     let late = first.settle(done()).await.unwrap_err();
     assert_eq!(late.kind(), ErrorKind::LostOwnership);
     // Longer than its lease, and it keeps it.
-    for _ in 0..10 {
-        let mut into = Vec::new();
-        let other = tokio::time::timeout(SECOND / 5, subscription.recv(1, &mut into));
-        assert!(other.await.is_err(), "{into:?}");
+    for _ in 0..6 {
+        nothing(&mut *subscription).await;
         second.extend().await.unwrap();
     }
     second.settle(done()).await.unwrap();
     nothing(&mut *subscription).await;
+}
+
+#[tokio::test]
+async fn completions_that_go_together_end_each_by_itself() {
+    const MANY: usize = 300;
+    let space = Space::new();
+    let bus = space.transport().await;
+    let places = in_group(QOS, "g").with_max_in_flight(MANY);
+    let mut subscription = bus.subscribe(&places).await.unwrap();
+    for number in 0..MANY {
+        publish(&*bus, QOS, &number.to_string()).await;
+    }
+    let mut deliveries = Vec::new();
+    while deliveries.len() < MANY {
+        deliveries.push(next(&mut *subscription).await);
+    }
+    // The claim of one is another's, the record of another is none.
+    let record = |delivery: &Delivery| {
+        let id = delivery.envelope().id().unwrap();
+        format!("{{{}:{NAME}}}:in:g:{id}", space.namespace)
+    };
+    let taken = record(&deliveries[7]);
+    let another = "r another 9999999999999 0 1 0";
+    let before = raw(&space.url, &["SET", &taken, another, "GET"]).await;
+    assert!(matches!(before, redis::Value::BulkString(_)), "{before:?}");
+    let odd = record(&deliveries[150]);
+    assert_eq!(number(&space.url, &["DEL", &odd]).await, 1);
+    raw(&space.url, &["RPUSH", &odd, "x"]).await;
+    let settling = deliveries
+        .into_iter()
+        .map(|delivery| delivery.settle(done()));
+    let outcomes = futures_util::future::join_all(settling).await;
+    for (number, outcome) in outcomes.into_iter().enumerate() {
+        match number {
+            7 | 150 => {
+                let kind = outcome.unwrap_err().kind();
+                assert_eq!(kind, ErrorKind::LostOwnership, "{number}");
+            }
+            _ => outcome.unwrap_or_else(|error| panic!("{number}: {error:?}")),
+        }
+    }
+    let stream = format!("{{{}:{NAME}}}", space.namespace);
+    let pending = raw(&space.url, &["XPENDING", &stream, "g"]).await;
+    let redis::Value::Array(pending) = pending else {
+        panic!("{pending:?}");
+    };
+    assert_eq!(pending[0], redis::Value::Int(2), "the two are not acked");
 }
 
 #[tokio::test]
@@ -157,10 +206,10 @@ async fn effects_are_committed_with_the_claim_or_not_at_all() {
         .downcast_ref::<Redis>()
         .unwrap();
     let bus = backend.transport;
-    let short = in_group(QOS, "g").with_ack_wait(SECOND / 2);
+    let short = in_group(QOS, "g").with_ack_wait(SECOND * 2);
     let mut subscription = bus.subscribe(&short).await.unwrap();
     publish(&*bus, QOS, "a").await;
-    let key = redis.key(&crate::NAME, "runs");
+    let key = redis.key(&NAME, "runs");
     let committing = |key: &str| {
         let mut tx = RedisTransaction::default();
         tx.cmd([b"INCR".to_vec(), key.as_bytes().to_vec()]);

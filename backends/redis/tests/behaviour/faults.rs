@@ -10,7 +10,8 @@ use catga_testkit::server::{RedisServer, Server};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    NAME, SECOND, SOON, Space, ack, in_group, message, next, nothing, number, publish, text, until,
+    NAME, SECOND, SOON, Space, TICK, ack, in_group, message, next, nothing, nothing_within, number,
+    publish, text, until,
 };
 
 const QOS: QoS = QoS::AtLeastOnce;
@@ -55,7 +56,8 @@ async fn what_a_dead_member_held_goes_to_one_that_lives_once() {
         namespace: living.namespace.clone(),
     };
     let (here, there) = (living.transport().await, dying.transport().await);
-    let short = in_group(QOS, "g").with_ack_wait(SECOND);
+    let lease = SECOND * 2;
+    let short = in_group(QOS, "g").with_ack_wait(lease);
     let mut dying = there
         .subscribe(&short.clone().with_max_in_flight(20))
         .await
@@ -68,7 +70,7 @@ async fn what_a_dead_member_held_goes_to_one_that_lives_once() {
         dying.recv(20, &mut held).await.unwrap();
     }
     let mut lives = here.subscribe(&short).await.unwrap();
-    for _ in 0..4 {
+    for _ in 0..6 {
         nothing(&mut *lives).await;
         for delivery in &mut held {
             delivery.extend().await.unwrap();
@@ -77,19 +79,14 @@ async fn what_a_dead_member_held_goes_to_one_that_lives_once() {
     proxy.gate(Gate::Refuse);
     proxy.reset();
     let mut seen = BTreeMap::new();
-    let by = Instant::now() + SECOND * 4;
-    while Instant::now() < by {
-        let mut into = Vec::new();
-        let _ = tokio::time::timeout_at(by, lives.recv(64, &mut into)).await;
-        for delivery in into {
-            seen.entry(text(&delivery))
-                .or_insert_with(Vec::new)
-                .push(delivery.count());
-            ack(delivery).await;
-        }
+    for _ in 0..20 {
+        let delivery = next(&mut *lives).await;
+        seen.insert(text(&delivery), delivery.count());
+        ack(delivery).await;
     }
     assert_eq!(seen.len(), 20, "{seen:?}");
-    assert!(seen.values().all(|counts| *counts == [2]), "{seen:?}");
+    assert!(seen.values().all(|count| *count == 2), "{seen:?}");
+    nothing_within(lease * 3 / 2, &mut *lives).await;
 }
 
 #[tokio::test]
@@ -103,7 +100,8 @@ async fn a_publish_to_a_paused_server_may_be_stored() {
     let mut envelope = message(QOS, "paused");
     let began = Instant::now();
     let error = bus.publish(&mut envelope, SECOND / 2).await.unwrap_err();
-    assert!(began.elapsed() < SECOND / 2 + Duration::from_millis(250));
+    // Half a second more for a machine that does something else meanwhile.
+    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.may_be_stored());
     server.resume().unwrap();
@@ -363,7 +361,7 @@ async fn delays_of_all_lengths_live_on_one_stream() {
         let again = next(&mut *other).await;
         assert_eq!((text(&again), again.count()), (i.to_string(), 2));
         let age = began.elapsed();
-        assert!(age >= *delay && age < *delay + SECOND, "{i}: {age:?}");
+        assert!(age + TICK >= *delay && age < *delay * 8, "{i}: {age:?}");
         ack(again).await;
     }
     nothing(&mut *other).await;

@@ -6,7 +6,7 @@ use catga_core::{
     RemoteError, Reply,
 };
 
-use crate::{NAME, SECOND, SOON, Space};
+use crate::{NAME, SECOND, SOON, Space, TICK};
 
 const LEASE: Duration = SOON;
 
@@ -77,8 +77,9 @@ async fn a_lease_that_is_over_is_taken_over_and_its_owner_is_powerless() {
     let space = Space::new();
     let (one, two) = (inbox(&space).await, inbox(&space).await);
     let lease = SECOND / 2;
-    let mut first = granted(one.claim(&key("a"), Owner::new(), lease, 0).await.unwrap());
+    // Before it is asked: the answer to the claim may come late.
     let began = std::time::Instant::now();
+    let mut first = granted(one.claim(&key("a"), Owner::new(), lease, 0).await.unwrap());
     let owner = Owner::new();
     let second = loop {
         match two.claim(&key("a"), owner, LEASE, 0).await.unwrap() {
@@ -90,7 +91,7 @@ async fn a_lease_that_is_over_is_taken_over_and_its_owner_is_powerless() {
             other => panic!("{other:?}"),
         }
     };
-    assert!(began.elapsed() >= lease);
+    assert!(began.elapsed() + TICK >= lease);
     assert_eq!((second.attempt, second.may_have_run), (2, true));
     let lost = [
         one.renew(&mut first, LEASE).await,
@@ -107,12 +108,13 @@ async fn a_lease_that_is_over_is_taken_over_and_its_owner_is_powerless() {
 async fn a_lease_that_is_renewed_holds() {
     let space = Space::new();
     let (one, two) = (inbox(&space).await, inbox(&space).await);
-    let lease = SECOND / 2;
+    // A busy machine may take a while between two renewals.
+    let lease = SECOND * 2;
     let mut held = granted(one.claim(&key("a"), Owner::new(), lease, 0).await.unwrap());
     for _ in 0..10 {
         let other = two.claim(&key("a"), Owner::new(), lease, 0).await.unwrap();
         assert!(matches!(other, ClaimOutcome::Running { .. }), "{other:?}");
-        tokio::time::sleep(lease / 4).await;
+        tokio::time::sleep(lease / 8).await;
         one.renew(&mut held, lease).await.unwrap();
     }
     one.complete(&held, None, None).await.unwrap();

@@ -10,7 +10,8 @@ use crate::{SECOND, SOON, Space};
 
 /// Everything that the registry of nodes does.
 async fn exercise(space: &Space, kind: &str) {
-    let backend = connect(space, kind, SECOND).await;
+    // Longer than a busy machine takes to look at both.
+    let backend = connect(space, kind, SECOND * 4).await;
     let registry = backend.registry.unwrap();
     let (mut one, silent) = (node("one"), node("silent"));
     registry.register(&one).await.unwrap();

@@ -12,8 +12,17 @@ use crate::cases::work::{RAW_PAYLOAD, number, payload};
 
 /// Answers each request with what it carried.
 pub(crate) async fn respond(url: &str) {
+    respond_in(url, None).await;
+}
+
+/// The same, sharing the requests with others of a queue group.
+async fn respond_in(url: &str, group: Option<&str>) {
     let responder = connect(url).await;
-    let mut requests = responder.subscribe("prices").await.expect("subscribed");
+    let subscribed = match group {
+        None => responder.subscribe("prices").await,
+        Some(group) => responder.queue_subscribe("prices", group.to_owned()).await,
+    };
+    let mut requests = subscribed.expect("subscribed");
     settled(&responder).await;
     tokio::spawn(async move {
         while let Some(request) = requests.next().await {
@@ -33,19 +42,38 @@ async fn caller(bench: &Bench) -> Client {
 fn request(bench: Bench, window: usize, size: usize) -> Measured {
     two_cores(async move {
         let client = caller(&bench).await;
-        let tally = bench.tally(1);
-        let clock = bench.begin();
-        let each = stream::iter(0..bench.operations).map(|i| {
-            let (client, tally) = (&client, &tally);
-            async move {
-                tally.sent(i);
-                let answer = client.request("prices", payload(i, size)).await;
-                tally.one(number(&answer.expect("an answer").payload));
-            }
-        });
-        each.buffer_unordered(window).for_each(|()| async {}).await;
-        clock.end_with(&tally)
+        asked(&bench, &client, window, size).await
     })
+}
+
+/// The same to one of so many responders, each on a connection of its own.
+pub(in crate::cases) fn request_to_one_of(
+    bench: Bench,
+    responders: usize,
+    window: usize,
+) -> Measured {
+    two_cores(async move {
+        for _ in 0..responders {
+            respond_in(&bench.url, Some("nodes")).await;
+        }
+        let client = connect(&bench.url).await;
+        asked(&bench, &client, window, 100).await
+    })
+}
+
+async fn asked(bench: &Bench, client: &Client, window: usize, size: usize) -> Measured {
+    let tally = bench.tally(1);
+    let clock = bench.begin();
+    let each = stream::iter(0..bench.operations).map(|i| {
+        let tally = &tally;
+        async move {
+            tally.sent(i);
+            let answer = client.request("prices", payload(i, size)).await;
+            tally.one(number(&answer.expect("an answer").payload));
+        }
+    });
+    each.buffer_unordered(window).for_each(|()| async {}).await;
+    clock.end_with(&tally)
 }
 
 /// The same with an inbox by hand: one subscription, and no timer, channel and map entry for each request.

@@ -25,12 +25,15 @@ impl Broker for Nats {
     }
 }
 
-/// How many messages all streams hold, and how many of them some consumer has not acknowledged.
+/// How many messages all streams hold that are no bucket, and how many of them some consumer has not acknowledged.
 async fn state(url: &str) -> (u64, u64) {
     let context = jetstream::new(connect(url).await);
     let mut streams = context.streams();
     let (mut stored, mut open) = (0, 0);
     while let Some(info) = streams.try_next().await.expect("an answer") {
+        if info.config.name.starts_with("KV_") {
+            continue;
+        }
         stored += info.state.messages;
         let stream = context.get_stream(&info.config.name).await;
         let stream = stream.expect("it is there");

@@ -3,6 +3,7 @@
 use futures_util::StreamExt;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Value, cmd, pipe};
+use tokio::task::JoinHandle;
 
 use super::{connect, entries};
 use crate::bench::{Bench, Measured, two_cores};
@@ -105,6 +106,44 @@ fn window<'a>(bench: &Bench, tally: &'a Tally, most: u64) -> Window<'a> {
 
 /// The request is kept until it is answered; the answer and the ack go in one pipeline.
 fn by_stream(bench: Bench, most: u64) -> Measured {
+    by_stream_to_one_of(bench, 1, most)
+}
+
+/// Answers the requests that this member of the group reads, on connections of its own.
+async fn respond(url: &str, member: String) -> JoinHandle<()> {
+    let (mut requests, mut answers) = (connect(url).await, connect(url).await);
+    tokio::spawn(async move {
+        loop {
+            let mut read = cmd("XREADGROUP");
+            read.arg("GROUP").arg("prices").arg(&member);
+            read.arg("COUNT").arg(WINDOW).arg("BLOCK").arg(1000);
+            read.arg("STREAMS").arg("requests").arg(">");
+            let reply: Value = read.query_async(&mut requests).await.expect("connected");
+            let batch = entries(reply);
+            if batch.is_empty() {
+                continue;
+            }
+            let mut pipeline = pipe();
+            for entry in &batch {
+                let answer = pipeline.cmd("PUBLISH").arg("answers");
+                answer.arg(&entry.payload).ignore();
+            }
+            let ack = pipeline.cmd("XACK").arg("requests").arg("prices");
+            batch.iter().for_each(|entry| {
+                ack.arg(&entry.id);
+            });
+            let acked: (usize,) = pipeline.query_async(&mut answers).await.expect("connected");
+            assert_eq!(acked.0, batch.len(), "acknowledged");
+        }
+    })
+}
+
+/// The same with so many members in the group of those who answer.
+pub(in crate::cases) fn by_stream_to_one_of(
+    bench: Bench,
+    responders: usize,
+    most: u64,
+) -> Measured {
     two_cores(async move {
         let mut writer = connect(&bench.url).await;
         let mut create = cmd("XGROUP");
@@ -118,41 +157,10 @@ fn by_stream(bench: Bench, most: u64) -> Measured {
             .query_async::<()>(&mut writer)
             .await
             .expect("created");
-        let (mut requests, mut answers) = (connect(&bench.url).await, connect(&bench.url).await);
-        let server = tokio::spawn(async move {
-            loop {
-                let mut read = cmd("XREADGROUP");
-                read.arg("GROUP")
-                    .arg("prices")
-                    .arg("node")
-                    .arg("COUNT")
-                    .arg(WINDOW);
-                read.arg("BLOCK")
-                    .arg(1000)
-                    .arg("STREAMS")
-                    .arg("requests")
-                    .arg(">");
-                let reply: Value = read.query_async(&mut requests).await.expect("connected");
-                let batch = entries(reply);
-                if batch.is_empty() {
-                    continue;
-                }
-                let mut pipeline = pipe();
-                for entry in &batch {
-                    pipeline
-                        .cmd("PUBLISH")
-                        .arg("answers")
-                        .arg(&entry.payload)
-                        .ignore();
-                }
-                let ack = pipeline.cmd("XACK").arg("requests").arg("prices");
-                batch.iter().for_each(|entry| {
-                    ack.arg(&entry.id);
-                });
-                let acked: (usize,) = pipeline.query_async(&mut answers).await.expect("connected");
-                assert_eq!(acked.0, batch.len(), "acknowledged");
-            }
-        });
+        let mut servers = Vec::new();
+        for n in 1..=responders {
+            servers.push(respond(&bench.url, format!("node{n}")).await);
+        }
         let client = Client::open(bench.url.as_str()).expect("a URL of ours");
         let mut inbox = client.get_async_pubsub().await.expect("the server runs");
         inbox.subscribe("answers").await.expect("subscribed");
@@ -176,7 +184,7 @@ fn by_stream(bench: Bench, most: u64) -> Measured {
             }
         }
         let measured = clock.end_with(&tally);
-        server.abort();
+        servers.iter().for_each(JoinHandle::abort);
         measured
     })
 }

@@ -107,7 +107,7 @@ impl World {
     }
 
     /// A run that was not there.
-    fn run(
+    pub(super) fn run(
         &mut self,
         group: &str,
         id: u64,
@@ -128,7 +128,7 @@ impl World {
     }
 
     /// A message that was not there, published with Ok.
-    fn publish(&mut self, subject: &str, id: u64, (began, returned): (u64, u64)) {
+    pub(super) fn publish(&mut self, subject: &str, id: u64, (began, returned): (u64, u64)) {
         let call = 900_000 + self.events.len() as u64;
         let (subject, checksum) = (subject.to_owned(), sum(id));
         self.insert(

@@ -75,7 +75,9 @@ fn rules() -> Rules {
     let mut rules = Rules::new()
         .group(
             "least",
-            GroupRules::new("orders", Promise::AtLeastOnce).max_deliver(3),
+            GroupRules::new("orders", Promise::AtLeastOnce)
+                .max_deliver(3)
+                .again(8),
         )
         .group(
             "once",
@@ -95,6 +97,7 @@ fn rules() -> Rules {
         .group("rpc", GroupRules::new("rpc", Promise::Requests));
     rules.recovery = Duration::from_secs(4);
     rules.publish_deadline = Duration::from_secs(2);
+    rules.replication = Some(Duration::from_millis(50));
     rules.secrets = vec![SECRET.to_owned()];
     rules
 }

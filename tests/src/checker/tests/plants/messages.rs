@@ -116,6 +116,10 @@ list! {
         world.forget("least", 1_501);
         About::Message(1_501)
     };
+    Lost Storm "QoS 1 loses what its server had long before it was killed": |world| {
+        world.publish("orders", 1_601, (at(5_900), at(5_940)));
+        About::Message(1_601)
+    };
     Lost Calm "QoS 1 delivers too late": |world| {
         let id = world.simple("least");
         world.delay("least", id, 4_500_000);
@@ -182,6 +186,15 @@ list! {
     HandledDead Calm "a dead letter is handled that was moved back before": |world| {
         world.run("least", 1_504, "c2", (at(750), at(760)), failed);
         About::Message(1_504)
+    };
+    TooManyAgain Storm "more comes again after a kill than is said": |world| {
+        let kill = world.kill;
+        for id in 1_700..1_709 {
+            world.publish("orders", id, (at(2_500), at(2_510)));
+            world.run("least", id, "c1", (kill - 20_000, kill - 10_000), done);
+            world.run("least", id, "c2", (kill + 1_500_000, kill + 1_510_000), done);
+        }
+        About::Name("c1")
     };
     OutOfOrder Calm "a message overtakes": |world| {
         let id = world.chance.choice([3_000, 3_009, 3_028]).unwrap_or(3_000);

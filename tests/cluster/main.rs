@@ -1,0 +1,7 @@
+//! The example `cluster`, with all backends.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    catga_cluster::main()
+}
