@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::Attempt;
 use crate::app::Inner;
-use crate::call::Arrival;
+use crate::call::{Arrival, too_late};
 use crate::time::{FAR, after, from_now, time_left};
 use crate::way::{Hop, Route, Way};
 
@@ -320,6 +320,12 @@ impl Inner {
                         let response = self.codecs.decode(reply.content_type.as_deref(), &bytes);
                         response.map_err(Error::with_unknown_outcome)
                     }
+                    // It fails when the time is over, of which the two that wait are not told in one moment.
+                    Err(remote)
+                        if remote.kind == ErrorKind::Handler.as_str() && is_over(deadline) =>
+                    {
+                        Err(too_late::<R>("its handler failed when it was late", true))
+                    }
                     Err(remote) => Err(remote.into_error("send")),
                 };
                 if let Some(member) = member {
@@ -364,6 +370,10 @@ fn told(error: Error, may_have_run: bool) -> Error {
     } else {
         error
     }
+}
+
+fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
 
 /// Whether the node that failed has not begun the request: nobody is there, or it turned it away.

@@ -9,7 +9,7 @@ use catga_core::{
 };
 
 use crate::connection::{Connection, is_no_responders};
-use crate::time::from_now;
+use crate::time::{from_now, up_to_millis};
 use crate::{error, wire};
 
 /// Says that the answer is an error, and of which kind.
@@ -77,7 +77,7 @@ impl fmt::Display for Asked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, attempt, .. } = self;
         match self.time_left {
-            Some(left) => write!(f, ".{id}.{attempt}.{}", left.as_millis()),
+            Some(left) => write!(f, ".{id}.{attempt}.{}", up_to_millis(left)),
             None => write!(f, ".{id}.{attempt}.{UNLIMITED}"),
         }
     }

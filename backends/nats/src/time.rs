@@ -11,3 +11,8 @@ const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
 pub(crate) fn from_now(after: Duration) -> Instant {
     Instant::now() + after.min(FAR)
 }
+
+/// In milliseconds, rounded up: who is told so waits no shorter.
+pub(crate) fn up_to_millis(duration: Duration) -> u128 {
+    duration.as_nanos().div_ceil(1_000_000)
+}

@@ -169,7 +169,7 @@ async fn tell(
         let mut ack = redis::cmd("XACK");
         ack.arg(&source.stream).arg(group);
         for id in ids {
-            ack.arg(id.to_string());
+            ack.arg(id);
         }
         pipeline.add_command(ack);
     }

@@ -96,7 +96,7 @@ async fn tell(server: &Server, group: &str, source: &Source, batch: Vec<Handled>
     }
     call.arg(group);
     for handled in &batch {
-        call.arg(handled.id.to_string()).arg(&handled.held.owner);
+        call.arg(handled.id).arg(&handled.held.owner);
     }
     let ran = server.run("settle", &source.stream, &script::COMPLETE_ALL, &call);
     let ran = ran.await.map(value::list);

@@ -53,9 +53,7 @@ impl Held {
         } = parked;
         let mut call = script::GIVE_UP.call(3);
         call.arg(&source.stream).arg(&source.due).arg(&self.key);
-        call.arg(&group.who.group)
-            .arg(&group.who.consumer)
-            .arg(id.to_string());
+        call.arg(&group.who.group).arg(&group.who.consumer).arg(id);
         call.arg(millis(after)).arg(change).arg(u8::from(ran));
         call.arg(&self.owner).arg(how).arg(self.keep);
         let server = &group.connection.server;
@@ -132,9 +130,7 @@ impl StreamReceipt {
             call.arg(&held.key);
         }
         let who = &self.group.who;
-        call.arg(&who.group)
-            .arg(&who.consumer)
-            .arg(self.id.to_string());
+        call.arg(&who.group).arg(&who.consumer).arg(self.id);
         call.arg(held.map_or("", |held| held.owner.as_str()));
         call
     }
@@ -209,7 +205,7 @@ impl StreamReceipt {
         };
         let mut call = script::COMPLETE.call(2);
         call.arg(&self.source.stream).arg(&held.key);
-        call.arg(&self.group.who.group).arg(self.id.to_string());
+        call.arg(&self.group.who.group).arg(self.id);
         call.arg(&held.owner);
         store::add(&mut call, effects);
         self.run("settle", &script::COMPLETE, &call).await

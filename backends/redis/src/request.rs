@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::connection::Connection;
 use crate::error;
 use crate::route::hash;
-use crate::time::from_now;
+use crate::time::{from_now, up_to_millis};
 use crate::wire::{self, ERROR, REPLY, Read, TO};
 use crate::writer::{Job, Outcome, Then, judge};
 
@@ -211,7 +211,7 @@ impl fmt::Display for Asked {
             reply, id, attempt, ..
         } = self;
         match self.time_left {
-            Some(left) => write!(f, "{reply} {id} {attempt} {}", left.as_millis()),
+            Some(left) => write!(f, "{reply} {id} {attempt} {}", up_to_millis(left)),
             None => write!(f, "{reply} {id} {attempt} {UNLIMITED}"),
         }
     }

@@ -242,7 +242,7 @@ impl Source {
             ran,
         } in entries
         {
-            call.arg(id.to_string())
+            call.arg(id)
                 .arg(millis(*after))
                 .arg(change)
                 .arg(u8::from(*ran));
@@ -260,7 +260,7 @@ impl Source {
     /// Acks one entry.
     pub(crate) async fn ack(&self, server: &Server, who: &Who, id: EntryId) -> Result<(), Error> {
         let mut ack = redis::cmd("XACK");
-        ack.arg(&self.stream).arg(&who.group).arg(id.to_string());
+        ack.arg(&self.stream).arg(&who.group).arg(id);
         let by = server.call_deadline();
         server
             .call("settle", &self.stream, &ack, by)

@@ -18,3 +18,8 @@ pub(crate) fn millis(duration: Duration) -> u64 {
         .unwrap_or(u64::MAX >> 12)
         .min(u64::MAX >> 12)
 }
+
+/// In milliseconds, rounded up: who is told so waits no shorter.
+pub(crate) fn up_to_millis(duration: Duration) -> u128 {
+    duration.as_nanos().div_ceil(1_000_000)
+}

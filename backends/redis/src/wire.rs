@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use catga_core::{Bytes, Envelope, Error, Headers, MessageId, Name, QoS};
-use redis::{Cmd, Value};
+use redis::{Cmd, RedisWrite, ToRedisArgs, Value};
 
 use crate::{error, value};
 
@@ -51,6 +51,12 @@ impl EntryId {
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.millis, self.number)
+    }
+}
+
+impl ToRedisArgs for EntryId {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        out.write_arg_fmt(self);
     }
 }
 
