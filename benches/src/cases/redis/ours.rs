@@ -80,6 +80,8 @@ async fn streams(url: &str) -> Vec<String> {
 
 pub fn cases() -> Vec<Case> {
     const MANY: u64 = 200_000;
+    /// A stream that no group reads keeps 100,000 messages.
+    const UNREAD: u64 = 80_000;
     const MEMORY: &str = "the server's memory";
     const LARGE: &str = "512 B, a number first";
     const ORDER: &str = "order, 80 B as JSON";
@@ -164,7 +166,7 @@ pub fn cases() -> Vec<Case> {
             "redis/add/ours",
             "publish until stored",
             ADD,
-            MANY,
+            UNREAD,
             |bench| publish::<Redis>(bench, 100),
         )
         .with_latency()
@@ -174,7 +176,7 @@ pub fn cases() -> Vec<Case> {
             "redis/add/ours-512",
             "publish until stored",
             ADD.payload(LARGE),
-            MANY,
+            UNREAD,
             |bench| publish::<Redis>(bench, 512),
         )
         .against("redis/add/256-512")
@@ -189,7 +191,7 @@ pub fn cases() -> Vec<Case> {
             )
             .payload(RAW_PAYLOAD)
             .settings("256 publishers at once"),
-            MANY,
+            UNREAD,
             |bench| publish::<Redis>(bench, 100),
         )
         .needs(Needs::RedisOnFile)
@@ -199,7 +201,7 @@ pub fn cases() -> Vec<Case> {
             "redis/add/ours-batch",
             "`publish_many` of 256 until stored",
             ADD.settings("one call of 256 after the other"),
-            MANY,
+            UNREAD,
             publish_many::<Redis>,
         )
         .against("redis/add/pipelines")
@@ -208,7 +210,7 @@ pub fn cases() -> Vec<Case> {
             "redis/consume/ours",
             "what is stored, to handler and ack",
             QOS1.settings("256 places; the start of the node is in it"),
-            MANY,
+            UNREAD,
             consume::<Redis>,
         )
         .against("redis/consume/batch")
