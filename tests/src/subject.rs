@@ -126,11 +126,7 @@ impl Subject {
         self,
         start: impl Fn(&SiteOptions) -> Result<S, ServerError> + Send + Sync + 'static,
     ) -> Self {
-        let start = move |options: &SiteOptions| {
-            let site: Box<dyn Site> = Box::new(start(options)?);
-            Ok(site)
-        };
-        self.with(|parts| parts.site = Some(Arc::new(start)))
+        self.with(|parts| parts.site = Some(boxed(start)))
     }
 
     /// Says how several servers are started that share the work of one scenario, and of which another takes the place of one that
@@ -140,11 +136,7 @@ impl Subject {
         self,
         start: impl Fn(&SiteOptions) -> Result<S, ServerError> + Send + Sync + 'static,
     ) -> Self {
-        let start = move |options: &SiteOptions| {
-            let site: Box<dyn Site> = Box::new(start(options)?);
-            Ok(site)
-        };
-        self.with(|parts| parts.cluster = Some(Arc::new(start)))
+        self.with(|parts| parts.cluster = Some(boxed(start)))
     }
 
     /// Says of how many messages that a member has handled the acks may be on their way at QoS 1, beside those that are in its
@@ -290,6 +282,12 @@ impl Subject {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         (self.0.url)(&format!("{}-{number}", scenario.replace("::", "-")))
     }
+}
+
+fn boxed<S: Site + 'static>(
+    start: impl Fn(&SiteOptions) -> Result<S, ServerError> + Send + Sync + 'static,
+) -> Arc<Start> {
+    Arc::new(move |options| Ok(Box::new(start(options)?)))
 }
 
 impl fmt::Debug for Subject {

@@ -16,3 +16,14 @@ pub(crate) fn from_now(after: Duration) -> Instant {
 pub(crate) fn up_to_millis(duration: Duration) -> u128 {
     duration.as_nanos().div_ceil(1_000_000)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_millisecond_counts_as_one() {
+        let told = [0, 1, 1000, 1001].map(|micros| up_to_millis(Duration::from_micros(micros)));
+        assert_eq!(told, [0, 1, 1, 2]);
+    }
+}

@@ -145,11 +145,10 @@ impl NatsTransport {
     }
 
     /// Either guarantee, second half.
-    async fn end(&self, name: &Name, begun: &mut Begun, by: Instant) -> Result<Published, Error> {
-        match begun {
-            Ok(None) => Ok(Published::new()),
-            Ok(Some(sent)) => self.stored(name, sent, by).await,
-            Err(_) => std::mem::replace(begun, Ok(None)).map(|_| Published::new()),
+    async fn end(&self, name: &Name, begun: Begun, by: Instant) -> Result<Published, Error> {
+        match begun? {
+            None => Ok(Published::new()),
+            Some(mut sent) => self.stored(name, &mut sent, by).await,
         }
     }
 }
@@ -197,8 +196,8 @@ impl Transport for NatsTransport {
         deadline: Duration,
     ) -> Result<Published, Error> {
         let by = from_now(deadline);
-        let mut begun = self.begin(envelope, by).await;
-        self.end(envelope.name(), &mut begun, by).await
+        let begun = self.begin(envelope, by).await;
+        self.end(envelope.name(), begun, by).await
     }
 
     fn try_publish(&self, envelope: &mut Envelope) -> Option<Result<Published, Error>> {
@@ -229,15 +228,15 @@ impl Transport for NatsTransport {
         let mut window: VecDeque<(Name, Begun)> = VecDeque::with_capacity(WINDOW);
         for envelope in envelopes {
             if window.len() == WINDOW
-                && let Some((name, mut begun)) = window.pop_front()
+                && let Some((name, begun)) = window.pop_front()
             {
-                outcomes.push(self.end(&name, &mut begun, by).await);
+                outcomes.push(self.end(&name, begun, by).await);
             }
             let begun = self.begin(envelope, by).await;
             window.push_back((envelope.name().clone(), begun));
         }
-        for (name, mut begun) in window {
-            outcomes.push(self.end(&name, &mut begun, by).await);
+        for (name, begun) in window {
+            outcomes.push(self.end(&name, begun, by).await);
         }
         outcomes
     }

@@ -1,5 +1,23 @@
 //! Which nodes are there, by both means.
 
+/// Each of these scenarios by both means.
+macro_rules! both {
+    ($($name:ident),+ $(,)?) => {
+        mod by_kv {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Means::Kv).await;
+            })+
+        }
+        mod by_pubsub {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Means::PubSub).await;
+            })+
+        }
+    };
+}
+
 mod both;
 mod doubles;
 mod faults;

@@ -17,23 +17,6 @@ use super::{
 };
 use crate::{SECOND, SOON, Space, until};
 
-macro_rules! both {
-    ($($name:ident),+ $(,)?) => {
-        mod by_kv {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Means::Kv).await;
-            })+
-        }
-        mod by_pubsub {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Means::PubSub).await;
-            })+
-        }
-    };
-}
-
 both!(
     a_watch_begins_with_everybody_and_tells_each_change_once,
     who_registered_is_listed_everywhere_at_once,

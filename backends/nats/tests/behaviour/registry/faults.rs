@@ -16,23 +16,6 @@ const SHORT: &str = "&call_timeout=1s";
 /// A node timeout in which everybody finds back: the client waits up to 3 s between two tries to connect.
 const AWAY: Duration = Duration::from_secs(4);
 
-macro_rules! both {
-    ($($name:ident),+ $(,)?) => {
-        mod by_kv {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Means::Kv).await;
-            })+
-        }
-        mod by_pubsub {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Means::PubSub).await;
-            })+
-        }
-    };
-}
-
 both!(
     a_server_that_is_away_for_long_takes_nobody_with_it,
     a_server_that_stands_still_takes_nobody_with_it,

@@ -19,23 +19,6 @@ use super::{
 };
 use crate::{SECOND, SOON, Space, until};
 
-macro_rules! both {
-    ($($name:ident),+ $(,)?) => {
-        mod by_kv {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Means::Kv).await;
-            })+
-        }
-        mod by_pubsub {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Means::PubSub).await;
-            })+
-        }
-    };
-}
-
 both!(
     each_node_costs_the_same_however_many_there_are,
     as_many_as_in_the_readme,
