@@ -71,6 +71,7 @@ impl<'a> Settling<'a> {
                 messaging.consumer.group.name = %self.entry.group,
                 messaging.message.id = self.id.map(display),
                 count = self.count,
+                kind = %error.kind(),
                 %error,
                 "a delivery could not be settled"
             );

@@ -262,31 +262,35 @@ impl Crew {
     }
 
     /// Kills the server that has the messages when its replica has been behind for a while, in which the workers stand still and handle
-    /// nothing of what that does not have; waits until it has its place, and brings the other back behind it.
+    /// nothing of what that does not have; waits until it has its place, and brings the other back behind it. Returns for how long it
+    /// was behind: on a busy machine that is more than was asked for.
     pub(crate) async fn kill_and_replace(
         &self,
         servers: &mut OwnServer,
         behind: Duration,
-    ) -> Result<()> {
+    ) -> Result<Duration> {
         let (fault, process) = ("fail-over".to_owned(), "server".to_owned());
         self.note(What::FaultBegun {
             fault: fault.clone(),
         })?;
-        servers.pause_replica_of(&self.message())?;
         for process in self.workers.keys() {
             self.pause(process)?;
         }
+        let since = Instant::now();
+        servers.pause_replica_of(&self.message())?;
         tokio::time::sleep(behind).await;
         servers.kill_server_of(&self.message())?;
         self.note(What::Killed {
             process: process.clone(),
         })?;
+        let was_behind = since.elapsed();
         for process in self.workers.keys() {
             self.resume(process)?;
         }
         self.note(What::Restarted { process })?;
         servers.replace_killed()?;
-        self.note(What::FaultHealed { fault })
+        self.note(What::FaultHealed { fault })?;
+        Ok(was_behind)
     }
 
     /// Asks the server to end, and starts it again with its data.
@@ -380,8 +384,18 @@ impl Crew {
         ids: Range<u64>,
         change: impl FnOnce(&mut Rules),
     ) -> Result<(Verdict, Vec<Event>)> {
+        let promise = if self.once {
+            Promise::ExactlyOnce
+        } else {
+            Promise::AtLeastOnce
+        };
+        let group = GroupRules::new(self.subject(), promise).max_deliver(ATTEMPTS as usize);
+        let mut rules = Rules::new().group(CREW, group);
+        rules.lease = LEASE;
+        rules.recovery = recovery_bound(LEASE, LEASE, LEASE, 3);
+        change(&mut rules);
         // What comes twice, or too late, comes within a lease.
-        tokio::time::sleep(2 * LEASE).await;
+        tokio::time::sleep(2 * rules.lease).await;
         for process in self.workers.keys().cloned().collect::<Vec<_>>() {
             self.terminate(&process)?;
         }
@@ -398,16 +412,6 @@ impl Crew {
                 .write((CREW, id), What::DeadLettered { checksum })?;
         }
         let events = read(self.path())?;
-        let promise = if self.once {
-            Promise::ExactlyOnce
-        } else {
-            Promise::AtLeastOnce
-        };
-        let group = GroupRules::new(self.subject(), promise).max_deliver(ATTEMPTS as usize);
-        let mut rules = Rules::new().group(CREW, group);
-        rules.lease = LEASE;
-        rules.recovery = recovery_bound(LEASE, LEASE, LEASE, 3);
-        change(&mut rules);
         let verdict = check(&events, &rules).map_err(HandlerError::terminal)?;
         Ok((verdict, events))
     }

@@ -23,6 +23,7 @@ mod flawed;
 mod harness;
 mod journal;
 mod load;
+mod lost_leases;
 mod member;
 mod messages;
 mod mutants;

@@ -181,10 +181,10 @@ pub trait Site: fmt::Debug + Send + Sync {
     }
 
     /// Lets the replica of the server that has the messages of a name stand still (SIGSTOP), until it is to take over: then it has
-    /// not what was stored meanwhile.
+    /// all that was stored when this was called, and not what is stored when it has returned.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none, or it does not follow.
     fn pause_replica_of(&mut self, message: &Name) -> Result<(), ServerError> {
         let _ = message;
         Err(ServerError::new("there is no replica"))

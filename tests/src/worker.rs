@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::evidence::{EffectKind, Evidence, Outcome, What, checksum};
 use crate::harness::PLANNED;
+use crate::lost_leases;
 use crate::member;
 use crate::mutants::{Mutant, Mutated};
 use crate::peers::{HEARTBEAT, TIMEOUT};
@@ -215,6 +216,7 @@ impl Bench {
             may_have_run: attempt.may_have_run(),
             checksum: job.checksum(context.id()),
         })?;
+        lost_leases::began(context.id(), job.id, number);
         let stop = self.part.stops.iter().find(|stop| stop.id == job.id);
         if stop.is_some_and(|stop| stop.before_the_effect) {
             pending::<()>().await;
@@ -415,6 +417,7 @@ async fn start_node(
 
 async fn play(subject: &Subject, part: Part) -> Result<()> {
     let evidence = Evidence::open(&part.evidence, &part.process)?;
+    lost_leases::listen(evidence.clone());
     // Listened to before anybody can know that this process is there.
     let mut asked_to_end = signal(SignalKind::terminate())?;
     let (publishes, once) = (part.publishes.clone(), part.once);

@@ -1,19 +1,17 @@
 //! QoS 2: each id is claimed in the inbox before it is handed out.
 
 use std::collections::VecDeque;
-
 use std::time::Duration;
 
 use catga_core::Owner;
 use redis::Value;
 use tokio::time::{Instant, sleep};
 
+use crate::claim::{self, Ask, Told};
 use crate::group::Group;
 use crate::link::jittered;
 use crate::receipt::Held;
-use crate::script;
 use crate::source::{Parked, Source};
-use crate::time::millis;
 use crate::value;
 use crate::wire::{EntryId, Read};
 
@@ -52,34 +50,31 @@ pub(crate) async fn claim(
     let server = &group.connection.server;
     let limits = server.settings.inbox.unwrap_or_default();
     let (mut verdicts, mut asked) = (Vec::with_capacity(entries.len()), Vec::new());
-    let mut keys = Vec::new();
+    // The same owners ask again when an answer is lost.
+    let mut asks = Vec::new();
     for entry in entries {
         let Some(message_id) = entry.read.envelope.id() else {
             verdicts.push(Verdict::Goes(Box::new((entry, None))));
             continue;
         };
-        let key = server
-            .names
-            .inbox_of(&group.message, &group.who.member, &message_id.to_string());
-        keys.push(key);
-        asked.push((entry, Owner::new()));
+        let id = message_id.to_string();
+        asks.push(Ask {
+            key: server
+                .names
+                .inbox_of(&group.message, &group.who.member, &id),
+            owner: Owner::new(),
+            generation: entry.read.generation(),
+        });
+        asked.push(entry);
     }
     if asked.is_empty() {
         return verdicts;
     }
-    let mut call = script::CLAIM.call(keys.len());
-    script::args(&mut call, &keys);
-    call.arg(millis(group.lease)).arg(millis(limits.retention));
-    for (entry, owner) in &asked {
-        call.arg(owner.as_uuid().to_string())
-            .arg(entry.read.generation());
-    }
-    // The same owners ask again when an answer is lost.
     let told = loop {
-        match server.run("claim", &keys[0], &script::CLAIM, &call).await {
-            Ok(told) => break value::list(told),
+        match claim::claim(server, &asks, group.lease, limits.retention).await {
+            Ok(told) => break told,
             Err(error) => {
-                let age = asked[0].0.at.elapsed();
+                let age = asked[0].at.elapsed();
                 if group.left.is_raised() || server.closed.is_raised() || age >= group.lease {
                     // They come again by their age; what was claimed for them ends with its lease.
                     group.complain(error);
@@ -90,28 +85,24 @@ pub(crate) async fn claim(
         }
     };
     let mut put_off = Vec::new();
-    for (((mut entry, owner), told), key) in asked.into_iter().zip(told).zip(keys) {
-        let told = value::list(told);
-        let number = |index: usize| told.get(index).map_or(0, value::count);
-        match told.first().and_then(value::int) {
-            Some(0) => {
-                let held = Held::new(key, owner, limits.retention);
-                let runs = u32::try_from(number(1)).unwrap_or(u32::MAX);
+    for ((mut entry, ask), told) in asked.into_iter().zip(asks).zip(told) {
+        match told {
+            Told::Granted { attempt, ran, .. } => {
+                let held = Held::new(ask.key, ask.owner, limits.retention);
                 // Also where the inbox has forgotten what the stream remembers.
-                entry.count = runs.max(entry.count);
-                entry.ran |= number(2) == 1;
+                entry.count = attempt.max(entry.count);
+                entry.ran |= ran;
                 verdicts.push(Verdict::Goes(Box::new((entry, Some(held)))));
             }
-            Some(1) => {
-                let wait = Duration::from_millis(number(1)).min(LOOK);
-                put_off.push(Parked {
-                    id: entry.id,
-                    after: wait.max(AGAIN),
-                    change: -1,
-                    ran: entry.ran,
-                });
+            Told::Running { left } => put_off.push(Parked {
+                id: entry.id,
+                after: left.clamp(AGAIN, LOOK),
+                change: -1,
+                ran: entry.ran,
+            }),
+            Told::Completed(_) | Told::Dead { .. } => {
+                verdicts.push(Verdict::Duplicate(entry.id));
             }
-            _ => verdicts.push(Verdict::Duplicate(entry.id)),
         }
     }
     if !put_off.is_empty() {

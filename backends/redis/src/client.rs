@@ -10,6 +10,7 @@ use catga_core::Error;
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
@@ -39,6 +40,19 @@ pub(crate) enum Conn {
     Single(MultiplexedConnection),
     /// To all nodes of a cluster, each made again by itself.
     Cluster(ClusterConnection),
+}
+
+impl Conn {
+    /// Asks the server, or every primary of a cluster, which are told apart in a map.
+    pub(crate) async fn ask_each(&mut self, cmd: &Cmd) -> redis::RedisResult<Value> {
+        match self {
+            Self::Single(conn) => conn.req_packed_command(cmd).await,
+            Self::Cluster(conn) => {
+                let all = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllNodes, None));
+                conn.route_command(cmd.clone(), all).await
+            }
+        }
+    }
 }
 
 impl ConnectionLike for Conn {

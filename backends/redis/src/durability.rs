@@ -84,53 +84,55 @@ async fn hung_up(server: &Server, error: &redis::RedisError) -> Error {
     }
 }
 
-/// What was found; `None` where we may not ask.
+/// What was found: of each primary of a cluster, of which the weakest counts. Nothing where we may not ask.
 #[derive(Debug, Default)]
 struct Found {
-    append_only: Option<String>,
-    fsync: Option<String>,
-    eviction: Option<String>,
-    max_memory: Option<String>,
+    append_only: Vec<String>,
+    fsync: Vec<String>,
+    eviction: Vec<String>,
+    max_memory: Vec<String>,
     replicas: Option<u32>,
+}
+
+fn any(found: &[String], is: &str) -> bool {
+    found.iter().any(|found| found == is)
 }
 
 impl Found {
     /// The weakest link.
     fn weak(&self) -> Option<String> {
-        let append_only = self.append_only.as_deref();
-        let weak = match (append_only, self.fsync.as_deref()) {
-            (None, _) => "its settings may not be read (`CONFIG GET`), so that nobody knows",
-            (Some("no"), _) => {
-                "the append-only file is off (`appendonly no`): what was stored since the last snapshot is lost when the server is killed"
-            }
-            (_, Some("no")) => {
-                "the append-only file is not synced (`appendfsync no`): seconds may be lost when the machine is"
-            }
-            _ if self.evicts() => {
-                "the server evicts keys when its memory is full (`maxmemory-policy`): set noeviction"
-            }
-            _ => return None,
+        let weak = if self.append_only.is_empty() {
+            "its settings may not be read (`CONFIG GET`), so that nobody knows"
+        } else if any(&self.append_only, "no") {
+            "the append-only file is off (`appendonly no`): what was stored since the last snapshot is lost when the server is killed"
+        } else if any(&self.fsync, "no") {
+            "the append-only file is not synced (`appendfsync no`): seconds may be lost when the machine is"
+        } else if self.evicts() {
+            "the server evicts keys when its memory is full (`maxmemory-policy`): set noeviction"
+        } else {
+            return None;
         };
         Some(weak.to_owned())
     }
 
     /// Streams have no expiry, but the inbox, and what tells duplicates when they are published, have.
     fn evicts(&self) -> bool {
-        let bounded = self.max_memory.as_deref().is_some_and(|most| most != "0");
-        let kept = self
-            .eviction
-            .as_deref()
-            .is_none_or(|policy| policy == "noeviction");
-        bounded && !kept
+        let bounded = self.max_memory.iter().any(|most| most != "0");
+        let mut policies = self.eviction.iter();
+        bounded && policies.any(|policy| policy != "noeviction")
     }
 
     fn guarantee(&self) -> String {
-        let disk = match (self.append_only.as_deref(), self.fsync.as_deref()) {
-            (Some("yes"), Some("always")) => "on disk before it is told",
-            (Some("yes"), Some("everysec")) => "on disk within a second or two",
-            (Some("yes"), _) => "on disk when the system writes it",
-            (Some(_), _) => "in memory",
-            (None, _) => "unknown",
+        let disk = if self.append_only.is_empty() {
+            "unknown"
+        } else if any(&self.append_only, "no") {
+            "in memory"
+        } else if any(&self.fsync, "no") {
+            "on disk when the system writes it"
+        } else if any(&self.fsync, "everysec") {
+            "on disk within a second or two"
+        } else {
+            "on disk before it is told"
         };
         match self.replicas {
             Some(replicas) => format!("{disk}, {replicas} replicas, told before they have it"),
@@ -172,20 +174,26 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-pub(crate) async fn setting(server: &Server, name: &str) -> Result<Option<String>, Error> {
+/// What the server is set to, or each primary of a cluster; nothing where we may not ask all of them.
+pub(crate) async fn setting(server: &Server, name: &str) -> Result<Vec<String>, Error> {
     let mut ask = redis::cmd("CONFIG");
     ask.arg("GET").arg(name);
     let by = server.call_deadline();
-    match server.ask("connect", "CONFIG GET", &ask, by).await? {
-        Ok(Value::Array(pair)) => Ok(pair.get(1).and_then(value::text).map(str::to_owned)),
-        Ok(Value::Map(pairs)) => Ok(pairs.first().and_then(|(_, found)| match found {
-            // A cluster answers for each node.
-            Value::Array(pair) => pair.get(1).and_then(value::text).map(str::to_owned),
-            found => value::text(found).map(str::to_owned),
-        })),
-        Ok(_) => Ok(None),
-        Err(error) if error::is_answer(&error) => Ok(None),
+    match server.ask_each("connect", "CONFIG GET", &ask, by).await? {
+        Ok(told) => Ok(settings_of(&told).unwrap_or_default()),
+        Err(error) if error::is_answer(&error) => Ok(Vec::new()),
         Err(error) => Err(error::of("connect", "CONFIG GET", &error)),
+    }
+}
+
+fn settings_of(told: &Value) -> Option<Vec<String>> {
+    match told {
+        Value::Array(pair) => Some(vec![value::text(pair.get(1)?)?.to_owned()]),
+        Value::Map(nodes) => {
+            let settings = nodes.iter().map(|(_, told)| settings_of(told));
+            Some(settings.collect::<Option<Vec<_>>>()?.concat())
+        }
+        _ => None,
     }
 }
 
@@ -195,10 +203,10 @@ mod tests {
 
     fn found(append_only: &str, fsync: &str, policy: &str, max_memory: &str) -> Found {
         Found {
-            append_only: Some(append_only.to_owned()),
-            fsync: Some(fsync.to_owned()),
-            eviction: Some(policy.to_owned()),
-            max_memory: Some(max_memory.to_owned()),
+            append_only: vec![append_only.to_owned()],
+            fsync: vec![fsync.to_owned()],
+            eviction: vec![policy.to_owned()],
+            max_memory: vec![max_memory.to_owned()],
             replicas: Some(1),
         }
     }
@@ -237,5 +245,22 @@ mod tests {
         let always = found("yes", "always", "noeviction", "0").guarantee();
         assert!(always.starts_with("on disk before it is told"), "{always}");
         assert_eq!(Found::default().guarantee(), "unknown");
+    }
+
+    #[test]
+    fn the_weakest_node_counts() {
+        let text = |text: &str| Value::BulkString(text.into());
+        let node = |at: &str, set: &str| {
+            let pair = vec![text("appendfsync"), text(set)];
+            (text(at), Value::Array(pair))
+        };
+        let told = Value::Map(vec![node("a:1", "always"), node("b:1", "no")]);
+        let mut nodes = found("yes", "always", "noeviction", "0");
+        nodes.fsync = settings_of(&told).unwrap();
+        assert_eq!(nodes.fsync, ["always", "no"]);
+        assert!(nodes.weak().unwrap().contains("`appendfsync no`"));
+        assert!(nodes.guarantee().starts_with("on disk when"));
+        let refused = Value::Map(vec![node("a:1", "always"), (text("b:1"), Value::Nil)]);
+        assert_eq!(settings_of(&refused), None);
     }
 }

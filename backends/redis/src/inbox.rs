@@ -1,6 +1,8 @@
-//! The inbox: a record for each id, changed by scripts that look who owns it. Leases go by the server's clock.
+//! The inbox: a record for each id, made by a plain command and changed by scripts that look who owns it. Leases go by the
+//! server's clock.
 
 use std::any::Any;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use catga_core::{
 };
 use redis::{Cmd, Value};
 
+use crate::claim::{self, Ask, Told};
 use crate::claims::did;
 use crate::connection::Connection;
 use crate::store::{self, Redis};
@@ -65,35 +68,29 @@ impl InboxStore for RedisInbox {
     ) -> Result<ClaimOutcome, Error> {
         let server = &self.connection.server;
         server.check_open("claim")?;
-        let name = server.names.inbox(key);
-        let mut call = script::CLAIM.call(1);
-        call.arg(&name)
-            .arg(millis(lease))
-            .arg(millis(self.limits.retention));
-        call.arg(owner.as_uuid().to_string()).arg(generation);
-        let told = server.run("claim", &name, &script::CLAIM, &call).await?;
-        let told = value::list(told).pop().map(value::list).unwrap_or_default();
-        let number = |index: usize| told.get(index).map_or(0, value::count);
-        let small = |index| u32::try_from(number(index)).unwrap_or(u32::MAX);
-        match told.first().and_then(value::int) {
-            Some(0) => Ok(ClaimOutcome::Granted(
+        let ask = Ask {
+            key: server.names.inbox(key),
+            owner,
+            generation,
+        };
+        let asks = slice::from_ref(&ask);
+        let told = claim::claim(server, asks, lease, self.limits.retention).await?;
+        Ok(match told.into_iter().next() {
+            Some(Told::Granted {
+                generation,
+                attempt,
+                ran,
+            }) => ClaimOutcome::Granted(
                 // The owner alone tells claims apart here.
                 Claim::new(key.clone(), owner, 1)
-                    .with_generation(small(3))
-                    .with_attempt(small(1), number(2) == 1),
-            )),
-            Some(1) => Ok(ClaimOutcome::Running {
-                retry_after: Duration::from_millis(number(1)),
-            }),
-            Some(2) => Ok(completed(told)),
-            Some(3) => Ok(ClaimOutcome::Dead {
-                generation: small(1),
-            }),
-            _ => Err(error::unreadable(
-                "claim",
-                &format!("the inbox record `{name}`"),
-            )),
-        }
+                    .with_generation(generation)
+                    .with_attempt(attempt, ran),
+            ),
+            Some(Told::Running { left }) => ClaimOutcome::Running { retry_after: left },
+            Some(Told::Completed(answer)) => completed(answer),
+            Some(Told::Dead { generation }) => ClaimOutcome::Dead { generation },
+            None => return Err(error::unreadable("claim", &ask.key)),
+        })
     }
 
     async fn renew(&self, claim: &mut Claim, lease: Duration) -> Result<(), Error> {
@@ -160,8 +157,8 @@ fn add_response(call: &mut Cmd, response: Option<&Reply>, limit: usize) {
 }
 
 /// What a duplicate of a completed id is told.
-fn completed(told: Vec<Value>) -> ClaimOutcome {
-    let mut parts = told.into_iter().skip(1);
+fn completed(answer: Vec<Value>) -> ClaimOutcome {
+    let mut parts = answer.into_iter();
     let mut part = || parts.next().and_then(value::bytes);
     let (body, content_type, failed, large) = (part(), part(), part(), part());
     let large = large.as_deref() == Some(b"1");

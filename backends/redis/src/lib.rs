@@ -2,6 +2,7 @@
 
 mod absence;
 mod acks;
+mod claim;
 mod claims;
 mod client;
 mod closed;

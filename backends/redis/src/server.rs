@@ -94,6 +94,20 @@ impl Server {
         self.with(operation, what, by, ask).await
     }
 
+    /// Asks one thing of the server, or of every primary of a cluster: a map, then.
+    pub(crate) async fn ask_each(
+        &self,
+        operation: &'static str,
+        what: &str,
+        cmd: &Cmd,
+        by: Instant,
+    ) -> Result<Answer, Error> {
+        let answered = self.with(operation, what, by, async |conn: &mut Conn| {
+            conn.ask_each(cmd).await
+        });
+        Ok(answered.await?.and_then(answer))
+    }
+
     /// Asks one thing.
     pub(crate) async fn call(
         &self,

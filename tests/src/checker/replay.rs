@@ -15,6 +15,8 @@ struct Open<'a> {
     runs: BTreeMap<u64, (&'a str, u64, usize)>,
     publishes: BTreeMap<u64, (u64, usize)>,
     requests: BTreeMap<u64, (u64, usize)>,
+    /// The runs that came to their end.
+    over: BTreeMap<u64, (&'a str, u64, usize)>,
     /// All numbers of runs that were ever given.
     known: BTreeSet<u64>,
     dead: BTreeSet<&'a str>,
@@ -188,9 +190,15 @@ impl<'a> Open<'a> {
                     });
                 }
             }
-            What::LeaseLost { run } => self.of_run(history, event, (group, id, *run), |run| {
-                run.lease_lost = Some(at);
-            }),
+            What::LeaseLost { run } => match self.over.get(run) {
+                // It was told when it was to be settled.
+                Some((of, message, place)) if (*of, *message) == (group, id) => {
+                    handling.runs[*place].lease_lost = Some(at);
+                }
+                _ => self.of_run(history, event, (group, id, *run), |run| {
+                    run.lease_lost = Some(at);
+                }),
+            },
             What::Done { run } => self.end(history, event, (group, id, *run), End::Done),
             What::Failed { run } => self.end(history, event, (group, id, *run), End::Failed),
             What::Dropped { run } => self.end(history, event, (group, id, *run), End::Dropped),
@@ -214,7 +222,9 @@ impl<'a> Open<'a> {
         end: End,
     ) {
         self.of_run(history, event, place, |run| run.end = Some((event.at, end)));
-        self.runs.remove(&place.2);
+        if let Some(run) = self.runs.remove(&place.2) {
+            self.over.insert(place.2, run);
+        }
     }
 
     fn of_run(

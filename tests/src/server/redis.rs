@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::daemon::start;
-use super::resp::{ask, ask_in_parts, field};
+use super::resp::{ask, ask_in_parts, ask_in_turn, field};
 use super::wait::free_port;
 use super::{Daemon, Server, ServerError, redis_server};
 
@@ -181,6 +181,20 @@ impl RedisServer {
     /// When it does not answer, or with an error.
     pub fn ask_in_parts(&self, parts: &[&[u8]]) -> Result<String, ServerError> {
         ask_in_parts(self.asked_at, self.options.given_password(), parts)
+    }
+
+    /// Waits until a replica has all that is stored here now.
+    ///
+    /// # Errors
+    /// When none has it in time.
+    pub(crate) fn wait_for_a_replica(&self) -> Result<(), ServerError> {
+        let password = self.options.given_password();
+        // What is waited for is what there was when the connection asked something last.
+        let told = ask_in_turn(self.asked_at, password, &["PING", "WAIT 1 1500"])?;
+        match told.parse() {
+            Ok(1_u32..) => Ok(()),
+            _ => Err(ServerError::new("no replica has what is stored")),
+        }
     }
 
     /// What it is to others.

@@ -12,7 +12,17 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 /// Asks a server one thing; the parts of an array stand on lines of their own.
 pub(crate) fn ask(port: u16, password: Option<&str>, command: &str) -> Result<String, ServerError> {
-    send(port, password, format!("{command}\r\n").as_bytes())
+    send(port, password, format!("{command}\r\n").as_bytes(), 1)
+}
+
+/// Asks a server one thing after the other on one connection; the last reply.
+pub(crate) fn ask_in_turn(
+    port: u16,
+    password: Option<&str>,
+    commands: &[&str],
+) -> Result<String, ServerError> {
+    let lines = format!("{}\r\n", commands.join("\r\n"));
+    send(port, password, lines.as_bytes(), commands.len())
 }
 
 /// Asks a server one thing whose parts may be any bytes.
@@ -27,23 +37,31 @@ pub(crate) fn ask_in_parts(
         command.extend(*part);
         command.extend(b"\r\n");
     }
-    send(port, password, &command)
+    send(port, password, &command, 1)
 }
 
-fn send(port: u16, password: Option<&str>, command: &[u8]) -> Result<String, ServerError> {
+/// Sends `commands`, and reads so many replies; the last.
+fn send(
+    port: u16,
+    password: Option<&str>,
+    commands: &[u8],
+    replies: usize,
+) -> Result<String, ServerError> {
     let mut stream = TcpStream::connect_timeout(&loopback(port), LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     if let Some(password) = password {
         write!(stream, "AUTH {password}\r\n")?;
     }
-    stream.write_all(command)?;
+    stream.write_all(commands)?;
     let mut reader = BufReader::new(stream);
     let mut lines = Vec::new();
     if password.is_some() {
         read(&mut reader, &mut lines)?;
-        lines.clear();
     }
-    read(&mut reader, &mut lines)?;
+    for _ in 0..replies {
+        lines.clear();
+        read(&mut reader, &mut lines)?;
+    }
     Ok(lines.join("\n"))
 }
 

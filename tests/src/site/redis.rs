@@ -412,6 +412,7 @@ impl Site for RedisSite {
             return Err(ServerError::new("there is no cluster"));
         };
         let index = cluster.server_of(&stream_of(message))?;
+        cluster.servers()[index].wait_for_a_replica()?;
         cluster.other_mut(index).pause()?;
         // Else the system would deliver what was sent to it, also from who is dead.
         cluster.servers()[index]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use catga::prelude::Result;
 use tokio::time::{Instant, sleep_until};
 
+use crate::checker::recovery_bound;
 use crate::crew::Crew;
 use crate::harness::{Bus, is_long, scenarios};
 use crate::worker::Part;
@@ -16,6 +17,9 @@ scenarios! { Backend "server_chaos":
     Real long_run [58, 22, 57],
     Real long_run_exactly_once [58, 22, 57],
 }
+
+/// Who waits longer than that for a busy machine loses what it handles to another: its effects are repeated then, as they may be.
+const LEASE: Duration = Duration::from_secs(3);
 
 /// What a run is made of.
 struct Plan {
@@ -81,7 +85,12 @@ async fn run(bus: Bus, once: bool) -> Result<()> {
     let loaded = load.stop().await?;
     let end = loaded.end;
     crew.wait_until_done(0..end).await?;
-    let (verdict, _) = crew.judge(0..end).await?;
+    let (verdict, _) = crew
+        .judge_by(0..end, |rules| {
+            rules.lease = LEASE;
+            rules.recovery = recovery_bound(LEASE, LEASE, LEASE, 3);
+        })
+        .await?;
     say(&format!(
         "{} messages at {:.0}/s in {:.1?}, seed {}\n{verdict}",
         end,
@@ -108,6 +117,7 @@ async fn kill_worker(crew: &mut Crew, name: &str) -> Result<()> {
 fn working(part: &mut Part) {
     part.takes = Duration::from_millis(40);
     part.concurrency = 64;
+    part.lease = LEASE;
 }
 
 #[allow(clippy::print_stdout, reason = "the verdict is what such a run is for")]

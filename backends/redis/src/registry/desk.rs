@@ -208,7 +208,7 @@ impl Desk {
         }
         self.wake();
         let set = durability::setting(&self.server, "notify-keyspace-events").await;
-        let set = set.ok().flatten().unwrap_or_default();
+        let set = set.ok().and_then(|mut set| set.pop()).unwrap_or_default();
         set.contains('K') && set.contains(['A', 'x', 'g', 'e'])
     }
 

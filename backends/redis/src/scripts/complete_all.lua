@@ -3,10 +3,8 @@
 local told, acked = {}, {}
 for i = 2, #KEYS do
   local id, owner = ARGV[2 * i - 2], ARGV[2 * i - 1]
-  -- A key that is no record stops none of the others.
-  local ok, can, this = pcall(completable, KEYS[i], owner)
-  if not ok then can = 0 end
-  if can == 1 then complete(KEYS[i], this) end
+  local can = completable(KEYS[i], owner)
+  if can == 1 then complete(KEYS[i]) end
   if can > 0 then acked[#acked + 1] = id end
   told[i - 1] = can > 0 and 1 or 0
 end

@@ -3,7 +3,7 @@
 local key, owner, keep = KEYS[1], ARGV[2], tonumber(ARGV[3])
 if ARGV[1] == 'renew' then return renew(key, owner, tonumber(ARGV[4]), keep) end
 if ARGV[1] == 'release' then return release(key, owner, ARGV[4], keep) end
-local can, this = completable(key, owner)
+local can, text = completable(key, owner)
 if can ~= 1 then return can end
 local i = 8
 while i <= #ARGV do
@@ -13,5 +13,5 @@ while i <= #ARGV do
 end
 local answer = ''
 if ARGV[6] ~= '' then answer = table.concat({ '', ARGV[6], ARGV[7], ARGV[5], ARGV[4] }, '\n') end
-complete(key, this, answer, keep)
+complete(key, text, answer, keep)
 return 1

@@ -79,6 +79,16 @@ async fn weak_settings_are_refused_where_durability_is_asked_for() {
     kept.ask("CONFIG SET maxmemory-policy allkeys-lru").unwrap();
     let error = Space::at(&kept.url()).try_connect("?durable=true").await;
     assert!(error.unwrap_err().message().contains("evicts"));
+    // Who may not look does not know.
+    kept.ask("CONFIG SET maxmemory-policy noeviction").unwrap();
+    kept.ask("ACL SETUSER app on >pw ~* &* +@all -config|get")
+        .unwrap();
+    let blind = kept.url().replace("redis://", "redis://app:pw@");
+    let error = Space::at(&blind).try_connect("?durable=true").await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.message().contains("may not be read"), "{error}");
+    Space::at(&blind).try_connect("").await.unwrap();
 }
 
 #[tokio::test]

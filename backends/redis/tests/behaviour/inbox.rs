@@ -105,6 +105,30 @@ async fn a_lease_that_is_over_is_taken_over_and_its_owner_is_powerless() {
 }
 
 #[tokio::test]
+async fn who_is_late_completes_as_long_as_nobody_has_taken_over() {
+    let space = Space::new();
+    let store = inbox(&space).await;
+    let lease = SECOND / 10;
+    let late = granted(
+        store
+            .claim(&key("a"), Owner::new(), lease, 0)
+            .await
+            .unwrap(),
+    );
+    tokio::time::sleep(lease * 2).await;
+    let mut renewed = late.clone();
+    let renewal = store.renew(&mut renewed, LEASE).await.unwrap_err();
+    assert_eq!(
+        renewal.kind(),
+        ErrorKind::LostOwnership,
+        "its lease is over"
+    );
+    store.complete(&late, None, None).await.unwrap();
+    let copy = claim(&*store, "a", Owner::new(), 0).await;
+    assert!(matches!(copy, ClaimOutcome::Completed { .. }), "{copy:?}");
+}
+
+#[tokio::test]
 async fn a_lease_that_is_renewed_holds() {
     let space = Space::new();
     let (one, two) = (inbox(&space).await, inbox(&space).await);

@@ -167,7 +167,12 @@ async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> 
 /// Asks a server by the wire alone.
 async fn raw(url: &str, words: &[&str]) -> redis::Value {
     let client = redis::Client::open(url).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    // The client itself waits for half a second, which a busy machine may take.
+    let patient = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(SOON))
+        .set_response_timeout(Some(SOON));
+    let made = client.get_multiplexed_async_connection_with_config(&patient);
+    let mut connection = made.await.unwrap();
     let mut cmd = redis::cmd(words[0]);
     for word in &words[1..] {
         cmd.arg(*word);
