@@ -56,6 +56,8 @@ pub(crate) struct Source {
     heartbeat: Duration,
     /// Whether it was silent for too long.
     suspect: bool,
+    /// Whether nobody was there to take a pull: a newer server says so of a consumer that is gone, or has no leader.
+    unheard: bool,
     /// After a refusal not before this.
     not_before: Instant,
     /// The last message that is settled, with all before it.
@@ -156,6 +158,7 @@ impl Source {
             heard: now,
             heartbeat,
             suspect: false,
+            unheard: false,
             not_before: now,
             floor: 0,
             floor_read: now,
@@ -288,6 +291,23 @@ impl Source {
         self.heard = now;
     }
 
+    /// Asks where the consumer stands, to hear that all that was sent before has come.
+    pub(crate) async fn ask_behind(
+        &self,
+        connection: &Connection,
+        standstill: u64,
+    ) -> Result<(), Error> {
+        let info = connection.api_subject(&self.durable.info_call());
+        let reply = format!("{}.i.{standstill}", self.reply);
+        self.tell(connection, info, reply, String::new()).await
+    }
+
+    /// The standstill behind which this was asked.
+    pub(crate) fn asked_behind(&self, answer: &Message) -> Option<u64> {
+        let rest = answer.subject.strip_prefix(self.reply.as_str())?;
+        rest.strip_prefix(".i.")?.parse().ok()
+    }
+
     /// The server says something of a pull, or where the consumer stands.
     pub(crate) fn hear(&mut self, message: &Message, now: Instant) -> Status {
         self.heard = now;
@@ -306,6 +326,7 @@ impl Source {
                         self.gone = true;
                     }
                     status => {
+                        self.unheard |= status == StatusCode::NO_RESPONDERS;
                         self.not_before = now + PAUSE;
                         tracing::debug!(consumer = self.name(), %status, text, "a pull was refused");
                     }
@@ -341,6 +362,7 @@ impl Source {
     pub(crate) fn reconnected(&mut self, now: Instant) {
         self.requested = 0;
         self.suspect = false;
+        self.unheard = false;
         self.not_before = now;
         self.heard = now;
     }
@@ -367,7 +389,7 @@ impl Source {
         }
     }
 
-    /// Asks where the consumer stands, when it was silent for too long, or this is not known any more.
+    /// Asks where the consumer stands, when it was silent for too long or nobody was there, or this is not known any more.
     pub(crate) async fn check(
         &mut self,
         connection: &Connection,
@@ -378,8 +400,9 @@ impl Source {
             self.requested = 0;
             return Ok(());
         }
+        let unheard = std::mem::take(&mut self.unheard);
         let unknown = now >= self.floor_read + POSITION;
-        if !(silent || unknown) || !connection.link.is_connected() {
+        if !(silent || unheard || unknown) || !connection.link.is_connected() {
             self.heard = self.heard.max(now - self.heartbeat);
             return Ok(());
         }
