@@ -18,14 +18,19 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Lookout {
     /// Looks that are further apart are a standstill.
     longest: Duration,
+    began: Instant,
     /// When all that had come was taken over.
     looked: Instant,
-    /// The last look before a standstill, until the server answers.
+    /// What comes may be as old, since this process stood still; until the server answers.
     stood: Option<Instant>,
-    /// How many standstills there were: an answer tells behind which of them it was asked for.
-    standstills: u64,
-    /// When the server was asked behind the last of them.
+    /// When the last standstill was noticed.
+    noticed: Instant,
+    /// When the server was asked behind it.
     asked: Option<Instant>,
+    /// Whether it has answered since the last look.
+    is_answered: bool,
+    /// Whether to wait for the answer.
+    waits: bool,
 }
 
 impl Lookout {
@@ -33,10 +38,13 @@ impl Lookout {
     pub(crate) fn new(ack_wait: Duration, now: Instant) -> Self {
         Self {
             longest: ack_wait / 16,
+            began: now,
             looked: now,
             stood: None,
-            standstills: 0,
+            noticed: now,
             asked: None,
+            is_answered: false,
+            waits: false,
         }
     }
 
@@ -47,10 +55,13 @@ impl Lookout {
 
     /// All that had come by now was taken over.
     pub(crate) fn looked(&mut self, now: Instant) {
+        let is_answered = std::mem::take(&mut self.is_answered);
         if now.saturating_duration_since(self.looked) > self.longest {
             self.stood.get_or_insert(self.looked);
-            self.standstills += 1;
+            self.noticed = now;
             self.asked = None;
+            // Who always looks too seldom would wait for ever.
+            self.waits = !is_answered;
         }
         self.looked = now;
     }
@@ -67,13 +78,14 @@ impl Lookout {
 
     /// Whether what is asked for now would be taken for much older than it is.
     pub(crate) fn is_behind(&self, now: Instant) -> bool {
-        self.is_in_doubt() && now >= self.earliest() + self.longest * 2
+        self.is_in_doubt() && self.waits && now >= self.earliest() + self.longest * 4
     }
 
     /// What the answer is to name, when the server is to be asked.
     pub(crate) fn question(&self, now: Instant) -> Option<u64> {
         let is_due = self.asked.is_none_or(|asked| now >= asked + PATIENCE);
-        (self.is_in_doubt() && is_due).then_some(self.standstills)
+        let number = now.saturating_duration_since(self.began).as_nanos();
+        (self.is_in_doubt() && is_due).then_some(number.try_into().unwrap_or(u64::MAX))
     }
 
     pub(crate) fn asked(&mut self, now: Instant) {
@@ -85,11 +97,12 @@ impl Lookout {
         self.asked = None;
     }
 
-    /// The server answered: what comes behind it was not there when it was asked.
-    pub(crate) fn answered(&mut self, standstill: u64) {
-        if standstill == self.standstills {
-            self.stood = None;
-        }
+    /// The server answered: what comes behind it was given to us after it was asked.
+    pub(crate) fn answered(&mut self, question: u64) {
+        let asked = self.began + Duration::from_nanos(question);
+        self.is_answered = true;
+        self.stood = self.stood.filter(|_| asked < self.noticed);
+        self.stood = self.stood.map(|stood| stood.max(asked));
     }
 }
 
@@ -98,11 +111,19 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const LEASE: Duration = Duration::from_millis(1600);
+
+    /// Asks, and tells what the answer is to name.
+    fn ask(lookout: &mut Lookout, now: Instant) -> u64 {
+        let question = lookout.question(now).expect("it is in doubt");
+        lookout.asked(now);
+        question
+    }
 
     #[test]
     fn what_comes_was_not_there_at_the_last_look() {
         let begin = Instant::now();
-        let mut lookout = Lookout::new(1600 * MS, begin);
+        let mut lookout = Lookout::new(LEASE, begin);
         for look in 1..10 {
             let now = begin + look * 100 * MS;
             lookout.looked(now);
@@ -115,61 +136,61 @@ mod tests {
     #[test]
     fn what_comes_behind_a_standstill_is_as_old_until_the_server_answers() {
         let begin = Instant::now();
-        let mut lookout = Lookout::new(1600 * MS, begin);
+        let mut lookout = Lookout::new(LEASE, begin);
         let resumed = begin + 2000 * MS;
         lookout.looked(resumed);
         assert_eq!(lookout.earliest(), begin);
         assert!(lookout.is_behind(resumed));
-        assert_eq!(lookout.question(resumed), Some(1));
-        lookout.asked(resumed);
+        let question = ask(&mut lookout, resumed);
         assert_eq!(lookout.question(resumed), None, "it is asked once");
-        assert_eq!(lookout.question(resumed + PATIENCE), Some(1), "or again");
+        assert!(lookout.question(resumed + PATIENCE).is_some(), "or again");
         lookout.looked(resumed + 50 * MS);
-        assert_eq!(
-            lookout.earliest(),
-            begin,
-            "it looked, and found nothing yet"
-        );
-        lookout.answered(1);
+        assert_eq!(lookout.earliest(), begin, "it found nothing yet");
+        lookout.answered(question);
         assert_eq!(lookout.earliest(), resumed + 50 * MS);
         assert!(!lookout.is_behind(resumed + 50 * MS));
     }
 
     #[test]
-    fn who_is_always_woken_a_little_late_is_not_kept_from_asking() {
+    fn an_answer_from_before_the_last_standstill_says_when_it_was_asked_for() {
         let begin = Instant::now();
-        let mut lookout = Lookout::new(1600 * MS, begin);
-        for look in 1..10 {
-            let now = begin + look * 150 * MS;
-            lookout.looked(now);
-            assert!(lookout.question(now).is_some() && !lookout.is_behind(now));
-            lookout.answered(u64::from(look));
-        }
+        let mut lookout = Lookout::new(LEASE, begin);
+        let (first, second) = (begin + 2000 * MS, begin + 4000 * MS);
+        lookout.looked(first);
+        let early = ask(&mut lookout, first + MS);
+        lookout.looked(second);
+        let late = ask(&mut lookout, second);
+        lookout.answered(early);
+        assert_eq!(lookout.earliest(), first + MS);
+        lookout.answered(late);
+        assert_eq!(lookout.earliest(), second);
     }
 
     #[test]
-    fn an_answer_from_before_the_last_standstill_says_nothing() {
+    fn who_always_looks_too_seldom_still_asks_for_messages() {
         let begin = Instant::now();
-        let mut lookout = Lookout::new(1600 * MS, begin);
-        let (first, second) = (begin + 2000 * MS, begin + 4000 * MS);
-        lookout.looked(first);
-        lookout.asked(first);
-        lookout.looked(second);
-        assert_eq!(lookout.question(second), Some(2));
-        lookout.answered(1);
-        assert_eq!(lookout.earliest(), begin);
-        lookout.answered(2);
-        assert_eq!(lookout.earliest(), second);
+        let mut lookout = Lookout::new(LEASE, begin);
+        let mut answer = None;
+        for look in 1..10 {
+            let now = begin + look * LEASE / 2;
+            if let Some(question) = answer {
+                lookout.answered(question);
+            }
+            lookout.looked(now);
+            assert_eq!(lookout.is_behind(now), look == 1, "look {look}");
+            assert_eq!(lookout.earliest(), now - LEASE / 2, "look {look}");
+            answer = Some(ask(&mut lookout, now));
+        }
     }
 
     #[test]
     fn a_new_connection_is_asked_at_once() {
         let begin = Instant::now();
-        let mut lookout = Lookout::new(1600 * MS, begin);
+        let mut lookout = Lookout::new(LEASE, begin);
         let resumed = begin + 2000 * MS;
         lookout.looked(resumed);
         lookout.asked(resumed);
         lookout.reconnected();
-        assert_eq!(lookout.question(resumed), Some(1));
+        assert!(lookout.question(resumed).is_some());
     }
 }

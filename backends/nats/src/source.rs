@@ -291,19 +291,19 @@ impl Source {
         self.heard = now;
     }
 
-    /// Asks where the consumer stands, to hear that all that was sent before has come.
+    /// Asks where the consumer stands, to hear that all that was sent before has come; the answer names the question.
     pub(crate) async fn ask_behind(
         &self,
         connection: &Connection,
-        standstill: u64,
+        question: u64,
     ) -> Result<(), Error> {
         let info = connection.api_subject(&self.durable.info_call());
-        let reply = format!("{}.i.{standstill}", self.reply);
+        let reply = format!("{}.i.{question}", self.reply);
         self.tell(connection, info, reply, String::new()).await
     }
 
-    /// The standstill behind which this was asked.
-    pub(crate) fn asked_behind(&self, answer: &Message) -> Option<u64> {
+    /// What it answers of what was so asked.
+    pub(crate) fn answered(&self, answer: &Message) -> Option<u64> {
         let rest = answer.subject.strip_prefix(self.reply.as_str())?;
         rest.strip_prefix(".i.")?.parse().ok()
     }

@@ -192,13 +192,13 @@ impl StreamSubscription {
             return Ok(());
         }
         let now = Instant::now();
-        let Some(standstill) = self.lookout.question(now) else {
+        let Some(question) = self.lookout.question(now) else {
             return Ok(());
         };
         if self.connection.link.is_connected() {
             tracing::debug!(message = %self.message, since = ?now - self.lookout.earliest(), "nobody received for a while; what comes may be as old");
             self.sources[0]
-                .ask_behind(&self.connection, standstill)
+                .ask_behind(&self.connection, question)
                 .await?;
             self.lookout.asked(now);
         }
@@ -457,9 +457,9 @@ impl StreamSubscription {
 /// Looks whether the server answers what it was asked behind a standstill.
 fn note_answer(lookout: &mut Lookout, source: &Source, message: &Message) {
     if lookout.is_in_doubt()
-        && let Some(standstill) = source.asked_behind(message)
+        && let Some(question) = source.answered(message)
     {
-        lookout.answered(standstill);
+        lookout.answered(question);
     }
 }
 
