@@ -312,7 +312,7 @@ impl Source {
     pub(crate) fn hear(&mut self, message: &Message, now: Instant) -> Status {
         self.heard = now;
         match message.status {
-            None => self.informed(&message.payload),
+            None => self.informed(&message.payload, self.answered(message).is_none()),
             Some(StatusCode::IDLE_HEARTBEAT) => {}
             Some(status) => {
                 let left = wire::number(message.headers.as_ref(), "Nats-Pending-Messages");
@@ -340,11 +340,13 @@ impl Source {
         }
     }
 
-    fn informed(&mut self, answer: &[u8]) {
+    /// Whether pulls are out is not said where some may have been sent behind the question.
+    fn informed(&mut self, answer: &[u8], tells_of_pulls: bool) {
         match serde_json::from_slice::<Response<Info>>(answer) {
             Ok(Response::Ok(info)) => {
                 self.stands_at(&info);
-                if std::mem::take(&mut self.suspect) || info.num_waiting == 0 {
+                let mut none_is_out = || std::mem::take(&mut self.suspect) || info.num_waiting == 0;
+                if tells_of_pulls && none_is_out() {
                     // No pull of ours is out, whatever became of it.
                     self.requested = 0;
                 }
