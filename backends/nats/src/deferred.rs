@@ -43,7 +43,7 @@ impl Deferred {
         match self.receipt.prolong().await {
             Ok(()) => room.return_deferred(self),
             Err(error) => {
-                tracing::debug!(%error, "a message that came late was not kept; it comes again when its lease ends")
+                tracing::debug!(%error, "a message that came late was not kept; it comes again when its lease ends");
             }
         }
     }

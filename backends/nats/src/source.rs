@@ -56,13 +56,12 @@ pub(crate) struct Source {
     heartbeat: Duration,
     /// Whether it was silent for too long.
     suspect: bool,
-    /// Whether nobody was there to take a pull: a newer server says so of a consumer that is gone, or has no leader.
-    unheard: bool,
     /// After a refusal not before this.
     not_before: Instant,
     /// The last message that is settled, with all before it.
     floor: u64,
-    floor_read: Instant,
+    /// When it is to be asked again how the consumer stands.
+    known_until: Instant,
     gone: bool,
 }
 
@@ -158,10 +157,9 @@ impl Source {
             heard: now,
             heartbeat,
             suspect: false,
-            unheard: false,
             not_before: now,
             floor: 0,
-            floor_read: now,
+            known_until: now + POSITION,
             gone: false,
         }
     }
@@ -241,7 +239,7 @@ impl Source {
 
     fn stands_at(&mut self, info: &Info) {
         self.floor = info.ack_floor.stream_sequence;
-        self.floor_read = Instant::now();
+        self.known_until = Instant::now() + POSITION;
     }
 
     /// Sends a pull for so many messages; a short one where partitions take turns.
@@ -326,7 +324,10 @@ impl Source {
                         self.gone = true;
                     }
                     status => {
-                        self.unheard |= status == StatusCode::NO_RESPONDERS;
+                        // Newer servers say so of a consumer that is gone, or has no leader.
+                        if status == StatusCode::NO_RESPONDERS {
+                            self.known_until = now;
+                        }
                         self.not_before = now + PAUSE;
                         tracing::debug!(consumer = self.name(), %status, text, "a pull was refused");
                     }
@@ -364,7 +365,6 @@ impl Source {
     pub(crate) fn reconnected(&mut self, now: Instant) {
         self.requested = 0;
         self.suspect = false;
-        self.unheard = false;
         self.not_before = now;
         self.heard = now;
     }
@@ -391,7 +391,7 @@ impl Source {
         }
     }
 
-    /// Asks where the consumer stands, when it was silent for too long or nobody was there, or this is not known any more.
+    /// Asks where the consumer stands, when it was silent for too long, or this is not known any more.
     pub(crate) async fn check(
         &mut self,
         connection: &Connection,
@@ -402,17 +402,48 @@ impl Source {
             self.requested = 0;
             return Ok(());
         }
-        let unheard = std::mem::take(&mut self.unheard);
-        let unknown = now >= self.floor_read + POSITION;
-        if !(silent || unheard || unknown) || !connection.link.is_connected() {
+        let unknown = now >= self.known_until;
+        if !(silent || unknown) || !connection.link.is_connected() {
             self.heard = self.heard.max(now - self.heartbeat);
             return Ok(());
         }
         self.heard = now;
         self.suspect |= silent;
-        self.floor_read = now;
+        self.known_until = now + POSITION;
         let info = connection.api_subject(&self.durable.info_call());
         self.tell(connection, info, format!("{}.i", self.reply), String::new())
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Newer servers answer a pull of a consumer that is gone so, at once and each time.
+    #[test]
+    fn a_consumer_that_nobody_answers_for_is_asked_after() {
+        let durable = Durable {
+            stream: "s".to_owned(),
+            name: "d".to_owned(),
+            filter: "f".to_owned(),
+            ack_wait: POSITION,
+            max_ack_pending: 1,
+        };
+        let mut source = Source::new(durable, "pull".into(), "r.0".to_owned(), POSITION);
+        let now = Instant::now();
+        let nobody = Message {
+            subject: "r.0".into(),
+            reply: None,
+            payload: catga_core::Bytes::new(),
+            headers: None,
+            status: Some(StatusCode::NO_RESPONDERS),
+            description: None,
+            length: 0,
+        };
+        assert!(now < source.known_until);
+        assert_eq!(source.hear(&nobody, now), Status::Fine, "it may come back");
+        assert!(now >= source.known_until && !source.may_ask(now));
+        assert!(source.next_check() <= now + PAUSE);
     }
 }
