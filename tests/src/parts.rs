@@ -15,6 +15,7 @@ use catga_core::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep_until};
 
 use crate::journal::Play;
 
@@ -133,11 +134,12 @@ pub(crate) async fn on_relay(relay: Relay, context: Context) -> Result<Placed> {
     Ok(context.send_to(&relay.to, order).await?)
 }
 
-/// A line to a backend that is there, which loses the first replies.
+/// A line to a backend that is there, which loses the first replies, or holds all of them back.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     backend: Backend,
     lose: Arc<AtomicU32>,
+    is_late: bool,
     asked: Option<UnboundedSender<Target>>,
 }
 
@@ -150,8 +152,16 @@ impl Line {
         Self {
             backend: backend.clone(),
             lose: Arc::new(AtomicU32::new(replies)),
+            is_late: false,
             asked: None,
         }
+    }
+
+    /// A line whose replies arrive when the time of who asked is just over.
+    pub(crate) fn late(backend: &Backend) -> Self {
+        let mut line = Self::losing(backend, 0);
+        line.is_late = true;
+        line
     }
 
     /// A line that loses nothing, and tells whom requests go to, each time that one is tried.
@@ -186,6 +196,7 @@ impl Driver for Line {
         backend.transport = Arc::new(Lossy {
             transport: Arc::clone(&self.backend.transport),
             lose: Arc::clone(&self.lose),
+            is_late: self.is_late,
             asked: self.asked.clone(),
         });
         Ok(backend)
@@ -196,6 +207,7 @@ impl Driver for Line {
 struct Lossy {
     transport: Arc<dyn Transport>,
     lose: Arc<AtomicU32>,
+    is_late: bool,
     asked: Option<UnboundedSender<Target>>,
 }
 
@@ -236,8 +248,12 @@ impl Transport for Lossy {
             // Who is told may have heard enough.
             let _ = asked.send(to.clone());
         }
+        let over = time_left.map(|left| Instant::now() + left);
         let reply = self.transport.request(to, envelope, attempt, time_left);
         let reply = reply.await?;
+        if let Some(over) = over.filter(|_| self.is_late) {
+            sleep_until(over).await;
+        }
         let fewer = |left: u32| left.checked_sub(1);
         let lost = self
             .lose

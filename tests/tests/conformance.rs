@@ -76,10 +76,6 @@ fn nats(version: &str) -> Subject {
             &["server_permissions::the_list_is_enough"],
         )
         .without(&[15, 31, 65], "it is Redis that these are about")
-        .without_scenario(
-            "standstill::given_while_it_stood",
-            "nothing in a message says when its server gave it to whom: who finds it when it goes on takes it for its own, and its late ack counts",
-        )
 }
 
 /// NATS, where nothing is kept of nodes: what shows how nodes are known, and nothing else.

@@ -1,5 +1,6 @@
 //! What is put off before its handler began stays with this member meanwhile, its lease extended: the server would count it
-//! as delivered once more if it were given back, and what is never begun would look like what kills its consumers.
+//! as delivered once more if it were given back, and what is never begun would look like what kills its consumers. So does
+//! what came late, until its lease is renewed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,16 @@ impl Deferred {
     /// Whether there is room for one more.
     pub(crate) fn fits(room: &Room) -> bool {
         !room.is_left() && room.deferred() < MOST
+    }
+
+    /// Renews its lease, then hands it to the member.
+    pub(crate) async fn renew(mut self, room: Arc<Room>) {
+        match self.receipt.prolong().await {
+            Ok(()) => room.return_deferred(self),
+            Err(error) => {
+                tracing::debug!(%error, "a message that came late was not kept; it comes again when its lease ends");
+            }
+        }
     }
 
     /// Keeps it until it is due or nobody receives any more, then hands it to the member.

@@ -16,6 +16,7 @@ mod durable;
 mod error;
 mod inbox;
 mod link;
+mod lookout;
 mod names;
 mod options;
 mod pace;

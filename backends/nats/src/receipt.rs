@@ -32,15 +32,12 @@ pub(crate) struct StreamReceipt {
     until: Instant,
     /// How often it was put off here.
     put_off: u32,
-    /// In the member's room, and in that of the source. Taken when it is settled. One that is dropped unsettled is held at the server until its lease ends, and here too.
+    /// In the member's room, and in that of the source, from when it is handed out until it is settled. One that is dropped unsettled is held at the server until its lease ends, and here too.
     places: Option<(Place, Place)>,
 }
 
 impl StreamReceipt {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one caller, which has just these parts"
-    )]
+    /// Has no places yet.
     pub(crate) fn new(
         connection: Arc<Connection>,
         ack: Subject,
@@ -49,7 +46,6 @@ impl StreamReceipt {
         generation: u32,
         qos: QoS,
         (arrived, ack_wait): (Instant, Duration),
-        places: (Place, Place),
     ) -> Self {
         Self {
             connection,
@@ -62,7 +58,7 @@ impl StreamReceipt {
             // The server began to count before it arrived, by less than this.
             until: arrived + ack_wait - ack_wait / 16,
             put_off: 0,
-            places: Some(places),
+            places: None,
         }
     }
 
@@ -87,7 +83,7 @@ impl StreamReceipt {
         (self.info.delivered, self.generation)
     }
 
-    /// Takes new places, when it is handed out again.
+    /// Takes places, when it is handed out.
     pub(crate) fn take_places(&mut self, places: (Place, Place)) {
         self.places = Some(places);
     }

@@ -60,7 +60,8 @@ pub(crate) struct Source {
     not_before: Instant,
     /// The last message that is settled, with all before it.
     floor: u64,
-    floor_read: Instant,
+    /// When it is to be asked again how the consumer stands.
+    known_until: Instant,
     gone: bool,
 }
 
@@ -158,7 +159,7 @@ impl Source {
             suspect: false,
             not_before: now,
             floor: 0,
-            floor_read: now,
+            known_until: now + POSITION,
             gone: false,
         }
     }
@@ -238,7 +239,7 @@ impl Source {
 
     fn stands_at(&mut self, info: &Info) {
         self.floor = info.ack_floor.stream_sequence;
-        self.floor_read = Instant::now();
+        self.known_until = Instant::now() + POSITION;
     }
 
     /// Sends a pull for so many messages; a short one where partitions take turns.
@@ -288,11 +289,28 @@ impl Source {
         self.heard = now;
     }
 
+    /// Asks where the consumer stands, to hear that all that was sent before has come; the answer names the question.
+    pub(crate) async fn ask_behind(
+        &self,
+        connection: &Connection,
+        question: u64,
+    ) -> Result<(), Error> {
+        let info = connection.api_subject(&self.durable.info_call());
+        let reply = format!("{}.i.{question}", self.reply);
+        self.tell(connection, info, reply, String::new()).await
+    }
+
+    /// What it answers of what was so asked.
+    pub(crate) fn answered(&self, answer: &Message) -> Option<u64> {
+        let rest = answer.subject.strip_prefix(self.reply.as_str())?;
+        rest.strip_prefix(".i.")?.parse().ok()
+    }
+
     /// The server says something of a pull, or where the consumer stands.
     pub(crate) fn hear(&mut self, message: &Message, now: Instant) -> Status {
         self.heard = now;
         match message.status {
-            None => self.informed(&message.payload),
+            None => self.informed(&message.payload, self.answered(message).is_none()),
             Some(StatusCode::IDLE_HEARTBEAT) => {}
             Some(status) => {
                 let left = wire::number(message.headers.as_ref(), "Nats-Pending-Messages");
@@ -306,6 +324,10 @@ impl Source {
                         self.gone = true;
                     }
                     status => {
+                        // Newer servers say so of a consumer that is gone, or has no leader.
+                        if status == StatusCode::NO_RESPONDERS {
+                            self.known_until = now;
+                        }
                         self.not_before = now + PAUSE;
                         tracing::debug!(consumer = self.name(), %status, text, "a pull was refused");
                     }
@@ -319,11 +341,13 @@ impl Source {
         }
     }
 
-    fn informed(&mut self, answer: &[u8]) {
+    /// Whether pulls are out is not said where some may have been sent behind the question.
+    fn informed(&mut self, answer: &[u8], tells_of_pulls: bool) {
         match serde_json::from_slice::<Response<Info>>(answer) {
             Ok(Response::Ok(info)) => {
                 self.stands_at(&info);
-                if std::mem::take(&mut self.suspect) || info.num_waiting == 0 {
+                let mut none_is_out = || std::mem::take(&mut self.suspect) || info.num_waiting == 0;
+                if tells_of_pulls && none_is_out() {
                     // No pull of ours is out, whatever became of it.
                     self.requested = 0;
                 }
@@ -378,16 +402,48 @@ impl Source {
             self.requested = 0;
             return Ok(());
         }
-        let unknown = now >= self.floor_read + POSITION;
+        let unknown = now >= self.known_until;
         if !(silent || unknown) || !connection.link.is_connected() {
             self.heard = self.heard.max(now - self.heartbeat);
             return Ok(());
         }
         self.heard = now;
         self.suspect |= silent;
-        self.floor_read = now;
+        self.known_until = now + POSITION;
         let info = connection.api_subject(&self.durable.info_call());
         self.tell(connection, info, format!("{}.i", self.reply), String::new())
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Newer servers answer a pull of a consumer that is gone so, at once and each time.
+    #[test]
+    fn a_consumer_that_nobody_answers_for_is_asked_after() {
+        let durable = Durable {
+            stream: "s".to_owned(),
+            name: "d".to_owned(),
+            filter: "f".to_owned(),
+            ack_wait: POSITION,
+            max_ack_pending: 1,
+        };
+        let mut source = Source::new(durable, "pull".into(), "r.0".to_owned(), POSITION);
+        let now = Instant::now();
+        let nobody = Message {
+            subject: "r.0".into(),
+            reply: None,
+            payload: catga_core::Bytes::new(),
+            headers: None,
+            status: Some(StatusCode::NO_RESPONDERS),
+            description: None,
+            length: 0,
+        };
+        assert!(now < source.known_until);
+        assert_eq!(source.hear(&nobody, now), Status::Fine, "it may come back");
+        assert!(now >= source.known_until && !source.may_ask(now));
+        assert!(source.next_check() <= now + PAUSE);
     }
 }

@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::connection::Connection;
 use crate::deferred::Deferred;
+use crate::lookout::Lookout;
 use crate::names::Member;
 use crate::pace::Pace;
 use crate::receipt::StreamReceipt;
@@ -31,6 +32,10 @@ use crate::room::Room;
 use crate::source::{Source, Status};
 use crate::wire::{self, AckInfo, GENERATION};
 use crate::{absence, error, source};
+
+/// What came so long ago, in parts of its lease, needs it renewed: whoever gets it may wait for a third before he begins, and
+/// renews it after another.
+const LATE: u32 = 4;
 
 /// A member of a group.
 #[derive(Debug)]
@@ -61,8 +66,7 @@ pub(crate) struct StreamSubscription {
     away_since: Instant,
     /// What came and was not received yet, each with the time when it was not there yet: since then the server may count.
     arrived: VecDeque<(Instant, Message)>,
-    /// When all that had come was taken over.
-    looked: Instant,
+    lookout: Lookout,
     waiting: Arc<AtomicU64>,
     /// Forgets members of an `each_node` group that stay away.
     sweeper: Option<AbortHandle>,
@@ -121,7 +125,7 @@ impl StreamSubscription {
             subscriber: Some(subscriber),
             away_since: Instant::now(),
             arrived: VecDeque::new(),
-            looked: Instant::now(),
+            lookout: Lookout::new(subscribe.ack_wait, Instant::now()),
             waiting: Arc::default(),
             sweeper,
         })
@@ -169,16 +173,36 @@ impl StreamSubscription {
         }
     }
 
-    /// Takes over what has arrived: since the last time at the earliest.
+    /// Takes over what has arrived.
     fn look(&mut self) {
         let Some(subscriber) = &mut self.subscriber else {
             return;
         };
         // All of it, whatever the task has left of its budget: who leaves some behind does not know when it came.
         while let Some(Some(message)) = unconstrained(subscriber.next()).now_or_never() {
-            self.arrived.push_back((self.looked, message));
+            note_answer(&mut self.lookout, &self.sources[0], &message);
+            self.arrived.push_back((self.lookout.earliest(), message));
         }
-        self.looked = Instant::now();
+        self.lookout.looked(Instant::now());
+    }
+
+    /// After a standstill, asks the server something, whose answer comes behind all that it sent before.
+    async fn look_behind(&mut self) -> Result<(), Error> {
+        if !self.lookout.is_in_doubt() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let Some(question) = self.lookout.question(now) else {
+            return Ok(());
+        };
+        if self.connection.link.is_connected() {
+            tracing::debug!(message = %self.message, since = ?now - self.lookout.earliest(), "nobody received for a while; what comes may be as old");
+            self.sources[0]
+                .ask_behind(&self.connection, question)
+                .await?;
+            self.lookout.asked(now);
+        }
+        Ok(())
     }
 
     /// Hands out what has arrived, until there are so many.
@@ -210,20 +234,13 @@ impl StreamSubscription {
         if index == 0 {
             self.waiting.store(info.pending, Ordering::Relaxed);
         }
-        // Since then the server may count.
-        if arrived + self.ack_wait <= now {
-            // It waited for as long, as it does for a handler that was paused, and is delivered to somebody again.
-            tracing::debug!(message = %self.message, sequence = info.stream_sequence, "its lease ended before it was received");
-            return None;
-        }
         let headers = message.headers.as_ref();
         let generation = wire::number(headers, GENERATION).unwrap_or(0);
         let generation = u32::try_from(generation).unwrap_or(u32::MAX);
         let envelope = wire::envelope(self.message.clone(), self.qos, headers, message.payload)
             .with_partition(partition);
         let count = info.delivered;
-        self.pace.handed_out();
-        let receipt = StreamReceipt::new(
+        let mut receipt = StreamReceipt::new(
             Arc::clone(&self.connection),
             ack,
             Arc::clone(&self.member),
@@ -231,9 +248,26 @@ impl StreamSubscription {
             generation,
             self.qos,
             (arrived, self.ack_wait),
-            (self.room.take(), self.sources[index].take()),
         );
+        if now >= arrived + self.ack_wait / LATE {
+            self.came_late(envelope, receipt, now);
+            return None;
+        }
+        self.pace.handed_out();
+        receipt.take_places((self.room.take(), self.sources[index].take()));
         Some(delivery(envelope, receipt, count, generation))
+    }
+
+    /// It waited here, as it does for a handler that was paused, or this process stood still: it is handed out when its lease
+    /// is renewed, or never when that is over. Then it is delivered to somebody again.
+    fn came_late(&self, envelope: Envelope, receipt: StreamReceipt, now: Instant) {
+        if receipt.until() <= now || !Deferred::fits(&self.room) {
+            let (count, _) = receipt.counts();
+            tracing::debug!(message = %self.message, id = envelope.id().map(tracing::field::display), count, "its lease ended before it was received");
+            return;
+        }
+        let late = Deferred::new(envelope, receipt, &self.room);
+        tokio::spawn(late.renew(Arc::clone(&self.room)));
     }
 
     /// The source whose pull is answered: `{inbox}.{index}[.i]`.
@@ -265,11 +299,12 @@ impl StreamSubscription {
 
     /// Asks for as many messages as there are places free.
     async fn pull(&mut self) -> Result<(), Error> {
-        if !self.connection.link.is_connected() {
+        self.look_behind().await?;
+        let (last, now) = (self.sources.len() - 1, Instant::now());
+        if !self.connection.link.is_connected() || self.lookout.is_behind(now) {
             return Ok(());
         }
         let held = self.room.held();
-        let (last, now) = (self.sources.len() - 1, Instant::now());
         if held < self.max_in_flight && self.sources[last].may_pull(now) {
             // Redrives are few: one at a time, which waits here when there is no place.
             self.sources[last].pull(&self.connection, 1, false).await?;
@@ -346,6 +381,7 @@ impl StreamSubscription {
             self.sources
                 .iter_mut()
                 .for_each(|source| source.reconnected(now));
+            self.lookout.reconnected();
         }
     }
 
@@ -387,9 +423,10 @@ impl StreamSubscription {
             self.pull().await?;
             let epoch = self.epoch;
             let check = self.sources.iter().map(Source::next_check).min();
-            let mut check = check.expect("there are always two sources");
+            let check = check.expect("there are always two sources");
+            let mut wake = check.min(self.lookout.next_look());
             if let Some(Reverse(until)) = self.abandoned.peek() {
-                check = check.min(*until);
+                wake = wake.min(*until);
             }
             let subscriber = self.subscriber.as_mut().expect("checked above");
             select! {
@@ -397,10 +434,9 @@ impl StreamSubscription {
                 () = connection.closed.raised() => {}
                 message = subscriber.next(), if room => match message {
                     Some(message) => {
-                        let now = Instant::now();
-                        // This process was paused if it slept beyond its check: who knows when that came.
-                        let arrived = if now > check { self.looked } else { now };
-                        self.looked = now;
+                        note_answer(&mut self.lookout, &self.sources[0], &message);
+                        let arrived = self.lookout.earliest();
+                        self.lookout.looked(Instant::now());
                         into.extend(self.accept(message, arrived));
                     }
                     // The client closes it with the connection alone.
@@ -410,9 +446,20 @@ impl StreamSubscription {
                 () = self.room.freed(), if !room || self.sources.len() > 2 => {}
                 () = self.room.came_due(), if room => {}
                 () = connection.link.until(|link| link.epoch() != epoch) => {}
-                () = sleep_until(check) => self.check().await?,
+                () = sleep_until(wake) => if check <= Instant::now() {
+                    self.check().await?;
+                },
             }
         }
+    }
+}
+
+/// Looks whether the server answers what it was asked behind a standstill.
+fn note_answer(lookout: &mut Lookout, source: &Source, message: &Message) {
+    if lookout.is_in_doubt()
+        && let Some(question) = source.answered(message)
+    {
+        lookout.answered(question);
     }
 }
 

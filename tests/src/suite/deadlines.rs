@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catga::prelude::{FailWith, Result, handlers};
+use catga::prelude::{Catga, FailWith, Result, handlers};
 use catga::{ErrorKind, HandlerError};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::harness::{Bus, SOON, poll_then_drop, scenarios, wait_until};
 use crate::journal::{Journal, Step};
 use crate::messages::{Ask, on_ask};
-use crate::parts::{Order, Print, Relay, on_order, on_relay, printed};
+use crate::parts::{Line, Order, Print, Relay, on_order, on_relay, printed};
 
 use crate::subject::Time;
 
@@ -22,6 +22,7 @@ scenarios! { Backend "deadlines":
     Paused the_time_left_is_passed_on [88],
     Real mixed_sizes [81],
     Paused a_late_reply_is_dropped [85],
+    Paused an_error_at_the_deadline_is_a_timeout,
     Paused abandoned_requests_leave_nothing [85],
 }
 
@@ -165,6 +166,40 @@ async fn a_late_reply_is_dropped(bus: Bus) -> Result<()> {
     assert_eq!(placed(&ask(&caller, "a", &letter, 2).await?).id, 0);
     assert_eq!(journal.starts(0).len(), 1);
     assert!(a.handlers().iter().all(|h| h.stats.in_flight == 0));
+    Ok(())
+}
+
+/// A handler that fails at its caller's deadline may be heard before the caller gives up, or not: he is told the same.
+async fn an_error_at_the_deadline_is_a_timeout(bus: Bus) -> Result<()> {
+    let journal = Journal::default();
+    let play = journal.play(|scene| async move {
+        if scene.id == 1 {
+            Err("it gave up").terminal()?;
+        }
+        Err(HandlerError::retry("it gave up"))
+    });
+    let a = bus.node("a").state(play).handlers(handlers![on_ask]);
+    let _a = a.start().await?;
+    let owner = bus.observer().await?;
+    let caller = Catga::builder()
+        .driver(Line::late(owner.backend()))
+        .connect(Line::URL)
+        .service("suite")
+        .node("caller")
+        .request_deadline(bus.by_clock(Duration::from_secs(5), Duration::from_millis(500)))
+        .handlers(handlers![])
+        .start()
+        .await?;
+    seen(&caller, 3).await;
+    for id in 1..=2 {
+        let error = caller.send(Ask { id }).await.expect_err("it is too late");
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
+        assert!(error.may_be_stored(), "it ran: {error:?}");
+        assert_eq!(journal.starts(id).len(), 1);
+    }
+    // What it answers in time is told as it is.
+    let error = owner.send(Ask { id: 1 }).await.expect_err("it fails");
+    assert_eq!(error.kind(), ErrorKind::Handler, "{error:?}");
     Ok(())
 }
 
