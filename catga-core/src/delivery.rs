@@ -158,10 +158,19 @@ impl Delivery {
     /// # Errors
     /// - [`LostOwnership`](crate::ErrorKind::LostOwnership): the lease ran out before; another member has the message.
     /// - Others: the broker did not take it, and redelivers when the lease runs out.
-    pub async fn settle(self, settlement: Settlement) -> Result<(), Error> {
-        match self.receipt {
-            Some(receipt) => receipt.settle(self.envelope, settlement).await,
-            None => Ok(()),
+    pub fn settle(
+        self,
+        settlement: Settlement,
+    ) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let envelope = self.envelope;
+        let settling = self
+            .receipt
+            .map(|receipt| receipt.settle(envelope, settlement));
+        async move {
+            match settling {
+                Some(settling) => settling.await,
+                None => Ok(()),
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ const LAST_LOOK: Duration = Duration::from_millis(20);
 
 impl Job {
     /// Claims the message. `None`: it is not to be handled here and now, and that is seen to.
-    pub(crate) async fn claim(mut self) -> Option<Self> {
+    pub(crate) async fn claim(mut self: Box<Self>) -> Option<Box<Self>> {
         let Some(key) = self.inbox_key() else {
             // Without an id it cannot be handled: beginning it says so.
             return Some(self);
@@ -57,7 +57,7 @@ impl Job {
             Some(Ok(other)) => self.unclaimed(&unknown(&other)),
             Some(Err(error)) => self.unclaimed(&error),
         };
-        let Self { slot, delivery, .. } = self;
+        let Self { slot, delivery, .. } = *self;
         settle(&slot, delivery, settlement).await;
         None
     }
@@ -136,17 +136,15 @@ pub(crate) fn lease(inner: &Inner, delivery: &Delivery) -> Duration {
     }
 }
 
-/// Ends a claim as the verdict says, and returns what is left to be settled: nothing that was not recorded is
-/// acked.
+/// Ends the claim of a job as the verdict says. What is to be settled instead, where that could not be recorded: nothing
+/// that was not is acked.
 pub(crate) async fn conclude(
-    inner: &Inner,
-    entry: &Entry,
-    claim: &Claim,
-    lease: Duration,
-    verdict: Verdict,
-    effects: Option<Effects>,
-) -> Settlement {
-    let Some(inbox) = &inner.backend.inbox else {
+    job: &Job,
+    verdict: &Verdict,
+    effects: Option<&Effects>,
+) -> Option<Settlement> {
+    let (inner, entry) = (&job.inner, &job.slot);
+    let (Some(inbox), Some(claim)) = (&inner.backend.inbox, &job.claim) else {
         unreachable!("a claim was granted by an inbox");
     };
     let Verdict {
@@ -154,14 +152,13 @@ pub(crate) async fn conclude(
         claim: end,
     } = verdict;
     // It was renewed a third of it ago, or less.
-    let limit = lease / 2;
-    let ended = match end {
+    let limit = lease(inner, &job.delivery) / 2;
+    let ended = match *end {
         None => {
-            let response = match &settlement {
+            let response = match settlement {
                 Settlement::Complete(completion) => completion.response.as_ref(),
                 _ => None,
             };
-            let effects = effects.as_ref();
             persistently(limit, is_passing, || {
                 inbox.complete(claim, response, effects)
             })
@@ -169,9 +166,7 @@ pub(crate) async fn conclude(
         }
         Some(end) => persistently(limit, is_passing, || inbox.release(claim, end)).await,
     };
-    let Err(error) = ended else {
-        return settlement;
-    };
+    let error = ended.err()?;
     let lost = error.kind() == ErrorKind::LostOwnership;
     if lost {
         Counters::add(&entry.counters.lost);
@@ -183,21 +178,16 @@ pub(crate) async fn conclude(
         %error,
         "the end of a claim could not be recorded"
     );
-    match (settlement, end) {
+    match settlement {
         // Its lease ends by itself, and the message is tried again as it would be.
-        (
-            settled @ (Settlement::Nak { .. }
-            | Settlement::Defer { .. }
-            | Settlement::Release { .. }),
-            _,
-        ) => settled,
+        Settlement::Nak { .. } | Settlement::Defer { .. } | Settlement::Release { .. } => None,
         // The caller waits for no more than what happened; a retry would only make it happen twice. What was to
         // be committed did not happen.
-        (settled @ Settlement::Complete(_), _) if !lost && effects.is_none() => settled,
+        Settlement::Complete(_) if !lost && effects.is_none() => None,
         // Whoever holds the claim now answers, completes or dead-letters.
-        _ => Settlement::Nak {
+        _ => Some(Settlement::Nak {
             after: entry.backoff.delay(claim.attempt),
-        },
+        }),
     }
 }
 

@@ -162,7 +162,7 @@ async fn handle_all(
             Some(Left::Handle(passed))
         };
         if let Some((job, left)) = left.and_then(|left| Some((kept.take()?, left))) {
-            tokio::spawn(job.go_on(left));
+            job.go_on(left);
         }
     }
     (waited, back)

@@ -124,10 +124,11 @@ impl<T> Running<'_, T> {
             return Event::Ended(hop, result);
         };
         let patience = patience.unwrap_or(FAR);
-        let mut until = from_now(patience);
+        let mut now = Instant::now();
+        let mut until = after(now, patience);
         let mut heard = last.peer.answers();
         loop {
-            let look = until.min(from_now(LOOK));
+            let look = until.min(now + LOOK);
             tokio::select! {
                 biased;
                 (hop, result) = self.next() => return Event::Ended(hop, result),
@@ -136,14 +137,15 @@ impl<T> Running<'_, T> {
             if last.peer.is_gone() {
                 return Event::Gone(self.last());
             }
-            if Instant::now() >= until {
+            now = Instant::now();
+            if now >= until {
                 let answers = last.peer.answers();
                 if answers == heard {
                     return Event::Silent(self.last());
                 }
                 // It answers others: this request takes its time.
                 heard = answers;
-                until = from_now(patience.max(LOOK));
+                until = after(now, patience.max(LOOK));
             }
         }
     }
@@ -171,9 +173,10 @@ impl Inner {
         let mut again = Again::default();
         'asking: loop {
             way.note(&hop);
-            let sending = self.try_once::<R>(hop.clone(), letter, deadline, attempt);
+            let left = deadline.map(time_left);
+            let mut patience = self.patience(left, once, route);
+            let sending = self.try_once::<R>(hop.clone(), letter, deadline, left, attempt);
             running.0.push((hop, Box::pin(sending)));
-            let mut patience = self.patience(deadline, once, route);
             again.due = None;
             let (failed, error) = loop {
                 // Whom it leaves, and whether that one has not seen it, where it said so.
@@ -273,12 +276,11 @@ impl Inner {
     }
 
     /// How long a node may say nothing before another is asked, where another may be.
-    fn patience(&self, deadline: Option<Instant>, once: bool, route: &Route) -> Option<Duration> {
+    fn patience(&self, left: Option<Duration>, once: bool, route: &Route) -> Option<Duration> {
         if once || matches!(route, Route::Fixed) {
             return None;
         }
-        let left = deadline.map(|deadline| time_left(deadline) / PATIENCE);
-        Some(left.unwrap_or(self.settings.node_timeout))
+        Some(left.map_or(self.settings.node_timeout, |left| left / PATIENCE))
     }
 
     /// A node said nothing for too long.
@@ -293,6 +295,7 @@ impl Inner {
         hop: Hop,
         letter: &Envelope,
         deadline: Option<Instant>,
+        left: Option<Duration>,
         attempt: Attempt,
     ) -> Result<R::Response, Error> {
         if let (Target::Node(node), Some((entry, call))) =
@@ -310,7 +313,6 @@ impl Inner {
         let member = hop.member.as_deref();
         let _waiting = member.map(|member| member.peer.wait_for());
         let heard = member.map_or(0, |member| member.peer.answers());
-        let left = deadline.map(time_left);
         let transport = &self.backend.transport;
         let asked = transport.request(&hop.target, letter, attempt.number(), left);
         match asked.await {

@@ -113,17 +113,18 @@ impl Job {
         }
     }
 
-    /// Does what is left.
-    pub(crate) async fn go_on(self, left: Left) {
+    /// Does what is left in a task of its own: in a box, as every future on the way would move it once more.
+    pub(crate) fn go_on(self, left: Left) {
+        let job = Box::new(self);
         match left {
-            Left::Handle(passed) => self.handle(passed).await,
-            Left::Finish(handler, span) => self.finish(handler, span).await,
-            Left::Settle(unsettled) => self.settle(unsettled).await,
-        }
+            Left::Handle(passed) => tokio::spawn(job.handle(passed)),
+            Left::Finish(handler, span) => tokio::spawn(job.finish(handler, span)),
+            Left::Settle(unsettled) => tokio::spawn(job.settle(unsettled)),
+        };
     }
 
     /// Claims, begins and finishes.
-    async fn handle(self, passed: Passed) {
+    async fn handle(self: Box<Self>, passed: Passed) {
         let claimed = if must_claim(&self.slot, &self.delivery) {
             match self.claim().await {
                 Some(claimed) => claimed.pass_layers().await,
@@ -147,7 +148,7 @@ impl Job {
     }
 
     /// Waits for the layers of a message that was claimed first, as long as lease and caller can wait.
-    async fn pass_layers(self) -> Option<(Self, Passed)> {
+    async fn pass_layers(self: Box<Self>) -> Option<(Box<Self>, Passed)> {
         let Some(layered) = &self.slot.layered else {
             return Some((self, None));
         };
@@ -266,7 +267,7 @@ impl Job {
     }
 
     /// Runs the handler to its end, or to the end of its time, with the lease renewed meanwhile.
-    async fn finish(mut self, handler: Handler, span: Span) {
+    async fn finish(mut self: Box<Self>, handler: Handler, span: Span) {
         let outcome = trace::finished(span, self.run(handler)).await;
         self.conclude(outcome).await;
     }
@@ -304,7 +305,7 @@ impl Job {
     }
 
     /// Judges the outcome and settles, however long that takes.
-    async fn conclude(mut self, outcome: Result<Option<Bytes>, Failure>) {
+    async fn conclude(mut self: Box<Self>, outcome: Result<Option<Bytes>, Failure>) {
         if let Some(unsettled) = self.end(outcome) {
             self.settle(unsettled).await;
         }
@@ -354,31 +355,31 @@ impl Job {
     }
 
     /// Settles what is not to be begun here.
-    async fn not_begun(self) {
+    async fn not_begun(self: Box<Self>) {
         let unsettled = self.unsettled(Verdict::not_begun(), None);
         self.settle(unsettled).await;
     }
 
     /// Settles, and keeps its place until that is done.
-    async fn settle(self, unsettled: Unsettled) {
-        let Self {
-            inner,
-            slot,
-            delivery,
-            claim,
-            ..
-        } = self;
-        let settlement = match (unsettled, claim) {
-            (Unsettled::Unclaimed(settlement), _) => settlement,
-            (Unsettled::Claimed(verdict, effects), Some(claim)) => {
-                let lease = claim::lease(&inner, &delivery);
-                claim::conclude(&inner, &slot, &claim, lease, verdict, effects).await
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an `async fn` would keep what it is given twice"
+    )]
+    fn settle(
+        self: Box<Self>,
+        mut unsettled: Unsettled,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        async move {
+            if let Unsettled::Claimed(verdict, effects) = &mut unsettled
+                && let Some(instead) = claim::conclude(&self, verdict, effects.as_ref()).await
+            {
+                verdict.settlement = instead;
             }
-            (Unsettled::Claimed(verdict, effects), None) => {
-                verdict.committing(delivery.is_claimed(), effects)
-            }
-        };
-        settle(&slot, delivery, settlement).await;
+            let (Unsettled::Unclaimed(settlement)
+            | Unsettled::Claimed(Verdict { settlement, .. }, _)) = unsettled;
+            let Self { slot, delivery, .. } = *self;
+            settle(&slot, delivery, settlement).await;
+        }
     }
 }
 

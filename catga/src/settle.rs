@@ -13,9 +13,15 @@ pub(crate) async fn give_back(entry: &Entry, delivery: Delivery) {
 }
 
 /// Settles, and counts what comes of it.
-pub(crate) async fn settle(entry: &Entry, delivery: Delivery, settlement: Settlement) {
+pub(crate) fn settle(
+    entry: &Entry,
+    delivery: Delivery,
+    settlement: Settlement,
+) -> impl Future<Output = ()> + Send {
     let settling = Settling::new(entry, &delivery, &settlement);
-    settling.ended(delivery.settle(settlement).await);
+    // Made here, so that the future below keeps no copy of what it is made of.
+    let settled = delivery.settle(settlement);
+    async move { settling.ended(settled.await) }
 }
 
 /// As [`settle`], where nothing has to be waited for. Whether it was so.

@@ -92,7 +92,8 @@ impl Bucket {
         if self.found.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.look(connection, operation).await.map(drop)
+        // A box, as for all that is seldom waited for: the futures of the others stay small.
+        Box::pin(self.look(connection, operation)).await.map(drop)
     }
 
     /// Asks the server for it, and makes it where it is missing.
@@ -154,17 +155,15 @@ impl Bucket {
     }
 
     /// Writes a key that stands at `revision`; 0 when it is new.
-    pub(crate) async fn put(
-        &self,
-        connection: &Connection,
+    pub(crate) fn put<'a>(
+        &'a self,
+        connection: &'a Connection,
         operation: &'static str,
-        key: &str,
+        key: &'a str,
         revision: u64,
         value: Bytes,
-    ) -> Result<Put, Error> {
-        let headers = HeaderMap::new();
-        self.write(connection, operation, key, revision, headers, value)
-            .await
+    ) -> impl Future<Output = Result<Put, Error>> + Send + 'a {
+        self.write(connection, operation, key, revision, None, value)
     }
 
     /// Deletes a key that stands at `revision`: what is kept says that it was.
@@ -175,9 +174,8 @@ impl Bucket {
         key: &str,
         revision: u64,
     ) -> Result<Put, Error> {
-        let mut headers = HeaderMap::new();
-        headers.insert(OPERATION, "DEL");
-        self.write(connection, operation, key, revision, headers, Bytes::new())
+        let deletion = Some("DEL");
+        self.write(connection, operation, key, revision, deletion, Bytes::new())
             .await
     }
 
@@ -187,14 +185,21 @@ impl Bucket {
         operation: &'static str,
         key: &str,
         revision: u64,
-        mut headers: HeaderMap,
+        kind: Option<&'static str>,
         value: Bytes,
     ) -> Result<Put, Error> {
         self.ensure(connection, operation).await?;
-        headers.insert(EXPECTED, revision.to_string());
+        let headers = || {
+            let mut headers = HeaderMap::new();
+            headers.insert(EXPECTED, revision.to_string());
+            if let Some(kind) = kind {
+                headers.insert(OPERATION, kind);
+            }
+            Some(headers)
+        };
         let (subject, by) = (self.subject(key), connection.call_deadline());
         let stored = connection
-            .store(operation, subject.into(), Some(headers), value, by)
+            .store(operation, subject.into(), headers, value, by)
             .await;
         match stored {
             Ok(stored) => Ok(Put::Written(stored.sequence)),

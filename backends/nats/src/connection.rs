@@ -383,12 +383,12 @@ impl Connection {
         &self,
         operation: &'static str,
         subject: Subject,
-        headers: Option<HeaderMap>,
+        headers: impl Fn() -> Option<HeaderMap> + Send + Sync,
         payload: Bytes,
         by: Instant,
     ) -> Result<Message, Error> {
         let mut sent = self
-            .send(operation, subject, &"", || headers.clone(), payload, by)
+            .send(operation, subject, &"", headers, payload, by)
             .await?;
         self.answer(&mut sent, by).await
     }

@@ -97,7 +97,7 @@ pub(crate) async fn bury(
     let payload = envelope.payload().as_bytes().cloned().unwrap_or_default();
     let by = connection.call_deadline();
     let stored = connection
-        .store("settle", subject, Some(headers), payload, by)
+        .store("settle", subject, || Some(headers.clone()), payload, by)
         .await;
     if let Err(error) = &stored
         && error.kind() == ErrorKind::NotFound
@@ -238,7 +238,7 @@ impl NatsDeadLetters {
         let subject = connection.names.redriven(member, name);
         let by = connection.call_deadline();
         let stored = connection
-            .store("redrive", subject, Some(headers), payload, by)
+            .store("redrive", subject, || Some(headers.clone()), payload, by)
             .await;
         if let Err(error) = &stored
             && error.kind() == ErrorKind::NotFound

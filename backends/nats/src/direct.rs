@@ -55,7 +55,7 @@ impl Connection {
             let soon = by.min(Instant::now() + again);
             again *= 2;
             let (subject, payload) = (subject.clone(), payload.clone());
-            match self.ask(operation, subject, None, payload, soon).await {
+            match self.ask(operation, subject, || None, payload, soon).await {
                 Err(error) if error.kind() == ErrorKind::Timeout && soon < by => {}
                 answer => break answer?,
             }

@@ -19,6 +19,7 @@ use crate::error;
 use crate::names::inbox_key;
 use crate::record::{Answer, Record, Response, State, answer};
 
+const CLAIM: &str = "claim";
 /// How often a write is tried against others before it is given up for now.
 const TRIES: u32 = 8;
 /// When to ask again where the others were faster each time.
@@ -64,16 +65,15 @@ impl NatsInbox {
         Ok(Some((entry.revision, entry.time, record)))
     }
 
-    async fn write(
-        &self,
+    fn write<'a>(
+        &'a self,
         operation: &'static str,
-        key: &str,
+        key: &'a str,
         revision: u64,
         record: &Record,
-    ) -> Result<Put, Error> {
+    ) -> impl Future<Output = Result<Put, Error>> + Send + 'a {
         self.bucket
             .put(&self.connection, operation, key, revision, record.encode())
-            .await
     }
 
     /// How long the lease of a record at this revision still runs, as this process saw it.
@@ -92,38 +92,120 @@ impl NatsInbox {
         lease
     }
 
-    /// Writes what comes after a held claim. After a lost answer it may stand there already, and a renewal that was
-    /// dropped half-way may have moved it: the owner decides.
+    /// Writes what comes after a held claim.
     async fn move_on(
         &self,
         operation: &'static str,
         claim: &Claim,
-        next: impl Fn(Record) -> Record + Send,
+        next: impl Fn(Record) -> Record + Send + Sync,
     ) -> Result<u64, Error> {
         let key = inbox_key(&claim.key);
-        let (mut revision, mut record) = (claim.revision, held(claim));
-        for _ in 0..TRIES {
-            let next = next(record);
-            // Who knows no revision of the claim has only heard that it may have been granted.
-            if revision != 0
-                && let Put::Written(revision) = self.write(operation, &key, revision, &next).await?
-            {
-                return Ok(revision);
-            }
-            let Some((stands, _, present)) = self.read(operation, &key).await? else {
+        // Who knows no revision of the claim has only heard that it may have been granted.
+        if claim.revision != 0
+            && let Put::Written(revision) = self
+                .write(operation, &key, claim.revision, &next(held(claim)))
+                .await?
+        {
+            return Ok(revision);
+        }
+        // A box, as for all that is seldom waited for: the futures of the others stay small.
+        Box::pin(self.move_on_from_there(operation, &key, claim, next)).await
+    }
+
+    /// After a lost answer it may stand there already, and a renewal that was dropped half-way may have moved it: the
+    /// owner decides.
+    async fn move_on_from_there(
+        &self,
+        operation: &'static str,
+        key: &str,
+        claim: &Claim,
+        next: impl Fn(Record) -> Record + Send + Sync,
+    ) -> Result<u64, Error> {
+        let mut ours = next(held(claim));
+        for _ in 1..TRIES {
+            let Some((stands, _, present)) = self.read(operation, key).await? else {
                 return Err(error::lost_claim(operation));
             };
-            if present.owner != next.owner || present.generation != next.generation {
+            if present.owner != ours.owner || present.generation != ours.generation {
                 return Err(error::lost_claim(operation));
             }
             match present.state {
-                State::Running => (revision, record) = (stands, present),
-                state if state == next.state => return Ok(stands),
+                State::Running => ours = next(present),
+                state if state == ours.state => return Ok(stands),
                 _ => return Err(error::lost_claim(operation)),
+            }
+            if let Put::Written(revision) = self.write(operation, key, stands, &ours).await? {
+                return Ok(revision);
             }
         }
         // Read from a replica that is behind.
-        Err(error::unanswered(operation, &key))
+        Err(error::unanswered(operation, key))
+    }
+
+    /// Claims an id that has a record.
+    async fn claim_known(
+        &self,
+        key: &InboxKey,
+        name: &str,
+        owner: Owner,
+        lease: Duration,
+        generation: u32,
+    ) -> Result<ClaimOutcome, Error> {
+        for _ in 0..TRIES {
+            let present = self.read(CLAIM, name).await?;
+            let (revision, record) = match &present {
+                // With its response a request is forgotten, and a later one under its id is another.
+                Some((revision, written, record)) if self.is_forgotten(*written, record) => {
+                    (*revision, None)
+                }
+                Some((revision, _, record)) => (*revision, Some(record)),
+                None => (0, None),
+            };
+            let lease_left = match record {
+                Some(record) if record.state == State::Running => {
+                    self.lease_left(name, revision, record.lease())
+                }
+                _ => Duration::ZERO,
+            };
+            match answer(record, owner, lease, generation, lease_left.is_zero()) {
+                Answer::Take(next) => {
+                    if let Put::Written(revision) = self.write(CLAIM, name, revision, &next).await?
+                    {
+                        return Ok(self.granted(key, name, owner, &next, revision));
+                    }
+                }
+                Answer::Held => {
+                    let record = record.expect("somebody holds it");
+                    return Ok(self.granted(key, name, owner, record, revision));
+                }
+                Answer::Running => {
+                    return Ok(ClaimOutcome::Running {
+                        retry_after: lease_left,
+                    });
+                }
+                Answer::Completed(response) => return Ok(completed(response)),
+                Answer::Dead => {
+                    let generation = record.map_or(generation, |record| record.generation);
+                    return Ok(ClaimOutcome::Dead { generation });
+                }
+            }
+        }
+        Ok(ClaimOutcome::Running { retry_after: SOON })
+    }
+
+    fn granted(
+        &self,
+        key: &InboxKey,
+        name: &str,
+        owner: Owner,
+        record: &Record,
+        revision: u64,
+    ) -> ClaimOutcome {
+        self.seen.pin().remove(name);
+        let claim = Claim::new(key.clone(), owner, revision)
+            .with_generation(record.generation)
+            .with_attempt(record.attempts, record.ran);
+        ClaimOutcome::Granted(claim)
     }
 
     /// Whether a response is older than responses are kept. The clocks of server and node may differ by a little.
@@ -156,62 +238,15 @@ impl InboxStore for NatsInbox {
         lease: Duration,
         generation: u32,
     ) -> Result<ClaimOutcome, Error> {
-        const CLAIM: &str = "claim";
         let name = inbox_key(key);
-        let granted = |record: &Record, revision| {
-            self.seen.pin().remove(&name);
-            let claim = Claim::new(key.clone(), owner, revision)
-                .with_generation(record.generation)
-                .with_attempt(record.attempts, record.ran);
-            ClaimOutcome::Granted(claim)
-        };
         // Most ids are new: they are claimed without a look.
         if let Answer::Take(record) = answer(None, owner, lease, generation, false)
             && let Put::Written(revision) = self.write(CLAIM, &name, 0, &record).await?
         {
-            return Ok(granted(&record, revision));
+            return Ok(self.granted(key, &name, owner, &record, revision));
         }
-        for _ in 0..TRIES {
-            let present = self.read(CLAIM, &name).await?;
-            let (revision, record) = match &present {
-                // With its response a request is forgotten, and a later one under its id is another.
-                Some((revision, written, record)) if self.is_forgotten(*written, record) => {
-                    (*revision, None)
-                }
-                Some((revision, _, record)) => (*revision, Some(record)),
-                None => (0, None),
-            };
-            let lease_left = match record {
-                Some(record) if record.state == State::Running => {
-                    self.lease_left(&name, revision, record.lease())
-                }
-                _ => Duration::ZERO,
-            };
-            match answer(record, owner, lease, generation, lease_left.is_zero()) {
-                Answer::Take(next) => {
-                    if let Put::Written(revision) =
-                        self.write(CLAIM, &name, revision, &next).await?
-                    {
-                        return Ok(granted(&next, revision));
-                    }
-                }
-                Answer::Held => {
-                    let record = record.expect("somebody holds it");
-                    return Ok(granted(record, revision));
-                }
-                Answer::Running => {
-                    return Ok(ClaimOutcome::Running {
-                        retry_after: lease_left,
-                    });
-                }
-                Answer::Completed(response) => return Ok(completed(response)),
-                Answer::Dead => {
-                    let generation = record.map_or(generation, |record| record.generation);
-                    return Ok(ClaimOutcome::Dead { generation });
-                }
-            }
-        }
-        Ok(ClaimOutcome::Running { retry_after: SOON })
+        // A box, as for all that is seldom waited for: the futures of the others stay small.
+        Box::pin(self.claim_known(key, &name, owner, lease, generation)).await
     }
 
     async fn renew(&self, claim: &mut Claim, lease: Duration) -> Result<(), Error> {

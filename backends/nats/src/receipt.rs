@@ -1,10 +1,11 @@
 //! Settling: ack, nak, term and in progress, by the server's own words.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Subject;
-use catga_core::{Capability, Envelope, Error, QoS, Receipt, Settlement, async_trait};
+use catga_core::{Bytes, Capability, Envelope, Error, QoS, Receipt, Settlement, async_trait};
 use tokio::time::Instant;
 
 use crate::acks::ACK;
@@ -95,7 +96,7 @@ impl StreamReceipt {
     pub(crate) async fn prolong(&mut self) -> Result<(), Error> {
         self.check_lease("extend")?;
         let said = Instant::now();
-        self.confirm("extend", "+WPI".to_owned()).await?;
+        self.confirm("extend", "+WPI").await?;
         self.until = said + self.ack_wait;
         Ok(())
     }
@@ -117,12 +118,12 @@ impl StreamReceipt {
     }
 
     /// Says it, and waits until the server heard: an empty answer; nobody there is a consumer that is gone.
-    async fn confirm(&self, operation: &'static str, word: String) -> Result<(), Error> {
+    async fn confirm(&self, operation: &'static str, word: impl Into<Bytes>) -> Result<(), Error> {
         let by = self.connection.call_deadline();
         let ack = self.ack.clone();
         let answer = self
             .connection
-            .ask(operation, ack, None, word.into(), by)
+            .ask(operation, ack, || None, word.into(), by)
             .await?;
         if is_no_responders(&answer) {
             return Err(error::no_consumer(operation));
@@ -148,49 +149,31 @@ impl StreamReceipt {
             sequence: self.info.stream_sequence,
         };
         dead_letter::bury(&self.connection, envelope, &given_up).await?;
-        self.confirm("settle", "+TERM".to_owned()).await
+        self.confirm("settle", "+TERM").await
     }
-}
 
-impl Drop for StreamReceipt {
-    fn drop(&mut self) {
-        if let Some((place, _out)) = self.places.take() {
-            place.abandon(self.until);
+    /// It was handled, late or not.
+    async fn acknowledge(mut self: Box<Self>, confirmed: bool) -> Result<(), Error> {
+        let _until_it_is_settled = self.places.take();
+        if confirmed {
+            self.confirm("settle", ACK).await
+        } else {
+            Box::pin(self.tell(ACK)).await
         }
     }
-}
 
-/// Not before this delay; at once without one.
-fn nak(after: Duration) -> String {
-    if after.is_zero() {
-        "-NAK".to_owned()
-    } else {
-        format!(r#"-NAK {{"delay": {}}}"#, after.as_nanos())
-    }
-}
-
-#[async_trait]
-impl Receipt for StreamReceipt {
-    async fn settle(
+    /// Anything else than an ack.
+    async fn turn_down(
         mut self: Box<Self>,
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), Error> {
         let until_it_is_settled = self.places.take();
         match settlement {
-            // Late or not: it was handled.
-            Settlement::Ack if self.qos == QoS::AtLeastOnce => self.tell(ACK).await,
-            Settlement::Ack => self.confirm("settle", ACK.to_owned()).await,
-            Settlement::Complete(completion) => {
-                if completion.effects.is_some() {
-                    return Err(error::no_effects("settle"));
-                }
-                if completion.claim.is_some() {
-                    return Err(error::unsupported("settle", Capability::FusedCompletion));
-                }
-                self.confirm("settle", ACK.to_owned()).await
+            Settlement::Complete(completion) if completion.effects.is_some() => {
+                Err(error::no_effects("settle"))
             }
-            Settlement::DeadLetter { claim: Some(_), .. } => {
+            Settlement::Complete(_) | Settlement::DeadLetter { claim: Some(_), .. } => {
                 Err(error::unsupported("settle", Capability::FusedCompletion))
             }
             settlement => {
@@ -217,10 +200,52 @@ impl Receipt for StreamReceipt {
                             .await
                             .unwrap_or_else(|_| Err(error::closed_meanwhile("settle")))
                     }
-                    Settlement::Term => self.confirm("settle", "+TERM".to_owned()).await,
+                    Settlement::Term => self.confirm("settle", "+TERM").await,
                     _ => Err(error::unknown_settlement()),
                 }
             }
+        }
+    }
+}
+
+impl Drop for StreamReceipt {
+    fn drop(&mut self) {
+        if let Some((place, _out)) = self.places.take() {
+            place.abandon(self.until);
+        }
+    }
+}
+
+/// Not before this delay; at once without one.
+fn nak(after: Duration) -> String {
+    if after.is_zero() {
+        "-NAK".to_owned()
+    } else {
+        format!(r#"-NAK {{"delay": {}}}"#, after.as_nanos())
+    }
+}
+
+type Settling<'settling> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'settling>>;
+
+#[async_trait]
+impl Receipt for StreamReceipt {
+    // As `async_trait` writes it: an `async fn` would keep envelope and settlement with every ack.
+    fn settle<'settling>(
+        self: Box<Self>,
+        envelope: Envelope,
+        settlement: Settlement,
+    ) -> Settling<'settling> {
+        match settlement {
+            Settlement::Ack => {
+                let confirmed = self.qos != QoS::AtLeastOnce;
+                Box::pin(self.acknowledge(confirmed))
+            }
+            Settlement::Complete(completion)
+                if completion.effects.is_none() && completion.claim.is_none() =>
+            {
+                Box::pin(self.acknowledge(true))
+            }
+            other => Box::pin(self.turn_down(envelope, other)),
         }
     }
 

@@ -41,10 +41,40 @@ pub(crate) struct ServeSubscription {
 }
 
 /// A request, and when it came: from then on its caller's time runs here.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Arrived {
-    message: Message,
+    envelope: Envelope,
+    caller: Caller,
+}
+
+/// Who waits for an answer.
+#[derive(Clone, Debug)]
+struct Caller {
+    reply: Subject,
+    /// What it tells; others may ask too, and expect an answer as long as they wait.
+    asked: Option<Asked>,
     at: Instant,
+}
+
+impl Arrived {
+    /// Reads a request; `None` for one that nobody waits for.
+    fn read(request: &Name, message: Message) -> Option<Self> {
+        let reply = message.reply?;
+        let asked = Asked::read(&reply);
+        let envelope = wire::envelope(
+            request.clone(),
+            QoS::AtLeastOnce,
+            message.headers.as_ref(),
+            message.payload,
+        );
+        let envelope = match asked {
+            Some(asked) => envelope.with_id(asked.id),
+            None => envelope,
+        };
+        let at = Instant::now();
+        let caller = Caller { reply, asked, at };
+        Some(Self { envelope, caller })
+    }
 }
 
 impl ServeSubscription {
@@ -80,32 +110,16 @@ impl ServeSubscription {
     }
 
     /// A delivery, unless its caller has given up.
-    fn delivery(&self, arrived: Arrived) -> Option<Delivery> {
-        let kept = arrived.clone();
-        let Arrived { message, at } = arrived;
-        let reply = message.reply?;
-        // Others may ask too, and expect an answer as long as they wait.
-        let asked = Asked::read(&reply);
+    fn delivery(&self, Arrived { envelope, caller }: Arrived, now: Instant) -> Option<Delivery> {
+        let asked = caller.asked;
         let left = asked.and_then(|asked| asked.time_left);
-        let left = left.map(|left| left.saturating_sub(at.elapsed()));
+        let left = left.map(|left| left.saturating_sub(now.saturating_duration_since(caller.at)));
         if left.is_some_and(|left| left.is_zero()) {
             return None;
         }
-        let headers = message.headers.as_ref();
-        let envelope = wire::envelope(
-            self.request.clone(),
-            QoS::AtLeastOnce,
-            headers,
-            message.payload,
-        );
-        let envelope = match asked {
-            Some(asked) => envelope.with_id(asked.id),
-            None => envelope,
-        };
         let receipt = RequestReceipt {
             connection: Arc::clone(&self.connection),
-            reply: Some(reply),
-            arrived: kept,
+            caller: Some(caller),
             again: self.again.clone(),
             request: self.request.clone(),
             _place: self.room.take(),
@@ -128,7 +142,7 @@ impl ServeSubscription {
         // Nobody has begun them.
         let mut waiting = Vec::new();
         while let Ok(arrived) = self.arrived.try_recv() {
-            waiting.push(arrived.message);
+            waiting.push(arrived.caller.reply);
         }
         if !waiting.is_empty()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -136,8 +150,8 @@ impl ServeSubscription {
             let connection = Arc::clone(&self.connection);
             let request = self.request.clone();
             runtime.spawn(async move {
-                for message in waiting {
-                    refuse(&connection, &request, message).await;
+                for reply in waiting {
+                    refuse(&connection, &request, reply).await;
                 }
             });
         }
@@ -164,17 +178,21 @@ impl Taker {
             let Some(message) = message else {
                 return;
             };
-            let at = Instant::now();
-            if let Err(refused) = self.arrived.try_send(Arrived { message, at }) {
-                let message = refused.into_inner().message;
-                refuse(&self.connection, &self.request, message).await;
+            let Some(arrived) = Arrived::read(&self.request, message) else {
+                continue;
+            };
+            if let Err(refused) = self.arrived.try_send(arrived) {
+                let reply = refused.into_inner().caller.reply;
+                refuse(&self.connection, &self.request, reply).await;
             }
         }
         for mut subscriber in [of_node, of_service] {
             // What is on its way comes before it ends.
             if subscriber.drain().await.is_ok() {
                 while let Some(message) = subscriber.next().await {
-                    refuse(&self.connection, &self.request, message).await;
+                    if let Some(reply) = message.reply {
+                        refuse(&self.connection, &self.request, reply).await;
+                    }
                 }
             }
         }
@@ -182,12 +200,9 @@ impl Taker {
 }
 
 /// Sends away a request that nobody here has begun, nor will.
-async fn refuse(connection: &Connection, request: &Name, message: Message) {
+async fn refuse(connection: &Connection, request: &Name, reply: Subject) {
     let text = format!("this node takes no more requests `{request}` now: ask another");
     let error = Error::new(ErrorKind::Unavailable, "request", text).with_retry(Retry::Now);
-    let Some(reply) = message.reply else {
-        return;
-    };
     // Who is not told asks again when its time is over.
     let _ = answer(connection, reply, &Reply::err(RemoteError::new(&error))).await;
 }
@@ -218,6 +233,8 @@ impl Subscription for ServeSubscription {
     async fn recv(&mut self, max: usize, into: &mut Vec<Delivery>) -> Result<(), Error> {
         let before = into.len();
         let connection = Arc::clone(&self.connection);
+        // For all that are taken in one go: the clock costs as much as the rest.
+        let mut now = None;
         loop {
             if self.left || connection.closed.is_raised() {
                 self.leave();
@@ -229,7 +246,8 @@ impl Subscription for ServeSubscription {
                 && into.len() - before < max.max(1)
                 && let Ok(arrived) = self.arrived.try_recv()
             {
-                into.extend(self.delivery(arrived));
+                let now = *now.get_or_insert_with(Instant::now);
+                into.extend(self.delivery(arrived, now));
                 continue;
             }
             if into.len() > before {
@@ -239,10 +257,13 @@ impl Subscription for ServeSubscription {
                 biased;
                 () = connection.closed.raised() => {}
                 arrived = self.arrived.recv(), if has_room => match arrived {
-                    Some(arrived) => into.extend(self.delivery(arrived)),
+                    Some(arrived) => {
+                        let now = *now.insert(Instant::now());
+                        into.extend(self.delivery(arrived, now));
+                    }
                     None => return Err(error::closed("receive")),
                 },
-                () = self.room.freed(), if !has_room => {}
+                () = self.room.freed(), if !has_room => now = None,
             }
         }
     }
@@ -282,8 +303,8 @@ impl Drop for ServeSubscription {
 #[derive(Debug)]
 struct RequestReceipt {
     connection: Arc<Connection>,
-    reply: Option<Subject>,
-    arrived: Arrived,
+    /// Taken when it is settled.
+    caller: Option<Caller>,
     again: mpsc::Sender<Arrived>,
     request: Name,
     _place: Place,
@@ -291,8 +312,8 @@ struct RequestReceipt {
 
 impl RequestReceipt {
     async fn answer(&mut self, reply: &Reply) -> Result<(), Error> {
-        let to = self.reply.take().expect("settled once, by value");
-        answer(&self.connection, to, reply).await
+        let caller = self.caller.take().expect("settled once, by value");
+        answer(&self.connection, caller.reply, reply).await
     }
 
     async fn fail(&mut self, kind: ErrorKind, message: impl Into<String>) -> Result<(), Error> {
@@ -305,11 +326,12 @@ impl RequestReceipt {
 
     /// The broker keeps no requests: it waits here, and comes again; where this node leaves meanwhile, its caller asks
     /// somebody else.
-    fn put_off(&mut self, after: Duration, began: bool) {
-        let Some(to) = self.reply.take() else {
+    fn put_off(&mut self, envelope: Envelope, after: Duration, began: bool) {
+        let Some(caller) = self.caller.take() else {
             return;
         };
-        let (arrived, again) = (self.arrived.clone(), self.again.clone());
+        let (to, again) = (caller.reply.clone(), self.again.clone());
+        let arrived = Arrived { envelope, caller };
         let connection = Arc::clone(&self.connection);
         let reply = self.given_back(Retry::Now, began);
         tokio::spawn(async move {
@@ -347,7 +369,7 @@ impl RequestReceipt {
 
 impl Drop for RequestReceipt {
     fn drop(&mut self) {
-        let Some(to) = self.reply.take() else {
+        let Some(Caller { reply: to, .. }) = self.caller.take() else {
             return;
         };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -362,7 +384,7 @@ impl Drop for RequestReceipt {
 impl Receipt for RequestReceipt {
     async fn settle(
         mut self: Box<Self>,
-        _envelope: Envelope,
+        envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), Error> {
         match settlement {
@@ -382,11 +404,11 @@ impl Receipt for RequestReceipt {
                 self.fail(ErrorKind::Handler, text).await
             }
             Settlement::Nak { after } => {
-                self.put_off(after, true);
+                self.put_off(envelope, after, true);
                 Ok(())
             }
             Settlement::Defer { after } => {
-                self.put_off(after, false);
+                self.put_off(envelope, after, false);
                 Ok(())
             }
             Settlement::Release { began } => {
@@ -418,11 +440,11 @@ impl Receipt for RequestReceipt {
             return None;
         }
         let (headers, payload) = written(&self.connection, completion.response.as_ref()?);
-        let to = self.reply.clone()?;
+        let to = self.caller.as_ref()?.reply.clone();
         let told = self
             .connection
             .try_publish("settle", to, headers, payload)?;
-        self.reply = None;
+        self.caller = None;
         Some(told)
     }
 

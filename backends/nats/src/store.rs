@@ -69,14 +69,15 @@ impl Connection {
         &self,
         operation: &'static str,
         subject: Subject,
-        headers: Option<HeaderMap>,
+        headers: impl Fn() -> Option<HeaderMap> + Send + Sync,
         payload: Bytes,
         by: Instant,
     ) -> Result<Stored, Error> {
-        let answer = self
-            .ask(operation, subject.clone(), headers, payload, by)
+        let mut sent = self
+            .send(operation, subject, &"", headers, payload, by)
             .await?;
-        read(operation, &subject, &answer, self.settings.manage)
+        let answer = self.answer(&mut sent, by).await?;
+        read(operation, sent.subject(), &answer, self.settings.manage)
     }
 }
 

@@ -279,7 +279,7 @@ impl StreamSubscription {
             let ahead = self.pace.ahead(held, now).min(self.max_in_flight);
             let source = &mut self.sources[0];
             let free = (self.max_in_flight + ahead).saturating_sub(held + source.requested());
-            let worth_it = source.requested() == 0 || free * 2 >= self.max_in_flight;
+            let worth_it = source.requested() == 0 || free * 2 >= self.max_in_flight + ahead;
             if free > 0 && worth_it && source.may_ask(now) {
                 source.pull(&self.connection, free, false).await?;
             }

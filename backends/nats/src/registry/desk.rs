@@ -386,7 +386,7 @@ impl Desk {
         let by = self.connection.call_deadline().min(from_now(ANSWER));
         let asked = self
             .connection
-            .ask("register", subject, None, Bytes::new(), by);
+            .ask("register", subject, || None, Bytes::new(), by);
         asked.await.is_ok_and(|answer| is_no_responders(&answer))
     }
 

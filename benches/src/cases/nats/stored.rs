@@ -102,8 +102,8 @@ pub fn cases() -> Vec<Case> {
             MANY,
             consume::<Nats>,
         )
-        .settings("the start of the node is in it")
-        .against("nats/consume/pull")
+        .settings("each with its id; the node is connected before, and paused")
+        .against("nats/consume/pull-id")
         .asked(Bar::RatioAtLeast(0.95)),
         case(
             "nats/end-to-end/ours",

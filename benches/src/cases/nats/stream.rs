@@ -137,11 +137,11 @@ async fn messages(consumer: &PullConsumer) -> pull::Stream {
     messages.messages().await.expect("subscribed")
 }
 
-/// A stream that holds all messages, on a connection that did not write them.
-async fn filled(bench: &Bench) -> (Client, Stream) {
+/// A stream that holds all messages, each with its id or without, on a connection that did not write them.
+async fn filled(bench: &Bench, ids: bool) -> (Client, Stream) {
     let writer = connect(&bench.url).await;
     let (context, _) = orders(&writer, StorageType::File).await;
-    publish_all(&context, None, bench.operations, WINDOW, false, 100).await;
+    publish_all(&context, None, bench.operations, WINDOW, ids, 100).await;
     let client = connect(&bench.url).await;
     let stream = jetstream::new(client.clone()).get_stream("ORDERS").await;
     (client, stream.expect("it is there"))
@@ -159,9 +159,9 @@ async fn acknowledged(consumer: &mut PullConsumer, count: u64) {
 }
 
 /// Pulls, and acknowledges every so many.
-fn pull(bench: Bench, ack_policy: AckPolicy, each: u64) -> Measured {
+fn pull(bench: Bench, ids: bool, ack_policy: AckPolicy, each: u64) -> Measured {
     two_cores(async move {
-        let (_client, stream) = filled(&bench).await;
+        let (_client, stream) = filled(&bench, ids).await;
         let mut consumer = puller(&stream, ack_policy).await;
         let mut inbox = messages(&consumer).await;
         let tally = bench.tally(1);
@@ -182,7 +182,7 @@ fn pull(bench: Bench, ack_policy: AckPolicy, each: u64) -> Measured {
 /// Each acknowledgement is confirmed by the server, by a request over the shared inbox.
 fn pull_confirmed(bench: Bench) -> Measured {
     two_cores(async move {
-        let (client, stream) = filled(&bench).await;
+        let (client, stream) = filled(&bench, false).await;
         let mut consumer = puller(&stream, AckPolicy::Explicit).await;
         let inbox = messages(&consumer).await;
         let tally = bench.tally(1);
@@ -210,7 +210,7 @@ fn pull_confirmed(bench: Bench) -> Measured {
 
 fn push(bench: Bench) -> Measured {
     two_cores(async move {
-        let (client, stream) = filled(&bench).await;
+        let (client, stream) = filled(&bench, false).await;
         let config = push::Config {
             durable_name: Some("billing".to_owned()),
             deliver_subject: client.new_inbox(),
@@ -349,12 +349,18 @@ pub fn cases() -> Vec<Case> {
         )
         .against("nats/publish/256"),
         consuming("nats/consume/pull", "pull and ack", |bench| {
-            pull(bench, AckPolicy::Explicit, 1)
+            pull(bench, false, AckPolicy::Explicit, 1)
         }),
+        consuming(
+            "nats/consume/pull-id",
+            "the same, of messages with `Nats-Msg-Id`",
+            |bench| pull(bench, true, AckPolicy::Explicit, 1),
+        )
+        .against("nats/consume/pull"),
         consuming(
             "nats/consume/pull-ack-all",
             "pull, one ack for 128",
-            |bench| pull(bench, AckPolicy::All, 128),
+            |bench| pull(bench, false, AckPolicy::All, 128),
         )
         .terms(
             Terms::new(

@@ -69,14 +69,23 @@ pub fn publish_many<B: Broker>(bench: Bench) -> Measured {
     })
 }
 
-/// What is stored already is handled by a node that starts meanwhile.
+/// What is stored already is handled by a node that was paused: as in the loops by hand, it is connected and its consumer
+/// is there before the clock runs.
 pub fn consume<B: Broker>(bench: Bench) -> Measured {
     two_cores(async move {
         let tally = bench.tally(1);
+        let reader = node(&bench.url, "reader", handlers![on_stored_frame], &tally).await;
+        let handler = reader.handler("on_stored_frame").expect("one of that name");
+        handler.pause();
         let writer = node(&bench.url, "writer", handlers![], &tally).await;
         publish_all::<StoredFrame>(&writer, bench.operations, 100, &tally, |_, _| ()).await;
+        assert_eq!(
+            handler.info().stats.handled,
+            0,
+            "all of it is handled while the clock runs"
+        );
         let clock = bench.begin();
-        let _reader = node(&bench.url, "reader", handlers![on_stored_frame], &tally).await;
+        handler.resume();
         tally.reach_all().await;
         let measured = clock.end_with(&tally);
         acknowledged::<B>(&bench.url).await;

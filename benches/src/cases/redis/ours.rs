@@ -209,7 +209,7 @@ pub fn cases() -> Vec<Case> {
         case(
             "redis/consume/ours",
             "what is stored, to handler and ack",
-            QOS1.settings("256 places; the start of the node is in it"),
+            QOS1.settings("256 places; the node is connected before, and paused"),
             UNREAD,
             consume::<Redis>,
         )
