@@ -26,6 +26,8 @@ pub struct Case {
     pub has_allocations: bool,
     /// Whether it runs in the first round only, since it takes long and repeats within what varies.
     pub is_once: bool,
+    /// Cases with the same word here wait most of the time, and run side by side.
+    pub beside: Option<&'static str>,
     /// A case that has not ended by then hangs.
     pub limit: Duration,
     pub run: fn(Bench) -> Measured,
@@ -128,6 +130,7 @@ impl Case {
             is_long: false,
             has_allocations: true,
             is_once: false,
+            beside: None,
             limit: Duration::from_secs(120),
             run,
         }
@@ -175,6 +178,11 @@ impl Case {
 
     pub fn once(mut self) -> Self {
         self.is_once = true;
+        self
+    }
+
+    pub fn beside(mut self, others: &'static str) -> Self {
+        self.beside = Some(others);
         self
     }
 

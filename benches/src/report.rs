@@ -46,7 +46,12 @@ impl Run {
             redis_server,
             crates,
         } = &self.machine;
-        let rounds = self.rounds;
+        // Cases that run once have no more, however many are asked for.
+        let rounds = self.rows.iter().map(|row| row.rounds.len()).max();
+        let rounds = match rounds.unwrap_or(self.rounds) {
+            0 | 1 => "one round".to_owned(),
+            rounds => format!("medians of {rounds} rounds"),
+        };
         let cores_used = match self.pinned {
             true => "servers and client pinned to one core",
             false => "servers and client on all cores, over loopback",
@@ -64,7 +69,7 @@ impl Run {
             first.join(", "),
             second.join(", "),
             format!(
-                "{}; medians of {rounds} rounds; load {:.1} before; others took {others:.0} % of the cores: {verdict}",
+                "{}; {rounds}; load {:.1} before; others took {others:.0} % of the cores: {verdict}",
                 self.date, self.load_before
             ),
         ]

@@ -20,6 +20,9 @@ use crate::{cases, charts, docs};
 /// Groups that take long, and run when they are asked for: each has a report of its own.
 pub const BY_NAME: [&str; 2] = ["discovery", "http"];
 
+/// Cases that run side by side begin one after the other: when one has begun to measure, all have begun.
+const APART: Duration = Duration::from_secs(1);
+
 /// Runs what was asked for, and says whether all of it worked.
 pub fn run(options: &Options) -> Result<bool, String> {
     let mut rows: Vec<Row> = chosen(&options.groups)?.into_iter().map(Row::new).collect();
@@ -35,20 +38,26 @@ pub fn run(options: &Options) -> Result<bool, String> {
         .map(|_| Pass::Time)
         .chain([Pass::Latency, Pass::Allocations]);
     for (index, pass) in passes.enumerate() {
-        for row in &mut rows {
-            if row.failure.is_some() || !row.case.takes_part(pass, index) {
-                continue;
-            }
-            eprint!("\r\x1b[Kround {}: {}", index + 1, row.case.name);
-            let length = if row.case.is_long { options.length } else { 1 };
-            let scaled = (row.case.operations * length) as f64 * options.scale;
-            let operations = scaled.ceil() as u64;
-            let limit = row.case.limit * length as u32;
-            match programs.measure(row.case.name, pass, operations, limit) {
-                Ok(measured) => row.add(pass, measured),
-                Err(problem) => {
-                    eprintln!("\r\x1b[K{} ({}): {problem}", row.case.name, pass.name());
-                    row.failed(pass, problem);
+        let mut due: Vec<&mut Row> = rows.iter_mut().collect();
+        due.retain(|row| row.failure.is_none() && row.case.takes_part(pass, index));
+        for mut batch in batches(due) {
+            let beside = match batch.len() - 1 {
+                0 => String::new(),
+                others => format!(", and {others} beside it"),
+            };
+            eprint!(
+                "\r\x1b[Kround {}: {}{beside}",
+                index + 1,
+                batch[0].case.name
+            );
+            let measured = measure_all(&programs, &batch, pass, options);
+            for (row, measured) in batch.iter_mut().zip(measured) {
+                match measured {
+                    Ok(measured) => row.add(pass, measured),
+                    Err(problem) => {
+                        eprintln!("\r\x1b[K{} ({}): {problem}", row.case.name, pass.name());
+                        row.failed(pass, problem);
+                    }
                 }
             }
         }
@@ -69,6 +78,54 @@ pub fn run(options: &Options) -> Result<bool, String> {
     println!("{table}");
     write(&run, &table, &options.groups).map_err(|error| format!("the report: {error}"))?;
     Ok(run.rows.iter().all(|row| row.failure.is_none()))
+}
+
+/// Rows in the order in which they run: those of a batch side by side.
+fn batches(rows: Vec<&mut Row>) -> Vec<Vec<&mut Row>> {
+    let mut batches: Vec<Vec<&mut Row>> = Vec::new();
+    for row in rows {
+        let beside = row.case.beside;
+        let batch = batches
+            .iter_mut()
+            .find(|batch| beside.is_some() && batch[0].case.beside == beside);
+        match batch {
+            Some(batch) => batch.push(row),
+            None => batches.push(vec![row]),
+        }
+    }
+    batches
+}
+
+/// Runs the cases of a batch, each in a process of its own.
+fn measure_all(
+    programs: &Programs,
+    batch: &[&mut Row],
+    pass: Pass,
+    options: &Options,
+) -> Vec<Result<Measured, String>> {
+    let measure = |row: &Row| {
+        let length = if row.case.is_long { options.length } else { 1 };
+        let scaled = (row.case.operations * length) as f64 * options.scale;
+        let limit = row.case.limit * length as u32;
+        programs.measure(row.case.name, pass, scaled.ceil() as u64, limit)
+    };
+    thread::scope(|scope| {
+        let running: Vec<_> = batch
+            .iter()
+            .zip(0..)
+            .map(|(row, place)| {
+                let (row, measure): (&Row, _) = (row, &measure);
+                scope.spawn(move || {
+                    thread::sleep(APART * place);
+                    measure(row)
+                })
+            })
+            .collect();
+        let measured = running.into_iter().map(|running| running.join());
+        measured
+            .map(|measured| measured.expect("it does not panic"))
+            .collect()
+    })
 }
 
 /// The cases asked for, and those that they are held against.
@@ -227,5 +284,30 @@ impl Row {
                 self.counted_figures = measured.figures;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cases_of_one_word_run_side_by_side_and_all_others_alone() {
+        let case = |name| Case::new(name, "", 1, |_| unreachable!("it is not run"));
+        let cases = [
+            case("g/a"),
+            case("g/b").beside("g/small"),
+            case("g/c"),
+            case("g/d").beside("g/other"),
+            case("g/e").beside("g/small"),
+        ];
+        let mut rows: Vec<_> = cases.into_iter().map(Row::new).collect();
+        let batches = batches(rows.iter_mut().collect());
+        let names = batches.iter().map(|batch| {
+            let names = batch.iter().map(|row| row.case.name);
+            names.collect::<Vec<_>>()
+        });
+        let expected = [&["g/a"][..], &["g/b", "g/e"], &["g/c"], &["g/d"]];
+        assert!(names.eq(expected.map(<[_]>::to_vec)));
     }
 }

@@ -1,14 +1,14 @@
 //! Which nodes are there.
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-use crate::{Error, Name, NodeId, async_trait};
+use crate::{Error, Metadata, Name, NodeId, async_trait};
 
 /// One start of a node: a restarted node has the same id and another incarnation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,6 +72,17 @@ fn one_token<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Erro
     Name::token(name.as_str()).map_err(|error| D::Error::custom(error.message()))
 }
 
+fn in_a_row<S: Serializer>(names: &[Name], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(names)
+}
+
+/// A request is looked for among sorted ones, in whichever order others write them.
+fn sorted<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<[Name]>, D::Error> {
+    let mut names = Vec::<Name>::deserialize(deserializer)?;
+    names.sort();
+    Ok(names.into())
+}
+
 /// A node as others see it. What a newer version adds is ignored, so that nodes of both see each
 /// other during an upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,9 +99,9 @@ pub struct NodeInfo {
     /// Where people reach it; never dialled by Catga.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// The names of the requests that it answers, sorted.
-    #[serde(default)]
-    pub requests: Vec<Name>,
+    /// The names of the requests that it answers, sorted. Clones share them.
+    #[serde(default, serialize_with = "in_a_row", deserialize_with = "sorted")]
+    pub requests: Arc<[Name]>,
     /// How busy it is.
     #[serde(default)]
     pub load: Load,
@@ -98,8 +109,8 @@ pub struct NodeInfo {
     #[serde(default)]
     pub draining: bool,
     /// What the application wants others to know.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub metadata: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Metadata::is_empty")]
+    pub metadata: Metadata,
     /// When it started, by the registry's clock.
     pub started_at: SystemTime,
     /// When it was last heard of, by the registry's clock.
@@ -116,10 +127,10 @@ impl NodeInfo {
             incarnation: Incarnation::new(),
             service,
             endpoint: None,
-            requests: Vec::new(),
+            requests: Arc::default(),
             load: Load::default(),
             draining: false,
-            metadata: BTreeMap::new(),
+            metadata: Metadata::default(),
             started_at: now,
             last_seen: now,
         }
@@ -136,7 +147,7 @@ impl NodeInfo {
     #[must_use]
     pub fn with_requests(mut self, mut requests: Vec<Name>) -> Self {
         requests.sort();
-        self.requests = requests;
+        self.requests = requests.into();
         self
     }
 

@@ -162,7 +162,7 @@ impl Inner {
             Ok(request) => request,
             Err(error) => return Begun::Ended(Err(error)),
         };
-        let span = trace::processing(entry, arrival.id);
+        let span = trace::processing(self.backend.name, entry, arrival.id);
         let context = self.context_here(entry, arrival, deadline);
         let first = {
             let _entered = span.enter();
@@ -199,7 +199,7 @@ impl Inner {
             Ok(request) => request,
             Err(error) => return Begun::Ended(Err(error)),
         };
-        let span = trace::processing(entry, arrival.id);
+        let span = trace::processing(self.backend.name, entry, arrival.id);
         let context = self.context_here(entry, arrival, deadline);
         let call = layered.call(Payload::typed(request), R::VERSION, context);
         let first = span.in_scope(|| match ready {

@@ -223,7 +223,7 @@ impl Job {
         let again = id.filter(|_| acknowledged);
         let claimed = self.claim.is_some() || self.delivery.is_claimed();
         self.origin = again.map(|id| Arc::new(Origin::new(id, Arc::clone(entry), claimed)));
-        let span = trace::processing(entry, id);
+        let span = trace::processing(self.inner.backend.name, entry, id);
         trace::follow(&span, &headers);
         self.began = entry.metrics.clock();
         let context = Context::new(

@@ -114,8 +114,8 @@ pub use catga_core::{
     Backend, Bytes, Capabilities, Capability, Codec, CommitStore, ConnectOptions, DeadLetter,
     DeadLetterFilter, DeadLetterId, DeadLetters, Descriptor, Driver, Encoded, Envelope, Error,
     ErrorKind, Event, Headers, InboxStore, IsEvent, IsRequest, Json, Kind, Load, Message,
-    MessageId, Name, NodeEvent, NodeId, NodeInfo, NodeRegistry, Page, Published, QoS, Reason,
-    ReasonKind, Request, Retry, RoutingKey, Stored,
+    MessageId, Metadata, Name, NodeEvent, NodeId, NodeInfo, NodeRegistry, Page, Published, QoS,
+    Reason, ReasonKind, Request, Retry, RoutingKey, Stored,
 };
 #[cfg(feature = "macros")]
 pub use catga_macros::{Event, Request, handler};

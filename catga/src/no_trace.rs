@@ -1,7 +1,7 @@
 //! In the place of `trace.rs` where the feature is off: a handler has its span, and nothing is said of it to other nodes.
 
 use catga_core::{Error, Headers, MessageId};
-use tracing::{Instrument, Span};
+use tracing::{Instrument, Span, field};
 
 use crate::Context;
 use crate::guard::Failure;
@@ -23,25 +23,35 @@ impl NoSpan {
 
 /// The span of one handling ([OpenTelemetry, messaging spans](https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/)).
 #[inline]
-pub(crate) fn processing(entry: &Entry, id: Option<MessageId>) -> Span {
+pub(crate) fn processing(system: &'static str, entry: &Entry, id: Option<MessageId>) -> Span {
     tracing::info_span!(
         "process",
+        messaging.system = system,
+        messaging.operation.name = "process",
         messaging.operation.type = "process",
         messaging.destination.name = entry.message.as_str(),
         messaging.consumer.group.name = entry.group.as_str(),
-        messaging.message.id = id.map(display),
+        messaging.message.id = id.map(field::display),
     )
 }
 
 #[inline]
-pub(crate) fn publishing(_: &str, _: Option<&Context>) -> NoSpan {
+pub(crate) fn publishing(
+    _: &'static str,
+    _: &str,
+    _: Option<usize>,
+    _: Option<&Context>,
+) -> NoSpan {
     NoSpan
 }
 
 #[inline]
-pub(crate) fn sending(_: &str, _: Option<&Context>) -> NoSpan {
+pub(crate) fn sending(_: &'static str, _: &str, _: Option<&Context>) -> NoSpan {
     NoSpan
 }
+
+#[inline]
+pub(crate) fn identified(_: Option<MessageId>) {}
 
 #[inline]
 pub(crate) fn follow(_: &Span, _: &Headers) {}

@@ -8,8 +8,9 @@ use catga_core::{Effects, Envelope, Headers, MessageId, NodeId};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::table::Entry;
 
-/// The headers of a trace ([W3C Trace Context](https://www.w3.org/TR/trace-context/)).
-pub(crate) const TRACE: [&str; 2] = [Headers::TRACEPARENT, "tracestate"];
+/// The headers of a trace ([W3C Trace Context](https://www.w3.org/TR/trace-context/), [W3C Baggage](https://www.w3.org/TR/baggage/)).
+pub(crate) const TRACE: [&str; 3] = [Headers::TRACEPARENT, "tracestate", BAGGAGE];
+pub(crate) const BAGGAGE: &str = "baggage";
 
 /// A message that may be handled again, by the handler that has it now.
 ///

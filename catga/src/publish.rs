@@ -92,8 +92,13 @@ impl Inner {
         envelope: &mut Envelope,
         origin: Option<&Context>,
     ) -> Result<Published, Error> {
-        let span = trace::publishing(envelope.name().as_str(), origin);
-        if let Err(error) = span.in_scope(|| self.prepare(envelope, origin)) {
+        let span = trace::publishing(self.backend.name, envelope.name().as_str(), None, origin);
+        let prepared: Result<(), Error> = span.in_scope(|| {
+            self.prepare(envelope, origin)?;
+            trace::identified(envelope.id());
+            Ok(())
+        });
+        if let Err(error) = prepared {
             let refused = Err(error.with_envelope(envelope.take()));
             self.metrics.published(envelope.name(), &refused);
             return refused;
@@ -145,7 +150,7 @@ impl Inner {
         let deadline = from_now(limit);
         let name = events.first().map(|event| event.name().clone());
         let name_or_none = name.as_ref().map_or("", |name| name.as_str());
-        let span = trace::publishing(name_or_none, origin);
+        let span = trace::publishing(self.backend.name, name_or_none, Some(events.len()), origin);
         let mut outcomes = Vec::with_capacity(events.len());
         let (mut ready, mut places) = (Vec::with_capacity(events.len()), Vec::new());
         for (place, mut envelope) in events.into_iter().enumerate() {

@@ -48,7 +48,7 @@
 //!         let from_turn_on = (turn..candidates.len()).chain(0..turn);
 //!         let near = |i: &usize| {
 //!             let zone = candidates.get(*i).node().metadata.get("zone");
-//!             zone == Some(&self.0)
+//!             zone == Some(&*self.0)
 //!         };
 //!         from_turn_on.clone().find(near).unwrap_or(turn)
 //!     }

@@ -67,8 +67,9 @@ impl Inner {
             return self.metrics.answered::<R>(began, result);
         }
         // A box, so that the futures of those who are answered here stay small.
+        let span = trace::sending(self.backend.name, R::NAME, origin);
         let sent = self.send_away(request, picked, deadline, origin);
-        let result = Box::pin(trace::within(trace::sending(R::NAME, origin), sent)).await;
+        let result = Box::pin(trace::within(span, sent)).await;
         self.metrics.answered::<R>(began, result)
     }
 
@@ -116,6 +117,7 @@ impl Inner {
         let first = self.first::<R>(picked)?;
         let route = self.route(&request);
         let letter = self.letter(Envelope::without_id(request), None, origin)?;
+        trace::identified(letter.id());
         self.deliver::<R>(&letter, deadline, first, &route).await
     }
 
@@ -165,8 +167,12 @@ impl Inner {
         self.check_open("send", origin.is_some())?;
         let began = self.metrics.clock();
         let deadline = self.deadline::<R>(origin)?;
-        let span = trace::sending(R::NAME, origin);
-        let letter = span.in_scope(|| self.letter(envelope, node, origin))?;
+        let span = trace::sending(self.backend.name, R::NAME, origin);
+        let letter = span.in_scope(|| {
+            let letter = self.letter(envelope, node, origin)?;
+            trace::identified(letter.id());
+            Ok::<_, Error>(letter)
+        })?;
         let first = match (node, &route) {
             (Some(node), _) => self.node_hop(node),
             (None, Route::Routed(key)) => self
@@ -210,9 +216,13 @@ impl Inner {
             return self.metrics.answered::<R>(began, result);
         }
         let hop = self.node_hop(node)?;
-        let span = trace::sending(R::NAME, origin);
+        let span = trace::sending(self.backend.name, R::NAME, origin);
         let letter = Envelope::without_id(request);
-        let letter = span.in_scope(|| self.letter(letter, Some(node), origin))?;
+        let letter = span.in_scope(|| {
+            let letter = self.letter(letter, Some(node), origin)?;
+            trace::identified(letter.id());
+            Ok::<_, Error>(letter)
+        })?;
         let sent = self.deliver::<R>(&letter, deadline, hop, &Route::Fixed);
         let result = Box::pin(trace::within(span, sent)).await;
         self.metrics.answered::<R>(began, result)
@@ -231,7 +241,7 @@ impl Inner {
         let answering = self.members.view().answering(R::NAME).cloned();
         let answering = answering.ok_or_else(|| self.no_handler::<R>())?;
         let deadline = self.deadline::<R>(None)?;
-        let span = trace::sending(R::NAME, None);
+        let span = trace::sending(self.backend.name, R::NAME, None);
         let letter = Envelope::without_id(request);
         let letter = span.in_scope(|| self.letter(letter, None, None))?;
         let mut calls = JoinSet::new();

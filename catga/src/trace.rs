@@ -1,5 +1,5 @@
 //! Traces over OpenTelemetry: what is published or sent carries the context of its span, and the span of its handler goes on with it
-//! ([W3C Trace Context](https://www.w3.org/TR/trace-context/)).
+//! ([W3C Trace Context](https://www.w3.org/TR/trace-context/)), and with its baggage ([W3C Baggage](https://www.w3.org/TR/baggage/)).
 //!
 //! The spans themselves are those of `tracing`, with the names and kinds of OpenTelemetry's [messaging conventions]; which of
 //! them belong to a trace is said by the layer of `tracing-opentelemetry`. Without one there is none, and nothing is carried.
@@ -8,13 +8,17 @@
 
 use catga_core::{Error, Headers, MessageId};
 use opentelemetry::Context;
+use opentelemetry::baggage::{Baggage, BaggageExt, KeyValueMetadata};
 use opentelemetry::trace::{
     SpanContext, SpanId, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
 };
-use tracing::{Instrument, Span};
+use percent_encoding::percent_decode_str;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::guard::Failure;
+use crate::origin::BAGGAGE;
 use crate::table::Entry;
 
 const TRACESTATE: &str = "tracestate";
@@ -23,7 +27,7 @@ const MAX_STATE_BYTES: usize = 512;
 
 /// The span of one handling.
 #[inline]
-pub(crate) fn processing(entry: &Entry, id: Option<MessageId>) -> Span {
+pub(crate) fn processing(system: &'static str, entry: &Entry, id: Option<MessageId>) -> Span {
     let kind = if entry.is_request() {
         "server"
     } else {
@@ -33,37 +37,59 @@ pub(crate) fn processing(entry: &Entry, id: Option<MessageId>) -> Span {
         "process",
         otel.name = format_args!("process {}", entry.message),
         otel.kind = kind,
+        messaging.system = system,
+        messaging.operation.name = "process",
         messaging.operation.type = "process",
         messaging.destination.name = entry.message.as_str(),
         messaging.consumer.group.name = entry.group.as_str(),
-        messaging.message.id = id.map(display),
+        messaging.message.id = id.map(field::display),
     )
 }
 
-/// The span of a publish.
+/// The span of a publish, of one event or so many `together`.
 #[inline]
-pub(crate) fn publishing(name: &str, origin: Option<&crate::Context>) -> Span {
+pub(crate) fn publishing(
+    system: &'static str,
+    name: &str,
+    together: Option<usize>,
+    origin: Option<&crate::Context>,
+) -> Span {
     let span = tracing::info_span!(
         "publish",
         otel.name = format_args!("publish {name}"),
         otel.kind = "producer",
+        messaging.system = system,
+        messaging.operation.name = "publish",
         messaging.operation.type = "send",
         messaging.destination.name = name,
+        messaging.message.id = Empty,
+        messaging.batch.message_count = together,
     );
     go_on(span, origin)
 }
 
 /// The span of a request that leaves its node, over all its tries.
 #[inline]
-pub(crate) fn sending(name: &str, origin: Option<&crate::Context>) -> Span {
+pub(crate) fn sending(system: &'static str, name: &str, origin: Option<&crate::Context>) -> Span {
     let span = tracing::info_span!(
         "send",
         otel.name = format_args!("send {name}"),
         otel.kind = "client",
+        messaging.system = system,
+        messaging.operation.name = "send",
         messaging.operation.type = "send",
         messaging.destination.name = name,
+        messaging.message.id = Empty,
     );
     go_on(span, origin)
+}
+
+/// Notes in the present span, which is that of one message, which id this has.
+#[inline]
+pub(crate) fn identified(id: Option<MessageId>) {
+    if let Some(id) = id {
+        Span::current().record("messaging.message.id", field::display(id));
+    }
 }
 
 /// What a handler publishes or sends from a task without its span belongs to the same trace as the handler.
@@ -72,7 +98,7 @@ fn go_on(span: Span, origin: Option<&crate::Context>) -> Span {
         && !span.is_disabled()
         && Span::current().is_disabled()
     {
-        follow(&span, origin.headers());
+        go_on_from(&span, origin.headers());
     }
     span
 }
@@ -82,11 +108,28 @@ fn go_on(span: Span, origin: Option<&crate::Context>) -> Span {
 pub(crate) fn follow(span: &Span, headers: &Headers) {
     if !span.is_disabled()
         && !headers.is_empty()
-        && let Some(parent) = read(headers)
+        && let Some(parent) = go_on_from(span, headers)
     {
-        // Without a layer that knows of traces there is nothing to go on with.
-        let _ = span.set_parent(Context::new().with_remote_span_context(parent));
+        // Who looks for where a message was made looks for a link: only some have a parent.
+        span.add_link(parent);
     }
+}
+
+fn go_on_from(span: &Span, headers: &Headers) -> Option<SpanContext> {
+    let (parent, baggage) = (read(headers), headers.get(BAGGAGE).map(unpack));
+    let mut context = Context::new();
+    if let Some(parent) = &parent {
+        context = context.with_remote_span_context(parent.clone());
+    }
+    let has_baggage = baggage.is_some();
+    if let Some(baggage) = baggage {
+        context = context.with_baggage(baggage);
+    }
+    if parent.is_some() || has_baggage {
+        // Without a layer that knows of traces there is nothing to go on with.
+        let _ = span.set_parent(context);
+    }
+    parent
 }
 
 /// Says how a handling ended.
@@ -135,20 +178,45 @@ pub(crate) async fn within<T>(
     outcome
 }
 
-/// Gives the present span to a message, unless somebody chose another parent for it.
+/// Gives the present span and its baggage to a message, unless somebody chose others for it: then the span is linked to that.
 #[inline]
 pub(crate) fn inject(headers: &mut Headers) -> Result<(), Error> {
     let span = Span::current();
-    if span.is_disabled() || headers.get(Headers::TRACEPARENT).is_some() {
+    if span.is_disabled() {
         return Ok(());
     }
     let context = span.context();
-    let context = context.span();
-    let context = context.span_context();
-    if context.is_valid() {
-        write(context, headers)?;
+    if headers.get(Headers::TRACEPARENT).is_none() {
+        let present = context.span();
+        let present = present.span_context();
+        if present.is_valid() {
+            write(present, headers)?;
+        }
+    } else if let Some(chosen) = read(headers) {
+        span.add_link(chosen);
+    }
+    let baggage = context.baggage();
+    if !baggage.is_empty() && headers.get(BAGGAGE).is_none() {
+        // What is no header, or too much for one, is left out rather than refused.
+        let _ = headers.insert(BAGGAGE, baggage.to_string());
     }
     Ok(())
+}
+
+/// Baggage as it was written. What is written wrongly is left out of it, as the standard wants it.
+fn unpack(text: &str) -> Baggage {
+    let members = text.split(',').filter_map(|member| {
+        let (member, properties) = member.split_once(';').unwrap_or((member, ""));
+        let (key, value) = member.split_once('=')?;
+        let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+        let key = key.trim().to_owned();
+        Some(KeyValueMetadata::new(
+            key,
+            value.into_owned(),
+            properties.trim(),
+        ))
+    });
+    members.collect()
 }
 
 fn write(context: &SpanContext, headers: &mut Headers) -> Result<(), Error> {
@@ -216,6 +284,27 @@ mod tests {
         let mut to = Headers::new();
         write(&context, &mut to).unwrap();
         assert_eq!(to, headers(&text));
+    }
+
+    #[test]
+    fn baggage_is_read_as_it_was_written_and_what_is_wrong_in_it_is_left_out() {
+        let mut packed = Baggage::new();
+        packed.insert("tenant", "a, b; c=\u{e9}%");
+        packed.insert_with_metadata("user", "7", "ttl=3;private");
+        let read = unpack(&packed.to_string());
+        assert_eq!(read.len(), 2);
+        for (key, value) in &packed {
+            assert_eq!(read.get_with_metadata(key), Some(value));
+        }
+        let text = " a = 1 , b , =2, c d=3, e=%ff, f=x=y;p";
+        let read = unpack(text);
+        let get = |key| read.get(key).map(|value| value.as_str().to_owned());
+        assert_eq!(
+            (get("a"), get("f")),
+            (Some("1".to_owned()), Some("x=y".to_owned()))
+        );
+        assert_eq!(read.len(), 2, "{read:?}");
+        assert!(unpack("").is_empty() && unpack(&"x=y,".repeat(10_000)).len() == 1);
     }
 
     #[test]

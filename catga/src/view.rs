@@ -65,9 +65,12 @@ impl View {
     pub(crate) fn new(own: &NodeId, nodes: Nodes, routes: &Routes, before: Option<&Self>) -> Self {
         let mut answering: HashMap<Name, Vec<Arc<Member>>> = HashMap::new();
         for node in nodes.live.values().filter(|node| !node.info.draining) {
-            for request in &node.info.requests {
+            for request in &*node.info.requests {
                 let members = answering.entry(request.clone()).or_default();
-                members.push(Arc::clone(node));
+                // Who names a request twice has no second turn.
+                if members.last().is_none_or(|last| !Arc::ptr_eq(last, node)) {
+                    members.push(Arc::clone(node));
+                }
             }
         }
         let turns = |request: &Name| {

@@ -3,13 +3,16 @@
 //! A real service has an exporter in the place of [`Lines`], `opentelemetry-otlp` for one; the rest stays as it is.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName};
+use opentelemetry::baggage::BaggageExt;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
-use opentelemetry::trace::{SpanId, SpanKind, Status, TracerProvider};
+use opentelemetry::trace::{Span as _, SpanId, SpanKind, Status, TracerProvider};
+use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
+use opentelemetry_sdk::trace::{SdkTracerProvider, Span, SpanData, SpanExporter, SpanProcessor};
 use serde::Serialize;
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -21,7 +24,9 @@ pub(crate) fn install(node: &str) -> Result<(), String> {
     let lines = Lines {
         node: node.to_owned(),
     };
-    let provider = SdkTracerProvider::builder().with_simple_exporter(lines);
+    let provider = SdkTracerProvider::builder()
+        .with_span_processor(Labels)
+        .with_simple_exporter(lines);
     // The layer keeps it.
     let tracer = provider.build().tracer("cluster");
     let layer = tracing_opentelemetry::layer().with_tracer(tracer);
@@ -39,7 +44,9 @@ pub(crate) async fn within<T>(
 ) -> T {
     let span = tracing::info_span!("http", otel.name = route, otel.kind = "server");
     if !span.is_disabled() {
-        let caller = TraceContextPropagator::new().extract(&Carrier(headers));
+        let carrier = Carrier(headers);
+        let caller = TraceContextPropagator::new().extract(&carrier);
+        let caller = BaggagePropagator::new().extract_with_context(&caller, &carrier);
         // It was made just now, and not entered.
         let _ = span.set_parent(caller);
     }
@@ -55,6 +62,28 @@ impl Extractor for Carrier<'_> {
 
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(HeaderName::as_str).collect()
+    }
+}
+
+/// Labels each span with the baggage that it goes on with.
+#[derive(Debug)]
+struct Labels;
+
+impl SpanProcessor for Labels {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        for (key, (value, _)) in context.baggage() {
+            span.set_attribute(KeyValue::new(format!("baggage.{key}"), value.clone()));
+        }
+    }
+
+    fn on_end(&self, _: SpanData) {}
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
     }
 }
 
@@ -94,10 +123,11 @@ impl Lines {
     fn line<'a>(&'a self, span: &'a SpanData) -> Line<'a> {
         let parent = span.parent_span_id;
         let took = span.end_time.duration_since(span.start_time);
-        let messaging = span.attributes.iter().filter_map(|attribute| {
+        let shown = ["messaging.", "baggage."];
+        let attributes = span.attributes.iter().filter_map(|attribute| {
             let name = attribute.key.as_str();
-            name.starts_with("messaging.")
-                .then(|| (name, attribute.value.to_string()))
+            let is_shown = shown.iter().any(|begins| name.starts_with(begins));
+            is_shown.then(|| (name, attribute.value.to_string()))
         });
         Line {
             node: &self.node,
@@ -117,7 +147,7 @@ impl Lines {
                 Status::Error { description } => Some(description),
                 _ => None,
             },
-            attributes: messaging.collect(),
+            attributes: attributes.collect(),
         }
     }
 }

@@ -101,7 +101,8 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 fn order_by_the_second(first: &Node) -> String {
     for number in 1..=30 {
         let trace = format!("4bf92f3577b34da6a3ce929d0e0e{number:04}");
-        let headers = format!("traceparent: 00-{trace}-{CALLER}-01\r\n");
+        let headers =
+            format!("traceparent: 00-{trace}-{CALLER}-01\r\nbaggage: tenant=lamp%20shop\r\n");
         let body = r#"{"productId":"lamp","quantity":2}"#;
         let answer = first.ask("POST /orders", &headers, body).unwrap();
         assert_eq!(answer["status"], "Created", "{answer}");
@@ -112,7 +113,7 @@ fn order_by_the_second(first: &Node) -> String {
     panic!("node2 makes no order");
 }
 
-fn one_trace(variable: &str, url: &str) {
+fn one_trace(variable: &str, url: &str, system: &str) {
     let folder = tempfile::tempdir().unwrap();
     let nodes = ["node1", "node2", "node3"];
     let nodes = nodes.map(|name| Node::start(name, variable, url, folder.path()));
@@ -158,6 +159,30 @@ fn one_trace(variable: &str, url: &str) {
             follows(&of[&format!("process {event}")], publish);
         }
     }
+    for span in spans.iter().flat_map(BTreeMap::values) {
+        let of = &span["attributes"];
+        // What the caller said beside its trace is known everywhere.
+        assert_eq!(of["baggage.tenant"], "lamp shop", "{span}");
+        let name = span["span"].as_str().unwrap();
+        let Some((operation, message)) = name.split_once(' ').filter(|(name, _)| *name != "POST")
+        else {
+            continue;
+        };
+        assert_eq!(of["messaging.system"], system, "{span}");
+        assert_eq!(of["messaging.operation.name"], operation, "{span}");
+        assert_eq!(of["messaging.destination.name"], message, "{span}");
+    }
+    let id = |of: &Value| {
+        let id = of["attributes"]["messaging.message.id"].as_str();
+        id.unwrap_or_else(|| panic!("{of}")).to_owned()
+    };
+    let [sent, handled] = [&first["send CreateOrder"], &second["process CreateOrder"]];
+    assert_eq!(id(sent), id(handled));
+    let [told, heard] = [
+        &second["publish OrderShipped"],
+        &third["process OrderShipped"],
+    ];
+    assert_eq!(id(told), id(heard));
     // And nothing else.
     let counts = spans.each_ref().map(BTreeMap::len);
     assert_eq!(counts, [4, 5, 2]);
@@ -173,11 +198,11 @@ fn one_trace(variable: &str, url: &str) {
 #[test]
 fn one_trace_over_three_processes_on_nats() {
     let server = NatsServer::start().unwrap();
-    one_trace("NATS_URL", &server.url());
+    one_trace("NATS_URL", &server.url(), "nats");
 }
 
 #[test]
 fn one_trace_over_three_processes_on_redis() {
     let server = RedisServer::start().unwrap();
-    one_trace("REDIS_URL", &server.url());
+    one_trace("REDIS_URL", &server.url(), "redis");
 }

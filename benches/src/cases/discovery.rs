@@ -49,7 +49,8 @@ const LINEAR: f64 = 1.25;
 const RESTARTED: usize = 30;
 
 const SETTINGS: &str = "heartbeat 10 s, node timeout 30 s; nodes in one process, each with connections of its own; 20 s after all have settled; five joins and deaths, the slowest counts";
-const RESTART: &str = "30 nodes, heartbeat 10 s, node timeout 30 s; the server is killed (SIGKILL) and started again at once";
+const SMALL: &str = "as with 300; side by side with others that wait most of the time";
+const RESTART: &str = "30 nodes, heartbeat 10 s, node timeout 30 s; the server is killed (SIGKILL) and started again at once; side by side with the other restarts";
 
 fn terms(means: Means, settings: &'static str) -> Terms {
     Terms::new("membership", means.kept(), "each heartbeat")
@@ -66,6 +67,10 @@ fn growing(means: Means, names: [&'static str; 3], runs: [fn(Bench) -> Measured;
             .terms(terms(means, SETTINGS))
             .limit(Duration::from_secs(400))
             .once();
+        // Hundreds of nodes over a server have the machine for themselves.
+        if name != names[2] || !means.needs_server() {
+            case = case.settings(SMALL).beside("discovery/small");
+        }
         if name == names[2] {
             case = case
                 .asked(Bar::FigureAtMost(
@@ -98,6 +103,7 @@ fn restarted(means: Means, name: &'static str, run: fn(Bench) -> Measured) -> Ca
         .limit(Duration::from_secs(400))
         .without_allocations()
         .once()
+        .beside("discovery/restart")
 }
 
 /// The cases of a means, whose functions have to be known when this is compiled.

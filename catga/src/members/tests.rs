@@ -57,11 +57,18 @@ fn pick(members: &Members) -> (String, bool) {
 async fn who_drains_or_answers_something_else_is_no_candidate() {
     let (b, mut c, mut d) = (node("b"), node("c"), node("d"));
     c.draining = true;
-    d.requests.clear();
+    d.requests = Arc::default();
     let members = members(&[&b, &c, &d]);
     assert_eq!(picks(&members), ["a", "b"]);
     assert_eq!(members.nodes().len(), 4);
     assert!(!members.alone());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_names_a_request_twice_is_one_candidate() {
+    let b = node("b").with_requests(vec![Name::from_static(ASK); 3]);
+    let members = members(&[&b]);
+    assert_eq!(picks(&members), ["a", "b"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,7 +118,7 @@ async fn who_failed_is_skipped_and_tried_again_by_one() {
 #[tokio::test(start_paused = true)]
 async fn where_all_failed_all_are_asked() {
     let mut own = node("a");
-    own.requests.clear();
+    own.requests = Arc::default();
     let members = Members::new(&own, Routes::default());
     for other in [node("b"), node("c")] {
         members.hear(&Told::There(other));

@@ -144,7 +144,7 @@ pub(crate) fn print(node: &NodeInfo) -> u32 {
     let what = (
         &node.service,
         &node.endpoint,
-        &node.requests,
+        &*node.requests,
         node.draining,
         &node.metadata,
     );
@@ -281,9 +281,9 @@ mod tests {
         for change in [
             (|node: &mut NodeInfo| node.draining = true) as fn(&mut NodeInfo),
             |node| node.endpoint = Some(String::new()),
-            |node| node.requests.push(Name::from_static("Ask")),
+            |node| node.requests = [Name::from_static("Ask")].into(),
             |node| node.service = Name::from_static("other"),
-            |node| drop(node.metadata.insert(String::new(), String::new())),
+            |node| node.metadata.insert("", ""),
         ] {
             assert!(!with(change));
         }

@@ -4,6 +4,7 @@
 //! stood still, or this process did, everybody's time begins anew.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use catga_core::{Incarnation, Load, NodeEvent, NodeId, NodeInfo};
@@ -132,7 +133,7 @@ impl Roster {
     }
 
     /// A node said `age` ago that it lives.
-    pub(crate) fn heard(&mut self, info: NodeInfo, age: Duration) {
+    pub(crate) fn heard(&mut self, mut info: NodeInfo, age: Duration) {
         let left = self.timeout.saturating_sub(age);
         let known = self.nodes.get_mut(&info.id);
         let known = known.filter(|live| live.info.incarnation == info.incarnation);
@@ -158,6 +159,11 @@ impl Roster {
             return;
         };
         let news = is_news(&live.info, live.announced, &info);
+        if !news {
+            // They are the same, and shared with those who were told of them.
+            info.requests = Arc::clone(&live.info.requests);
+            info.metadata = live.info.metadata.clone();
+        }
         // What was on its way for long takes back no grace that it was given meanwhile.
         (live.info, live.deadline) = (info, live.deadline.max(deadline));
         live.beat = live.beat.max(beat);

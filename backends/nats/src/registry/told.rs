@@ -6,7 +6,7 @@ use async_nats::Message;
 use catga_core::NodeId;
 use tokio::select;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::digest::{By, Digest, MOST, News, Place, Report, millis};
 use super::feed::Feed;
@@ -17,6 +17,8 @@ use super::view::{Ended, View};
 
 /// So much may the server's time be off that a report tells.
 const CLOSE: Duration = Duration::from_secs(2);
+/// So long for each node that may read the bucket at the same moment.
+const EACH: Duration = Duration::from_millis(10);
 /// Under what rubbish among reports is counted.
 const REPORTS: &str = "a report";
 
@@ -53,12 +55,30 @@ impl View {
                     }
                     None => return Ended::Done,
                 },
-                () = tokio::time::sleep_until(until) => break,
+                () = sleep_until(until) => break,
                 _ = ticks.tick() => self.roster.sweep(),
             }
         }
+        self.take_a_moment(questions).await;
         tracing::debug!("the node registry is followed again");
         Ended::Told
+    }
+
+    /// Those who were told of the nodes miss it at one moment when nobody tells any more, or all are told the same that is wrong. They do
+    /// not read the bucket all at once.
+    async fn take_a_moment(&mut self, questions: &mut mpsc::Receiver<Question>) {
+        // Somebody waits for an answer.
+        if !self.waiting.is_empty() {
+            return;
+        }
+        let closed = self.connection.closed.clone();
+        let moment = spread(self.roster.len(), self.timeout).mul_f64(fastrand::f64());
+        select! {
+            biased;
+            () = closed.raised() => {}
+            question = questions.recv() => self.waiting.extend(question),
+            () = sleep(moment) => {}
+        }
     }
 
     /// Our place among those who report.
@@ -206,6 +226,12 @@ impl View {
     }
 }
 
+/// Over how long so many nodes spread what each of them asks of the server: it answers each with all of them.
+fn spread(nodes: usize, timeout: Duration) -> Duration {
+    let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+    EACH.saturating_mul(nodes).min(Reports::every(timeout))
+}
+
 /// A report of a node that lives; what is none is rubbish. Who has not `settled` need not know yet who lives.
 pub(super) fn read(
     message: &Message,
@@ -229,4 +255,23 @@ pub(super) fn read(
         return None;
     }
     Some(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_there_are_the_further_they_are_apart_but_not_so_far_that_a_silence_is_missed() {
+        let timeout = Duration::from_secs(30);
+        let of = |nodes| spread(nodes, timeout);
+        assert_eq!((of(0), of(3)), (Duration::ZERO, EACH * 3));
+        assert_eq!(
+            (of(300), of(usize::MAX)),
+            (Reports::every(timeout), of(300))
+        );
+        // Nothing was told for two turns; with this, everybody's time would begin anew after eight.
+        let silent = Reports::every(timeout) * 2 + of(usize::MAX);
+        assert!(silent < Roster::pulse(timeout) * 2);
+    }
 }

@@ -70,8 +70,6 @@ impl Entry<'_> {
         if node.incarnation.as_uuid().to_string() != self.incarnation {
             return Err("its incarnation is another than that beside it");
         }
-        // A request is looked for among sorted ones.
-        node.requests.sort();
         node.load = Load::percent(u8::try_from(self.load).unwrap_or(100));
         node.started_at = time(self.started).ok_or("it started at no time")?;
         node.last_seen = time(self.seen).ok_or("it was seen at no time")?;
