@@ -137,6 +137,10 @@ async fn everything(server: &OwnServer) -> Result<()> {
     let mut payment = Envelope::received(PAID, QoS::ExactlyOnce, Bytes::from("text"));
     bus.publish(&mut payment, LIMIT).await?;
     bury(next(&mut *paid).await?).await?;
+    let mut payment = Envelope::received(PAID, QoS::ExactlyOnce, Bytes::from("text"));
+    bus.publish(&mut payment, LIMIT).await?;
+    let completed = Settlement::Complete(Completion::new());
+    next(&mut *paid).await?.settle(completed).await?;
 
     let ordered = Subscribe::new(MOVED, QoS::AtLeastOnce, Consumers::Group(GROUP));
     let mut moved = bus
