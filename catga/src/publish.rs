@@ -1,6 +1,7 @@
 //! The whole way out of an event.
 
 use std::fmt;
+use std::time::Duration;
 
 use catga_core::{
     Capability, Envelope, Error, ErrorKind, Event, Headers, MessageId, Published, QoS, Retry,
@@ -130,7 +131,7 @@ impl Inner {
         let limit = self.settings.publish_deadline;
         let failed = tried.and_then(Result::err);
         if envelope.qos() != QoS::AtMostOnce {
-            return self.publish_stored(envelope, from_now(limit), failed).await;
+            return self.publish_stored(envelope, limit, failed).await;
         }
         let published = match failed {
             Some(error) => Err(error),
@@ -176,7 +177,7 @@ impl Inner {
             outcomes[place] = if envelope.qos() == QoS::AtMostOnce {
                 Err(error.with_envelope(envelope))
             } else {
-                let again = self.publish_stored(envelope, deadline, Some(error));
+                let again = self.publish_stored(envelope, time_left(deadline), Some(error));
                 trace::around(&span, again).await.map(drop)
             };
         }
@@ -263,21 +264,20 @@ impl Inner {
     async fn publish_stored(
         &self,
         mut envelope: Envelope,
-        deadline: Instant,
+        limit: Duration,
         mut failed: Option<Error>,
     ) -> Result<Published, Error> {
+        let deadline = from_now(limit);
+        let mut left = limit;
         let mut may_be_stored = false;
         let mut tries = 1;
         loop {
             let error = match failed.take() {
                 Some(error) => error,
-                None => {
-                    let left = time_left(deadline);
-                    match self.backend.transport.publish(&mut envelope, left).await {
-                        Ok(published) => return Ok(published),
-                        Err(error) => error,
-                    }
-                }
+                None => match self.backend.transport.publish(&mut envelope, left).await {
+                    Ok(published) => return Ok(published),
+                    Err(error) => error,
+                },
             };
             may_be_stored |= error.may_be_stored();
             let wait = match error.retry() {
@@ -294,6 +294,7 @@ impl Inner {
             }
             tracing::debug!(messaging.destination.name = %envelope.name(), %error, ?wait, "publishing again with the same id");
             tokio::time::sleep(wait).await;
+            left = time_left(deadline);
             tries += 1;
         }
     }

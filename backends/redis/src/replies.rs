@@ -147,7 +147,7 @@ mod tests {
 
     fn frame(address: &str) -> Vec<u8> {
         let (_, token) = address.split_once(' ').unwrap();
-        wire::frame(None, &[(TO, token)], b"x")
+        wire::frame(&[(TO, token)], b"x")
     }
 
     #[test]

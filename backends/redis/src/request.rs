@@ -159,7 +159,7 @@ impl Waiting<'_> {
 
     fn added(&self, outcome: Option<Outcome>) -> Result<(), Error> {
         let outcome = outcome.ok_or_else(|| error::closed_meanwhile("request"))?;
-        match judge(self.stream, outcome) {
+        match judge(|| self.stream.to_owned(), outcome) {
             // Nobody reads there.
             Ok(Value::Nil) => Err(error::no_responders(self.name, self.to)),
             Ok(_) => Ok(()),
@@ -246,15 +246,15 @@ pub(crate) fn write_reply<'a>(address: &'a str, reply: &Reply) -> (&'a str, Vec<
     let (channel, token) = address.split_once(' ').unwrap_or((address, ""));
     let frame = match &reply.result {
         Ok(payload) => match &reply.content_type {
-            None => wire::frame(None, &[(TO, token)], payload),
+            None => wire::frame(&[(TO, token)], payload),
             Some(content_type) => {
                 let ours = [(TO, token), (Headers::CONTENT_TYPE, content_type)];
-                wire::frame(None, &ours, payload)
+                wire::frame(&ours, payload)
             }
         },
         Err(error) => {
             let json = serde_json::to_vec(error).expect("texts and numbers");
-            wire::frame(None, &[(TO, token), (ERROR, error.kind.as_str())], &json)
+            wire::frame(&[(TO, token), (ERROR, error.kind.as_str())], &json)
         }
     };
     (channel, frame)

@@ -1,5 +1,6 @@
 //! Moving messages over Redis.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::route::Route;
 use crate::serve::ServeSubscription;
 use crate::subscription::StreamSubscription;
 use crate::time::{from_now, millis};
+use crate::wire::Event;
 use crate::writer::{Job, Outcome, Then, judge};
 use crate::{error, script, wire};
 
@@ -51,7 +53,6 @@ pub(crate) struct RedisTransport {
 
 /// What was handed over, and where its outcome will be told.
 struct Begun {
-    stream: String,
     /// What is said with it: that the partition has a stream.
     says: Option<(Arc<Route>, u16)>,
     outcome: oneshot::Receiver<Outcome>,
@@ -69,9 +70,10 @@ impl RedisTransport {
         let payload = wire::payload("publish", envelope, max)?;
         let route = connection.route(envelope.name());
         let mut publish = wire::command("PUBLISH", 3, payload.len());
-        publish
-            .arg(&route.event)
-            .arg(wire::frame(Some(envelope), &[], &payload));
+        publish.arg(&route.event).arg(Event {
+            envelope,
+            payload: &payload,
+        });
         if !route.may_have_groups() {
             return Ok(Job {
                 before: None,
@@ -105,8 +107,8 @@ impl RedisTransport {
         let route = connection.route(envelope.name());
         let partition = envelope.partition().unwrap_or(0);
         let stream = match partition {
-            0 => route.stream.clone(),
-            partition => connection.server.names.stream(envelope.name(), partition),
+            0 => Cow::Borrowed(route.stream.as_str()),
+            partition => Cow::Owned(connection.server.names.stream(envelope.name(), partition)),
         };
         let (mut before, mut says) = (None, None);
         if partition > 0 && route.is_to_be_said(partition) {
@@ -124,7 +126,7 @@ impl RedisTransport {
                 .names
                 .published(envelope.name(), &id.to_string());
             let mut add = script::ADD_ONCE.call(2);
-            add.arg(&stream).arg(mark);
+            add.arg(&*stream).arg(mark);
             add.arg(millis(settings.duplicate_window))
                 .arg(u8::from(!settings.manage));
             wire::add_fields(&mut add, envelope, Some(id), &payload);
@@ -135,7 +137,7 @@ impl RedisTransport {
             }
         } else {
             let mut add = wire::command("XADD", 8, payload.len());
-            add.arg(&stream);
+            add.arg(&*stream);
             if !settings.manage {
                 add.arg("NOMKSTREAM");
             }
@@ -151,12 +153,7 @@ impl RedisTransport {
             slot: route.slot,
             then: Then::Tell(teller),
         };
-        let begun = Begun {
-            stream,
-            says,
-            outcome,
-        };
-        Ok((job, begun))
+        Ok((job, Begun { says, outcome }))
     }
 
     /// Either guarantee, first half. What fails here is not stored.
@@ -191,11 +188,11 @@ impl RedisTransport {
         begun: Option<Begun>,
         by: Instant,
     ) -> Result<Published, Error> {
-        match self.end(begun, by).await {
+        match self.end(envelope, begun, by).await {
             Err(error) if error.context("code") == Some("NOSCRIPT") => {
                 let again = async {
                     let begun = self.begin(envelope, true, by).await?;
-                    self.end(begun, by).await
+                    self.end(envelope, begun, by).await
                 };
                 Box::pin(again).await
             }
@@ -204,28 +201,33 @@ impl RedisTransport {
     }
 
     /// Either guarantee, second half.
-    async fn end(&self, begun: Option<Begun>, by: Instant) -> Result<Published, Error> {
-        let Some(Begun {
-            stream,
-            says,
-            outcome,
-        }) = begun
-        else {
+    async fn end(
+        &self,
+        envelope: &Envelope,
+        begun: Option<Begun>,
+        by: Instant,
+    ) -> Result<Published, Error> {
+        let Some(Begun { says, outcome }) = begun else {
             return Ok(Published::new());
+        };
+        // For an error to name.
+        let stream = || {
+            let names = &self.connection.server.names;
+            names.stream(envelope.name(), envelope.partition().unwrap_or(0))
         };
         let outcome = match timeout_at(by, outcome).await {
             Ok(Ok(outcome)) => outcome,
             // The writer ended with the connection.
             Ok(Err(_)) => return Err(error::closed_meanwhile("publish")),
-            Err(_) => return Err(error::unanswered("publish", &stream)),
+            Err(_) => return Err(error::unanswered("publish", &stream())),
         };
-        let added = judge(&stream, outcome)?;
+        let added = judge(stream, outcome)?;
         if let Some((route, partition)) = says {
             route.was_said(partition);
         }
         match added {
             Value::Int(0) => Ok(Published::duplicate()),
-            Value::Nil => Err(error::missing("publish", &format!("stream `{stream}`"))),
+            Value::Nil => Err(error::missing("publish", &format!("stream `{}`", stream()))),
             _ => Ok(Published::new()),
         }
     }

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io::{self, Write};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
@@ -201,36 +202,49 @@ pub(crate) fn entry(name: &Name, qos: QoS, entry: Value) -> Option<(EntryId, Rea
 }
 
 /// What is published to a channel: a line for each field, an empty one, and the payload.
-pub(crate) fn frame(envelope: Option<&Envelope>, ours: &[(&str, &str)], payload: &[u8]) -> Vec<u8> {
-    let lines = if envelope.is_some() || !ours.is_empty() {
-        ROOM
-    } else {
-        1
-    };
-    let mut frame = Vec::with_capacity(payload.len() + lines);
-    let mut line = |name: &str, value: &str| {
-        frame.extend_from_slice(name.as_bytes());
-        frame.push(b' ');
-        frame.extend_from_slice(value.as_bytes());
-        frame.push(b'\n');
-    };
+pub(crate) fn frame(ours: &[(&str, &str)], payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(payload.len() + ROOM);
+    write_frame(&mut frame, None, ours, payload).expect(IN_MEMORY);
+    frame
+}
+
+/// A message as it is published to a channel, written into the command itself.
+pub(crate) struct Event<'a> {
+    pub(crate) envelope: &'a Envelope,
+    pub(crate) payload: &'a [u8],
+}
+
+impl ToRedisArgs for Event<'_> {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        let mut out = out.writer_for_next_arg();
+        write_frame(&mut out, Some(self.envelope), &[], self.payload).expect(IN_MEMORY);
+    }
+}
+
+const IN_MEMORY: &str = "it is written to memory";
+
+fn write_frame(
+    out: &mut impl Write,
+    envelope: Option<&Envelope>,
+    ours: &[(&str, &str)],
+    payload: &[u8],
+) -> io::Result<()> {
     for (name, value) in ours {
-        line(name, value);
+        writeln!(out, "{name} {value}")?;
     }
     if let Some(envelope) = envelope {
         if let Some(id) = envelope.id() {
-            line(ID, &id.to_string());
+            writeln!(out, "{ID} {id}")?;
         }
         if envelope.version() != 1 {
-            line(Headers::VERSION, &envelope.version().to_string());
+            writeln!(out, "{} {}", Headers::VERSION, envelope.version())?;
         }
         for (name, value) in envelope.headers().iter() {
-            line(name, value);
+            writeln!(out, "{name} {value}")?;
         }
     }
-    frame.push(b'\n');
-    frame.extend_from_slice(payload);
-    frame
+    out.write_all(b"\n")?;
+    out.write_all(payload)
 }
 
 /// Reads a frame; `None` for what is none.
@@ -266,6 +280,12 @@ mod tests {
         .with_version(3)
         .with_headers(headers)
         .with_id(MessageId::new())
+    }
+
+    fn event(envelope: &Envelope, payload: &[u8]) -> Vec<u8> {
+        let mut args = Event { envelope, payload }.to_redis_args();
+        assert_eq!(args.len(), 1);
+        args.remove(0)
     }
 
     fn check(read: &Envelope, sent: &Envelope) {
@@ -304,16 +324,17 @@ mod tests {
     fn a_frame_is_read_as_it_was_written() {
         let sent = sent();
         let payload = sent.payload().as_bytes().unwrap();
-        let frame = frame(Some(&sent), &[(":to", "7-1")], payload);
-        let read = read_frame(sent.name().clone(), QoS::AtMostOnce, frame).unwrap();
-        check(&read.envelope, &sent);
-        assert_eq!(read.text(":to"), Some("7-1"));
+        let read = |frame| read_frame(sent.name().clone(), QoS::AtMostOnce, frame).unwrap();
+        check(&read(event(&sent, payload)).envelope, &sent);
+        let reply = read(frame(&[(":to", "7-1")], payload));
+        assert_eq!(reply.text(":to"), Some("7-1"));
+        assert_eq!(reply.envelope.payload().as_bytes(), Some(payload));
     }
 
     #[test]
     fn nothing_to_say_makes_one_line_break() {
         let bare = Envelope::received(Name::from_static("a"), QoS::AtMostOnce, Bytes::new());
-        assert_eq!(frame(Some(&bare), &[], b"{}"), b"\n{}");
+        assert_eq!(event(&bare, b"{}"), b"\n{}");
     }
 
     #[test]

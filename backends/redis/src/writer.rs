@@ -27,8 +27,8 @@ use crate::value;
 
 /// How many jobs wait before their senders do.
 const QUEUE: usize = 4096;
-/// The most jobs of a pipeline.
-const BATCH: usize = 64;
+/// The most jobs of a pipeline: each pipeline wakes three tasks and the server, and who publishes waits for few of them.
+const BATCH: usize = 256;
 /// The most pipelines that are on their way.
 const IN_FLIGHT: usize = 8;
 
@@ -152,13 +152,19 @@ impl Task {
                 break;
             }
             let mut batches: Vec<(u64, Vec<Job>)> = Vec::new();
+            // A cluster has as many batches as slots.
+            let room = if self.is_cluster { 1 } else { number };
             for order in taken.drain(..) {
                 match order {
                     Order::Job(job) => {
                         let slot = if self.is_cluster { job.slot } else { 0 };
                         match batches.iter_mut().find(|(known, _)| *known == slot) {
                             Some((_, jobs)) => jobs.push(job),
-                            None => batches.push((slot, vec![job])),
+                            None => {
+                                let mut jobs = Vec::with_capacity(room);
+                                jobs.push(job);
+                                batches.push((slot, jobs));
+                            }
                         }
                     }
                     Order::Flush(done) => {
@@ -287,6 +293,6 @@ fn tell_all(jobs: Vec<Job>, error: &Error) {
 }
 
 /// An outcome as the caller's.
-pub(crate) fn judge(what: &str, outcome: Outcome) -> Result<Value, Error> {
-    outcome?.map_err(|error: RedisError| error::of("publish", what, &error))
+pub(crate) fn judge(what: impl FnOnce() -> String, outcome: Outcome) -> Result<Value, Error> {
+    outcome?.map_err(|error: RedisError| error::of("publish", &what(), &error))
 }
