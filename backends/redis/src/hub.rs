@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catga_core::Error;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use redis::Msg;
 use redis::aio::{PubSubSink, PubSubStream};
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::error;
@@ -24,6 +25,8 @@ use crate::server::Server;
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// The first and the longest wait between two tries to connect.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+/// The most messages that are handed out before orders are looked at.
+const AT_ONCE: usize = 64;
 /// How many orders wait before their senders do.
 const QUEUE: usize = 256;
 
@@ -307,7 +310,17 @@ impl Task {
                     }
                 }
                 message = stream.next() => match message {
-                    Some(message) => self.hand_out(&message),
+                    Some(message) => {
+                        self.hand_out(&message);
+                        // What has come with it goes with it: to look at all else costs as much as to hand one out.
+                        for _ in 1..AT_ONCE {
+                            match unconstrained(stream.next()).now_or_never() {
+                                Some(Some(message)) => self.hand_out(&message),
+                                // One that has ended says so again.
+                                _ => break,
+                            }
+                        }
+                    }
                     None => return false,
                 },
                 () = sleep(KEEP_ALIVE) => {

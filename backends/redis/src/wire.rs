@@ -166,13 +166,16 @@ impl Parts {
     }
 
     fn read(self, name: Name, qos: QoS, payload: Bytes) -> Read {
-        let envelope = Envelope::received(name, qos, payload)
-            .with_version(self.version.unwrap_or(1))
-            .with_headers(self.headers);
-        let envelope = match self.id {
-            Some(id) => envelope.with_id(id),
-            None => envelope,
-        };
+        let mut envelope = Envelope::received(name, qos, payload);
+        if let Some(version) = self.version {
+            envelope = envelope.with_version(version);
+        }
+        if !self.headers.is_empty() {
+            envelope = envelope.with_headers(self.headers);
+        }
+        if let Some(id) = self.id {
+            envelope = envelope.with_id(id);
+        }
         Read {
             envelope,
             ours: self.ours,
