@@ -1,9 +1,13 @@
 //! What a subscription hands over, and how it is settled.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use crate::{Claim, Effects, Envelope, Error, Reason, Reply, async_trait};
+use crate::{
+    Claim, Effects, Envelope, Error, ErrorKind, Reason, ReasonKind, RemoteError, Reply, Retry,
+    async_trait,
+};
 
 /// A message handed to this node, to be settled once.
 ///
@@ -257,6 +261,78 @@ pub enum Settlement {
     Term,
 }
 
+impl Settlement {
+    /// What this is for a request that no broker keeps: what its caller is told, or when it is for whom. Who claims nothing for
+    /// requests refuses a completion with a claim before.
+    ///
+    /// ```
+    /// use catga_core::{Answer, Settlement};
+    ///
+    /// let Answer::Reply(reply) = Settlement::Term.into_answer() else {
+    ///     panic!("its caller is told");
+    /// };
+    /// assert_eq!(reply.result.unwrap_err().message, "the request was dropped");
+    /// ```
+    #[must_use]
+    pub fn into_answer(self) -> Answer {
+        let (kind, text) = match self {
+            Self::Complete(Completion {
+                response: Some(reply),
+                ..
+            }) => return Answer::Reply(reply),
+            Self::Nak { after } => return Answer::Again { after, began: true },
+            Self::Defer { after } => {
+                return Answer::Again {
+                    after,
+                    began: false,
+                };
+            }
+            Self::Release { began } => return Answer::Elsewhere { began },
+            Self::Complete(_) => (
+                ErrorKind::Handler,
+                Cow::Borrowed("the request was handled without a response"),
+            ),
+            Self::Ack => (
+                ErrorKind::Handler,
+                Cow::Borrowed("the request was acked without a response"),
+            ),
+            Self::Term => (ErrorKind::Handler, Cow::Borrowed("the request was dropped")),
+            Self::DeadLetter { reason, .. } => {
+                let kind = match reason.kind {
+                    ReasonKind::Decode => ErrorKind::Decode,
+                    ReasonKind::NoHandler => ErrorKind::NoHandler,
+                    _ => ErrorKind::Handler,
+                };
+                (kind, Cow::Owned(reason.to_string()))
+            }
+        };
+        // Who settles a request without an answer has had it in hand.
+        let error = Error::new(kind, "request", text)
+            .with_retry(Retry::Never)
+            .with_unknown_outcome();
+        Answer::Reply(Reply::err(RemoteError::new(&error)))
+    }
+}
+
+/// What becomes of a request that was settled; see [`Settlement::into_answer`].
+#[derive(Debug)]
+pub enum Answer {
+    /// Its caller is told.
+    Reply(Reply),
+    /// It comes again.
+    Again {
+        /// Not before this delay.
+        after: Duration,
+        /// Whether the handler began.
+        began: bool,
+    },
+    /// It is for another node, at once.
+    Elsewhere {
+        /// Whether the handler began.
+        began: bool,
+    },
+}
+
 /// What is recorded or answered when a delivery is handled.
 #[derive(Debug, Default)]
 #[non_exhaustive]
@@ -295,5 +371,59 @@ impl Completion {
     pub fn with_effects(mut self, effects: Option<Effects>) -> Self {
         self.effects = effects;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    const DELAY: Duration = Duration::from_secs(3);
+
+    #[test]
+    fn a_caller_is_told_how_its_request_ended() {
+        let dead = |kind| Settlement::DeadLetter {
+            reason: Reason::new(kind, "why"),
+            claim: None,
+        };
+        let lost = Settlement::Complete(Completion::new());
+        for (settlement, kind, text) in [
+            (Settlement::Ack, "handler", "acked without"),
+            (lost, "handler", "handled without"),
+            (Settlement::Term, "handler", "dropped"),
+            (dead(ReasonKind::Decode), "decode", "why"),
+            (dead(ReasonKind::NoHandler), "no_handler", "why"),
+            (dead(ReasonKind::Exhausted), "handler", "why"),
+        ] {
+            let Answer::Reply(Reply { result, .. }) = settlement.into_answer() else {
+                panic!("its caller is told");
+            };
+            let error = result.unwrap_err();
+            assert_eq!(error.kind, kind);
+            assert!(error.message.contains(text), "{error:?}");
+            assert!(error.may_have_run && !error.retryable);
+        }
+        let reply = Reply::ok(Bytes::from_static(b"7"));
+        let done = Settlement::Complete(Completion::new().with_response(reply.clone()));
+        assert!(matches!(done.into_answer(), Answer::Reply(told) if told == reply));
+    }
+
+    #[test]
+    fn a_request_that_was_not_ended_is_for_another_try() {
+        for (settlement, expected) in [
+            (Settlement::Nak { after: DELAY }, (Some(DELAY), true)),
+            (Settlement::Defer { after: DELAY }, (Some(DELAY), false)),
+            (Settlement::Release { began: true }, (None, true)),
+            (Settlement::Release { began: false }, (None, false)),
+        ] {
+            let told = match settlement.into_answer() {
+                Answer::Again { after, began } => (Some(after), began),
+                Answer::Elsewhere { began } => (None, began),
+                Answer::Reply(reply) => panic!("{reply:?}"),
+            };
+            assert_eq!(told, expected);
+        }
     }
 }

@@ -36,7 +36,7 @@ pub use codec::{Codec, Codecs, DecodeTarget, Encoded, Json};
 pub use dead_letter::{
     DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, Page, Reason, ReasonKind,
 };
-pub use delivery::{Completion, Delivery, Receipt, Settlement};
+pub use delivery::{Answer, Completion, Delivery, Receipt, Settlement};
 pub use driver::{Backend, ConnectOptions, Driver, InboxLimits};
 pub use envelope::Envelope;
 pub use error::{BoxError, Error, ErrorKind, Result, Retry, Stored};

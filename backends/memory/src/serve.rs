@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catga_core::{
-    Capability, Delivery, Envelope, Error, ErrorKind, ReasonKind, Receipt, RemoteError, Reply,
-    Retry, Serve, Settlement, StatsReader, Subscription, SubscriptionStats, async_trait,
+    Answer, Capability, Delivery, Envelope, Error, Receipt, Reply, Serve, Settlement, StatsReader,
+    Subscription, SubscriptionStats, async_trait,
 };
 use tokio::select;
 use tokio::sync::oneshot;
@@ -193,14 +193,6 @@ impl RequestReceipt {
             let _ = self.desk.control.send(back);
         }
     }
-
-    fn fail(self, kind: ErrorKind, message: impl Into<String>) {
-        // Who settles a request without an answer has had it in hand.
-        let error = Error::new(kind, "request", message)
-            .with_retry(Retry::Never)
-            .with_unknown_outcome();
-        self.answer(Reply::err(RemoteError::new(&error)));
-    }
 }
 
 impl Drop for RequestReceipt {
@@ -216,36 +208,14 @@ impl Receipt for RequestReceipt {
         _envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), Error> {
-        match settlement {
-            // No inbox lives here, so that there is nothing to complete a claim in.
-            Settlement::Complete(completion) if completion.claim.is_some() => {
-                return Err(error::unsupported("settle", Capability::FusedCompletion));
-            }
-            Settlement::Complete(completion) => match completion.response {
-                Some(reply) => self.answer(reply),
-                None => self.fail(
-                    ErrorKind::Handler,
-                    "the request was handled without a response",
-                ),
-            },
-            Settlement::Ack => {
-                self.fail(
-                    ErrorKind::Handler,
-                    "the request was acked without a response",
-                );
-            }
-            Settlement::Nak { after } | Settlement::Defer { after } => self.give_back(after),
-            Settlement::Release { .. } => self.give_back(Duration::ZERO),
-            Settlement::Term => self.fail(ErrorKind::Handler, "the request was dropped"),
-            Settlement::DeadLetter { reason, .. } => {
-                let kind = match reason.kind {
-                    ReasonKind::Decode => ErrorKind::Decode,
-                    ReasonKind::NoHandler => ErrorKind::NoHandler,
-                    _ => ErrorKind::Handler,
-                };
-                self.fail(kind, reason.to_string());
-            }
-            _ => return Err(error::unknown_settlement()),
+        // No inbox lives here, so that there is nothing to complete a claim in.
+        if matches!(&settlement, Settlement::Complete(completion) if completion.claim.is_some()) {
+            return Err(error::unsupported("settle", Capability::FusedCompletion));
+        }
+        match settlement.into_answer() {
+            Answer::Reply(reply) => self.answer(reply),
+            Answer::Again { after, .. } => self.give_back(after),
+            Answer::Elsewhere { .. } => self.give_back(Duration::ZERO),
         }
         Ok(())
     }

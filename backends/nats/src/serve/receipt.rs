@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catga_core::{
-    Capability, Envelope, Error, ErrorKind, Name, ReasonKind, Receipt, RemoteError, Reply, Retry,
+    Answer, Capability, Envelope, Error, ErrorKind, Name, Receipt, RemoteError, Reply, Retry,
     Settlement, async_trait,
 };
 use tokio::select;
@@ -30,14 +30,6 @@ impl RequestReceipt {
     async fn answer(&mut self, reply: &Reply) -> Result<(), Error> {
         let caller = self.caller.take().expect("settled once, by value");
         answer(&self.connection, caller.reply, reply).await
-    }
-
-    async fn fail(&mut self, kind: ErrorKind, message: impl Into<String>) -> Result<(), Error> {
-        // Who settles a request without an answer has had it in hand.
-        let error = Error::new(kind, "request", message)
-            .with_retry(Retry::Never)
-            .with_unknown_outcome();
-        self.answer(&Reply::err(RemoteError::new(&error))).await
     }
 
     /// The broker keeps no requests: it waits here, and comes again; where this node leaves meanwhile, its caller asks
@@ -103,47 +95,20 @@ impl Receipt for RequestReceipt {
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), Error> {
-        match settlement {
-            // No claim of ours is known here.
-            Settlement::Complete(completion) if completion.claim.is_some() => {
-                Err(error::unsupported("settle", Capability::FusedCompletion))
-            }
-            Settlement::Complete(completion) => match completion.response {
-                Some(reply) => self.answer(&reply).await,
-                None => {
-                    let text = "the request was handled without a response";
-                    self.fail(ErrorKind::Handler, text).await
-                }
-            },
-            Settlement::Ack => {
-                let text = "the request was acked without a response";
-                self.fail(ErrorKind::Handler, text).await
-            }
-            Settlement::Nak { after } => {
-                self.put_off(envelope, after, true);
-                Ok(())
-            }
-            Settlement::Defer { after } => {
-                self.put_off(envelope, after, false);
-                Ok(())
-            }
-            Settlement::Release { began } => {
+        // No claim of ours is known here.
+        if matches!(&settlement, Settlement::Complete(completion) if completion.claim.is_some()) {
+            return Err(error::unsupported("settle", Capability::FusedCompletion));
+        }
+        match settlement.into_answer() {
+            Answer::Reply(reply) => self.answer(&reply).await,
+            Answer::Elsewhere { began } => {
                 let reply = self.given_back(Retry::Now, began);
                 self.answer(&reply).await
             }
-            Settlement::Term => {
-                self.fail(ErrorKind::Handler, "the request was dropped")
-                    .await
+            Answer::Again { after, began } => {
+                self.put_off(envelope, after, began);
+                Ok(())
             }
-            Settlement::DeadLetter { reason, .. } => {
-                let kind = match reason.kind {
-                    ReasonKind::Decode => ErrorKind::Decode,
-                    ReasonKind::NoHandler => ErrorKind::NoHandler,
-                    _ => ErrorKind::Handler,
-                };
-                self.fail(kind, reason.to_string()).await
-            }
-            _ => Err(error::unknown_settlement()),
         }
     }
 

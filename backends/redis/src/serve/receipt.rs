@@ -4,10 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use catga_core::{
-    Envelope, Error, ErrorKind, ReasonKind, Receipt, RemoteError, Reply, Retry, Settlement,
-    async_trait,
-};
+use catga_core::{Answer, Envelope, Error, Receipt, Reply, Settlement, async_trait};
 use tokio::select;
 use tokio::time::{Instant, sleep};
 
@@ -31,14 +28,6 @@ impl RequestReceipt {
     async fn answer(&mut self, reply: &Reply) -> Result<(), Error> {
         let asked = self.asked.take().expect("settled once, by value");
         self.desk.answer(&asked.reply, reply).await
-    }
-
-    async fn fail(&mut self, kind: ErrorKind, message: impl Into<String>) -> Result<(), Error> {
-        // Who settles a request without an answer has had it in hand.
-        let error = Error::new(kind, "request", message)
-            .with_retry(Retry::Never)
-            .with_unknown_outcome();
-        self.answer(&Reply::err(RemoteError::new(&error))).await
     }
 
     /// It waits here, and comes again; where this node leaves meanwhile, its caller asks somebody else.
@@ -85,47 +74,20 @@ impl Receipt for RequestReceipt {
         envelope: Envelope,
         settlement: Settlement,
     ) -> Result<(), Error> {
-        match settlement {
-            // No claim of ours is known here.
-            Settlement::Complete(completion) if completion.claim.is_some() => {
-                Err(error::foreign_claim("settle"))
-            }
-            Settlement::Complete(completion) => match completion.response {
-                Some(reply) => self.answer(&reply).await,
-                None => {
-                    let text = "the request was handled without a response";
-                    self.fail(ErrorKind::Handler, text).await
-                }
-            },
-            Settlement::Ack => {
-                let text = "the request was acked without a response";
-                self.fail(ErrorKind::Handler, text).await
-            }
-            Settlement::Nak { after } => {
-                self.put_off(envelope, after, true);
-                Ok(())
-            }
-            Settlement::Defer { after } => {
-                self.put_off(envelope, after, false);
-                Ok(())
-            }
-            Settlement::Release { began } => {
+        // No claim of ours is known here.
+        if matches!(&settlement, Settlement::Complete(completion) if completion.claim.is_some()) {
+            return Err(error::foreign_claim("settle"));
+        }
+        match settlement.into_answer() {
+            Answer::Reply(reply) => self.answer(&reply).await,
+            Answer::Elsewhere { began } => {
                 let reply = self.desk.given_back(began);
                 self.answer(&reply).await
             }
-            Settlement::Term => {
-                self.fail(ErrorKind::Handler, "the request was dropped")
-                    .await
+            Answer::Again { after, began } => {
+                self.put_off(envelope, after, began);
+                Ok(())
             }
-            Settlement::DeadLetter { reason, .. } => {
-                let kind = match reason.kind {
-                    ReasonKind::Decode => ErrorKind::Decode,
-                    ReasonKind::NoHandler => ErrorKind::NoHandler,
-                    _ => ErrorKind::Handler,
-                };
-                self.fail(kind, reason.to_string()).await
-            }
-            _ => Err(error::unknown_settlement()),
         }
     }
 
