@@ -265,12 +265,15 @@ async fn data_that_is_wiped(bus: Bus) -> Result<()> {
     let captured = Captured::start();
     let mut server = bus.own_server()?;
     let journal = Journal::default();
-    let there = working(&server.bus(), &journal).await?;
+    let proxy = server.proxy().await?;
+    let there = working(&server.bus_through(&proxy), &journal).await?;
     let here = server.bus().observer().await?;
     for id in 0..10 {
         here.publish(Work { id }).await?;
     }
     journal.wait(Step::Done, 10, SOON).await;
+    // The group comes back to a server that knows nothing of it, and has its messages.
+    proxy.gate(Gate::Refuse);
     server.kill()?;
     server.wipe()?;
     server.restart()?;
@@ -278,6 +281,7 @@ async fn data_that_is_wiped(bus: Bus) -> Result<()> {
     for id in 10..20 {
         publish_again(&here, id).await?;
     }
+    proxy.heal();
     let all = || (10..20).all(|id| journal.handled().contains(&id));
     wait_until("all that is there is handled", SOON, all).await;
     let lines = captured.lines();
