@@ -314,7 +314,7 @@ impl Settlement {
     }
 }
 
-/// What becomes of a request that was settled; see [`Settlement::into_answer`].
+/// What becomes of a request that was settled; see [`Settlement::into_answer`]. Whatever settlements there will be, each is one of these.
 #[derive(Debug)]
 pub enum Answer {
     /// Its caller is told.

@@ -13,7 +13,6 @@ use redis::Msg;
 use redis::aio::{PubSubSink, PubSubStream};
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::error;
@@ -312,9 +311,10 @@ impl Task {
                 message = stream.next() => match message {
                     Some(message) => {
                         self.hand_out(&message);
-                        // What has come with it goes with it: to look at all else costs as much as to hand one out.
+                        // What has come with it goes with it: to look at all else costs as much as to hand one out. Not more than a
+                        // task may do in its turn: who handles them is to have one, too.
                         for _ in 1..AT_ONCE {
-                            match unconstrained(stream.next()).now_or_never() {
+                            match stream.next().now_or_never() {
                                 Some(Some(message)) => self.hand_out(&message),
                                 // One that has ended says so again.
                                 _ => break,

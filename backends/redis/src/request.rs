@@ -102,6 +102,7 @@ fn job(
     Job {
         before: None,
         cmd: add,
+        bytes: payload.len(),
         slot: hash(envelope.name().as_str()),
         then: Then::Tell(teller),
     }

@@ -78,6 +78,7 @@ impl RedisTransport {
             return Ok(Job {
                 before: None,
                 cmd: publish,
+                bytes: payload.len(),
                 slot: route.slot,
                 then: Then::Note(route),
             });
@@ -93,6 +94,7 @@ impl RedisTransport {
         Ok(Job {
             before: Some(publish),
             cmd: add,
+            bytes: payload.len(),
             slot: route.slot,
             then: Then::Note(route),
         })
@@ -150,6 +152,7 @@ impl RedisTransport {
         let job = Job {
             before,
             cmd: add,
+            bytes: payload.len(),
             slot: route.slot,
             then: Then::Tell(teller),
         };

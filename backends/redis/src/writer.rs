@@ -29,6 +29,10 @@ use crate::value;
 const QUEUE: usize = 4096;
 /// The most jobs of a pipeline: each pipeline wakes three tasks and the server, and who publishes waits for few of them.
 const BATCH: usize = 256;
+/// The most that are taken at once for the slots of a cluster, each of which is a pipeline.
+const BATCH_OF_SLOTS: usize = 64;
+/// A pipeline with so many bytes of messages takes no more: its first sender hears nothing before its last.
+const FULL: usize = 1024 * 1024;
 /// The most pipelines that are on their way.
 const IN_FLIGHT: usize = 8;
 
@@ -41,6 +45,8 @@ pub(crate) struct Job {
     /// Goes before, and has no outcome.
     pub(crate) before: Option<Cmd>,
     pub(crate) cmd: Cmd,
+    /// Of the message in it.
+    pub(crate) bytes: usize,
     /// What has the same number is in the same slot.
     pub(crate) slot: u64,
     pub(crate) then: Then,
@@ -129,6 +135,13 @@ impl Writer {
     }
 }
 
+/// The jobs of a pipeline.
+struct Batch {
+    slot: u64,
+    bytes: usize,
+    jobs: Vec<Job>,
+}
+
 struct Task {
     link: Arc<Link>,
     closed: Closed,
@@ -139,37 +152,31 @@ struct Task {
 
 impl Task {
     async fn run(self, mut orders: mpsc::Receiver<Order>) {
+        let most = if self.is_cluster {
+            BATCH_OF_SLOTS
+        } else {
+            BATCH
+        };
         let mut flying = FuturesUnordered::new();
-        let mut taken = Vec::with_capacity(BATCH);
+        let mut taken = Vec::with_capacity(most);
         loop {
             let number = select! {
                 biased;
                 () = self.closed.raised() => return,
                 Some(()) = flying.next(), if !flying.is_empty() => continue,
-                number = orders.recv_many(&mut taken, BATCH), if flying.len() < IN_FLIGHT => number,
+                number = orders.recv_many(&mut taken, most), if flying.len() < IN_FLIGHT => number,
             };
             if number == 0 {
                 break;
             }
-            let mut batches: Vec<(u64, Vec<Job>)> = Vec::new();
-            // A cluster has as many batches as slots.
-            let room = if self.is_cluster { 1 } else { number };
+            let mut batches = Vec::new();
             for order in taken.drain(..) {
                 match order {
-                    Order::Job(job) => {
-                        let slot = if self.is_cluster { job.slot } else { 0 };
-                        match batches.iter_mut().find(|(known, _)| *known == slot) {
-                            Some((_, jobs)) => jobs.push(job),
-                            None => {
-                                let mut jobs = Vec::with_capacity(room);
-                                jobs.push(job);
-                                batches.push((slot, jobs));
-                            }
-                        }
-                    }
+                    Order::Job(job) if self.is_cluster => put(&mut batches, job.slot, 1, job),
+                    Order::Job(job) => put(&mut batches, 0, number, job),
                     Order::Flush(done) => {
-                        for (_, jobs) in batches.drain(..) {
-                            flying.push(self.write(jobs));
+                        for batch in batches.drain(..) {
+                            flying.push(self.write(batch.jobs));
                         }
                         while flying.next().await.is_some() {}
                         // Who asked may be gone.
@@ -178,8 +185,8 @@ impl Task {
                 }
             }
             // They are begun in this order, which so is that of the wire.
-            for (_, jobs) in batches {
-                flying.push(self.write(jobs));
+            for batch in batches {
+                flying.push(self.write(batch.jobs));
             }
         }
         while flying.next().await.is_some() {}
@@ -276,6 +283,25 @@ impl Task {
     }
 }
 
+/// Puts a job behind those of its slot, in a batch with room for so many where there is none.
+fn put(batches: &mut Vec<Batch>, slot: u64, room: usize, job: Job) {
+    let mut known = batches.iter();
+    let place = match known.position(|batch| batch.slot == slot && batch.bytes < FULL) {
+        Some(place) => place,
+        None => {
+            batches.push(Batch {
+                slot,
+                bytes: 0,
+                jobs: Vec::with_capacity(room),
+            });
+            batches.len() - 1
+        }
+    };
+    let batch = &mut batches[place];
+    batch.bytes += job.bytes;
+    batch.jobs.push(job);
+}
+
 fn tell(then: Then, outcome: Outcome) {
     match then {
         // Who published may be gone.
@@ -295,4 +321,45 @@ fn tell_all(jobs: Vec<Job>, error: &Error) {
 /// An outcome as the caller's.
 pub(crate) fn judge(what: impl FnOnce() -> String, outcome: Outcome) -> Result<Value, Error> {
     outcome?.map_err(|error: RedisError| error::of("publish", &what(), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_of_one_slot_and_takes_no_more_when_it_is_full() {
+        let mut batches = Vec::new();
+        for (number, slot, bytes) in [
+            (0, 7, FULL / 2 + 1),
+            (1, 9, 10),
+            (2, 7, FULL / 2 + 1),
+            (3, 7, 10),
+            (4, 9, 3 * FULL),
+            (5, 9, 10),
+            (6, 7, 10),
+        ] {
+            let job = Job {
+                before: None,
+                cmd: redis::cmd(&format!("{number}")),
+                bytes,
+                slot,
+                then: Then::Nothing,
+            };
+            put(&mut batches, slot, 4, job);
+        }
+        let told: Vec<_> = batches
+            .iter()
+            .map(|batch| {
+                let names = batch.jobs.iter().map(|job| job.cmd.args_iter().next());
+                let name = |name| match name {
+                    Some(redis::Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
+                    _ => String::new(),
+                };
+                (batch.slot, names.map(name).collect::<String>())
+            })
+            .collect();
+        let expected = [(7, "02"), (9, "14"), (7, "36"), (9, "5")];
+        assert_eq!(told, expected.map(|(slot, jobs)| (slot, jobs.to_owned())));
+    }
 }

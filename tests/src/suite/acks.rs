@@ -43,6 +43,9 @@ async fn handled_and_not_acked(bus: Bus) -> Result<()> {
     load.more(stored).await?;
     let end = load.stop().await?.end;
     for kill in 1..=kills {
+        // Before it begins: what it handles until then would be acked at once.
+        let bytes_per_second = chance.u32(3_000..6_000);
+        proxy.set(Direction::ToServer, Fault::Throttle { bytes_per_second });
         crew.start("dies", |part| {
             part.url.clone_from(&slow);
             part.concurrency = AT_WORK;
@@ -50,8 +53,6 @@ async fn handled_and_not_acked(bus: Bus) -> Result<()> {
             part.lease = LEASE;
         })
         .await?;
-        let bytes_per_second = chance.u32(3_000..6_000);
-        proxy.set(Direction::ToServer, Fault::Throttle { bytes_per_second });
         // At any moment; the last time when no more has room.
         let mut left = if kill < kills {
             chance.usize(200..most)
@@ -99,7 +100,7 @@ async fn handled_and_not_acked(bus: Bus) -> Result<()> {
     assert_eq!(verdict.kills.len(), kills);
     let worst = verdict.kills.iter().map(|kill| kill.again).max();
     assert!(
-        worst.is_some_and(|worst| worst > on_their_way / 4),
+        worst.is_some_and(|worst| worst > on_their_way / 2),
         "hardly any acks were on their way, which shows nothing: {verdict}"
     );
     Ok(())

@@ -281,6 +281,8 @@ async fn data_that_is_wiped(bus: Bus) -> Result<()> {
     for id in 10..20 {
         publish_again(&here, id).await?;
     }
+    let early = (10..20).find(|id| journal.handled().contains(id));
+    assert_eq!(early, None, "the group is back before its messages");
     proxy.heal();
     let all = || (10..20).all(|id| journal.handled().contains(&id));
     wait_until("all that is there is handled", SOON, all).await;

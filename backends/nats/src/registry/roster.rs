@@ -170,7 +170,11 @@ impl Roster {
         // What was on its way for long takes back no grace that it was given meanwhile.
         (live.info, live.deadline) = (info, live.deadline.max(deadline));
         if beat > live.beat {
-            (live.before, live.beat) = (live.beat, beat);
+            // One that is told again is dated a little later, and is no other.
+            if beat > live.beat + just(self.timeout) {
+                live.before = live.beat;
+            }
+            live.beat = beat;
         }
         if news {
             live.print = print(&live.info);
@@ -215,7 +219,7 @@ impl Roster {
         let late = Self::pulse(self.timeout);
         self.of(brief).is_none_or(|live| {
             let age = live.beat.elapsed();
-            let age = if age < late / 4 {
+            let age = if age < just(self.timeout) {
                 live.before.elapsed()
             } else {
                 age
@@ -302,6 +306,11 @@ impl Roster {
         self.watchers
             .retain(|watcher| watcher.try_send(event.clone()).is_ok());
     }
+}
+
+/// What is no longer ago may not have got to everybody yet.
+fn just(timeout: Duration) -> Duration {
+    Roster::pulse(timeout) / 4
 }
 
 /// When something happened; what is longer ago than this machine runs is as old as can be told.
@@ -420,6 +429,11 @@ mod tests {
         advance(SECOND * 2).await;
         assert!(roster.is_as_new(&brief(SECOND * 2)));
         assert!(!roster.is_as_new(&brief(beats + SECOND * 2)), "it is deaf");
+        advance(SECOND * 8).await;
+        for age in [SECOND / 100, Duration::ZERO] {
+            roster.heard(a.clone(), age);
+        }
+        assert!(roster.is_as_new(&brief(beats)), "twice the same is one");
     }
 
     #[tokio::test(start_paused = true)]

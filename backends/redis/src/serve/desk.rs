@@ -234,11 +234,13 @@ impl Desk {
             let error = RemoteError::new(&error.with_unknown_outcome());
             (_, frame) = write_reply(address, &Reply::err(error));
         }
-        let mut publish = wire::command("PUBLISH", 3, frame.len());
+        let bytes = frame.len();
+        let mut publish = wire::command("PUBLISH", 3, bytes);
         publish.arg(channel).arg(frame);
         Job {
             before: None,
             cmd: publish,
+            bytes,
             slot: hash(channel),
             then: Then::Nothing,
         }
