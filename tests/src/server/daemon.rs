@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
+use super::error::says_a_port_was_taken;
 use super::wait::{free_port, loopback, wait_for};
 use super::{Binary, Process, ServerError};
 
@@ -191,9 +192,7 @@ impl Daemon {
 
     /// Whether somebody else took a port that was free.
     pub(crate) fn lost_its_port(&self) -> bool {
-        self.log()
-            .to_ascii_lowercase()
-            .contains("address already in use")
+        says_a_port_was_taken(&self.log())
     }
 
     /// Tells it to read its configuration again (SIGHUP).

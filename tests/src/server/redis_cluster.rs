@@ -1,5 +1,6 @@
 //! A Redis Cluster: three primaries, each with a replica.
 
+use super::daemon::TRIES;
 use super::resp::field;
 use super::wait::{free_port, wait_for};
 use super::{RedisOptions, RedisServer, Role, Server, ServerError};
@@ -57,13 +58,7 @@ impl RedisCluster {
             .setting("cluster-node-timeout", "3000");
         let (mut servers, mut buses) = (Vec::new(), Vec::new());
         for proxy in proxies {
-            // Else it is that of clients and 10,000, which there may not be.
-            let bus = free_port()?;
-            let mut options = options.clone().setting("cluster-port", &bus.to_string());
-            if let Some(proxy) = proxy {
-                options = announcing(options, proxy, bus);
-            }
-            let server = RedisServer::with(&options)?;
+            let (server, bus) = Self::one(&options, proxy)?;
             if let Some(proxy) = proxy {
                 proxy.forward_to(server.address());
             }
@@ -73,6 +68,29 @@ impl RedisCluster {
         let cluster = Self { servers, buses };
         cluster.join()?;
         Ok(cluster)
+    }
+
+    /// One server, and the port where it talks to the others: another one, when somebody else took that.
+    fn one(
+        options: &RedisOptions,
+        proxy: Option<&Proxy>,
+    ) -> Result<(RedisServer, u16), ServerError> {
+        let mut tries = 1..TRIES;
+        loop {
+            // Else it is that of clients and 10,000, which there may not be.
+            let bus = free_port()?;
+            let mut options = options.clone().setting("cluster-port", &bus.to_string());
+            if let Some(proxy) = proxy {
+                options = announcing(options, proxy, bus);
+            }
+            match RedisServer::with(&options) {
+                Ok(server) => return Ok((server, bus)),
+                Err(error) if tries.next().is_none() || !error.says_a_port_was_taken() => {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     fn join(&self) -> Result<(), ServerError> {
